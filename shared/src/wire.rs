@@ -1,0 +1,474 @@
+//! The messages of the protocol, as both sides write them.
+//!
+//! Shapes, field names and codes are fixed by PROTOCOL.md. Payloads are raw
+//! JSON text: they are carried digit for digit and never pass through floating
+//! point. The server reads uploads with its own scanner ([`crate::json`]); these
+//! types are what it writes, and what a device writes and reads.
+
+use crate::ids::{ChangeId, RowVersion, ServerId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// What happens to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Op {
+    /// A new row, as the sender sees it; to the version gate the same as an update.
+    Insert,
+    /// A changed row.
+    Update,
+    /// A removed row.
+    Delete,
+}
+
+impl Op {
+    /// `INSERT`, `UPDATE` or `DELETE`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Reads the operation, trimmed and in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        [Self::Insert, Self::Update, Self::Delete]
+            .into_iter()
+            .find(|op| text.eq_ignore_ascii_case(op.as_str()))
+    }
+
+    /// Whether the row is there afterwards.
+    pub const fn is_upsert(self) -> bool {
+        !matches!(self, Self::Delete)
+    }
+}
+
+/// One change of an upload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UploadChange {
+    /// The device's number for this change.
+    pub source_change_id: ChangeId,
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// What happens to the row.
+    pub op: Op,
+    /// The row's key, dashed lower case.
+    pub pk: String,
+    /// The version the device believes the row has on the server.
+    pub server_version: RowVersion,
+    /// The whole row; absent for a delete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+}
+
+/// The body of `POST /sync/upload`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UploadRequest {
+    /// Informative; the server ignores it.
+    #[serde(default)]
+    pub last_server_seq_seen: ServerId,
+    /// At most the server's `max_changes`.
+    #[serde(default)]
+    pub changes: Vec<UploadChange>,
+    /// When given, the server refuses the upload unless its epoch is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// The device will never again send a change id below this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_below: Option<ChangeId>,
+}
+
+/// The answer to an upload: one status per change, matched by position.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UploadReply {
+    /// False when the batch was too large or named an unregistered table.
+    pub accepted: bool,
+    /// The user's head after this upload.
+    pub highest_server_seq: ServerId,
+    /// In request order.
+    pub statuses: Vec<ChangeStatus>,
+    /// The database's history (absent from a plain v1 server).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// The user's head (absent from a plain v1 server).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<ServerId>,
+    /// The calling device's highest change id on record (absent from a plain
+    /// v1 server, and while there is none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_source_change_id: Option<ChangeId>,
+}
+
+/// What became of one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StatusKind {
+    /// In the stream, now or already before.
+    Applied,
+    /// The row has moved on; the current row comes along.
+    Conflict,
+    /// The change cannot be applied as it is.
+    Invalid,
+}
+
+/// The answer to one change.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// Of the change, as sent.
+    pub source_change_id: ChangeId,
+    /// The outcome.
+    pub status: StatusKind,
+    /// The row's version after this change; only when applied, and absent for
+    /// the delete of a row never seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_server_version: Option<RowVersion>,
+    /// The row as it stands; only with a conflict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_row: Option<ServerRow>,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Only when invalid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<InvalidDetail>,
+}
+
+/// Why a change is invalid, as a code and its details.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvalidDetail {
+    /// One of the codes of PROTOCOL.md section 3; see [`reason`].
+    pub reason: String,
+    /// Depends on the reason.
+    #[serde(default)]
+    pub details: serde_json::Value,
+}
+
+/// The codes of [`InvalidDetail::reason`].
+pub mod reason {
+    /// A referenced row does not exist; details name it.
+    pub const FK_MISSING: &str = "fk_missing";
+    /// The change itself is malformed.
+    pub const BAD_PAYLOAD: &str = "bad_payload";
+    /// A check before the write failed.
+    pub const PRECHECK_ERROR: &str = "precheck_error";
+    /// Nothing the sender can mend.
+    pub const INTERNAL_ERROR: &str = "internal_error";
+    /// The table is not registered for synchronisation.
+    pub const UNREGISTERED_TABLE: &str = "unregistered_table";
+    /// More changes than one upload may carry.
+    pub const BATCH_TOO_LARGE: &str = "batch_too_large";
+}
+
+/// A row as the server has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerRow {
+    /// The schema.
+    pub schema_name: String,
+    /// The table.
+    pub table_name: String,
+    /// The key, dashed lower case.
+    pub id: String,
+    /// The current version.
+    pub server_version: RowVersion,
+    /// Whether the row is a tombstone.
+    pub deleted: bool,
+    /// The row; null for a tombstone.
+    pub payload: Option<Box<RawValue>>,
+}
+
+/// One entry of the change stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DownloadChange {
+    /// Its position.
+    pub server_id: ServerId,
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// What happened to the row.
+    pub op: Op,
+    /// The row's key, dashed lower case.
+    pub pk: String,
+    /// The whole row; absent for a delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    /// The row's version at this change.
+    pub server_version: RowVersion,
+    /// Whether the row was a tombstone after this change.
+    pub deleted: bool,
+    /// The device that sent it.
+    pub source_id: String,
+    /// That device's number for it.
+    pub source_change_id: ChangeId,
+    /// When the server took it, RFC 3339 UTC; informative.
+    #[serde(default)]
+    pub ts: String,
+}
+
+/// A page of the change stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DownloadReply {
+    /// Ascending by server id.
+    pub changes: Vec<DownloadChange>,
+    /// Whether the window holds more visible changes than this page.
+    pub has_more: bool,
+    /// Where the next page starts.
+    pub next_after: ServerId,
+    /// The upper bound of the paged download; send it back as `until`.
+    pub window_until: ServerId,
+    /// The database's history (absent from a plain v1 server).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// The user's head (absent from a plain v1 server).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<ServerId>,
+    /// The calling device's highest change id on record (absent from a plain
+    /// v1 server, and while there is none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_source_change_id: Option<ChangeId>,
+}
+
+/// The body of every error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// A code of PROTOCOL.md section 1.
+    pub error: String,
+    /// In words.
+    pub message: String,
+    /// With `request_too_large`: the limit in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// With `history_pruned`: the retention floor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<ServerId>,
+    /// With `epoch_mismatch`: the server's epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// With `schema_version_unsupported`: the newest version the server knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<i64>,
+    /// With `schema_version_unsupported`: the oldest version it still takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_schema_version: Option<i64>,
+}
+
+/// The codes of [`ErrorBody::error`].
+pub mod error_code {
+    /// 401, one identical body for every token fault.
+    pub const AUTHENTICATION_FAILED: &str = "authentication_failed";
+    /// 404.
+    pub const NOT_FOUND: &str = "not_found";
+    /// 405.
+    pub const METHOD_NOT_ALLOWED: &str = "method_not_allowed";
+    /// 400.
+    pub const INVALID_REQUEST: &str = "invalid_request";
+    /// 403, WebSocket upgrade from a foreign page.
+    pub const ORIGIN_NOT_ALLOWED: &str = "origin_not_allowed";
+    /// 409, the database has another history than the device believes.
+    pub const EPOCH_MISMATCH: &str = "epoch_mismatch";
+    /// 409, the application is too old or too new for this server.
+    pub const SCHEMA_VERSION_UNSUPPORTED: &str = "schema_version_unsupported";
+    /// 410, the cursor lies below the retention floor.
+    pub const HISTORY_PRUNED: &str = "history_pruned";
+    /// 413, with `limit_bytes`.
+    pub const REQUEST_TOO_LARGE: &str = "request_too_large";
+    /// 415, a Content-Encoding other than identity.
+    pub const UNSUPPORTED_ENCODING: &str = "unsupported_encoding";
+    /// 429 or 503, with Retry-After.
+    pub const OVERLOADED: &str = "overloaded";
+    /// 500 on the way to an upload's answer.
+    pub const UPLOAD_FAILED: &str = "upload_failed";
+    /// 500 on the way to a download's answer.
+    pub const DOWNLOAD_FAILED: &str = "download_failed";
+}
+
+/// The body of `GET /sync/schema-version`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SchemaVersion {
+    /// The application's schema version this server runs.
+    pub schema_version: i64,
+}
+
+/// The request header in which a device names its application's schema version.
+pub const SCHEMA_VERSION_HEADER: &str = "Oversync-Schema-Version";
+
+/// The body of `GET /sync/capabilities`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Always `v1`.
+    pub protocol: String,
+    /// The application this server is configured for.
+    pub app_name: String,
+    /// The database's history.
+    pub epoch: String,
+    /// The newest application schema version it takes.
+    pub schema_version: i64,
+    /// The oldest application schema version it takes.
+    pub min_schema_version: i64,
+    /// What one request may carry.
+    pub limits: Limits,
+    /// Names of the optional parts this server has; see [`feature`].
+    pub features: Vec<String>,
+}
+
+/// What one request may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Changes per upload.
+    pub max_changes: usize,
+    /// Bytes of one payload.
+    pub max_payload_bytes: usize,
+    /// Bytes of an upload's body.
+    pub max_body_bytes: usize,
+    /// Changes per download page.
+    pub max_page: usize,
+}
+
+/// The names in [`Capabilities::features`].
+pub mod feature {
+    /// Hints over WebSocket.
+    pub const WS: &str = "ws";
+    /// Long poll.
+    pub const WAIT: &str = "wait";
+    /// Epochs in replies.
+    pub const EPOCH: &str = "epoch";
+    /// No gaps: a client may move its cursor to min(`window_until`, `head`)
+    /// once `has_more` is false.
+    pub const ORDERED_FEED: &str = "ordered_feed";
+}
+
+/// The WebSocket subprotocol of hints.
+pub const WS_SUBPROTOCOL: &str = "oversync.v1";
+
+/// The prefix of the second subprotocol by which browsers bring their token.
+pub const WS_BEARER_PREFIX: &str = "bearer.";
+
+/// Longest frame a client may send over the WebSocket, in bytes (PROTOCOL.md
+/// section 7); a longer one closes the socket with 1009.
+pub const WS_MAX_CLIENT_FRAME: usize = 4 * 1024;
+
+/// Why the server is about to close a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByeReason {
+    /// The token ended and no fresh one came.
+    TokenExpired,
+    /// The server stops or restarts.
+    ShuttingDown,
+    /// The client does not read.
+    SlowConsumer,
+    /// The device was revoked.
+    Revoked,
+}
+
+/// A message from the server over the WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// First message; the head is read after the session is registered.
+    Hello {
+        /// The database's history.
+        epoch: String,
+        /// The user's head.
+        head: ServerId,
+    },
+    /// There are changes in (after, head].
+    Changes {
+        /// The last head this session was told.
+        after: ServerId,
+        /// The user's head.
+        head: ServerId,
+    },
+    /// The socket is about to be closed.
+    Bye {
+        /// Why.
+        reason: ByeReason,
+        /// How long to stay away, in milliseconds.
+        retry_after_ms: u64,
+    },
+}
+
+/// A message from a client over the WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// A fresh token for the same user and device.
+    Token {
+        /// The token.
+        token: String,
+    },
+}
+
+/// The body of `POST /signin` (development only).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignInRequest {
+    /// Becomes the user `user-<username>`.
+    pub username: String,
+    /// Not checked beyond being present: this endpoint exists for development.
+    #[serde(default)]
+    pub password: String,
+    /// The device to mint the token for.
+    pub device_id: String,
+}
+
+/// The answer to a sign-in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SignInReply {
+    /// A bearer token, good for one hour.
+    pub token: String,
+    /// The user it is for.
+    pub user_id: String,
+    /// The device it is for.
+    pub device_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_documented_text() {
+        let text = |message: &ServerMessage| serde_json::to_string(message).expect("serialises");
+        assert_eq!(
+            text(&ServerMessage::Hello {
+                epoch: "e".into(),
+                head: ServerId::new(7)
+            }),
+            r#"{"type":"hello","epoch":"e","head":7}"#
+        );
+        assert_eq!(
+            text(&ServerMessage::Changes {
+                after: ServerId::new(1),
+                head: ServerId::new(2)
+            }),
+            r#"{"type":"changes","after":1,"head":2}"#
+        );
+        assert_eq!(
+            text(&ServerMessage::Bye {
+                reason: ByeReason::TokenExpired,
+                retry_after_ms: 5
+            }),
+            r#"{"type":"bye","reason":"token_expired","retry_after_ms":5}"#
+        );
+    }
+
+    #[test]
+    fn a_tombstone_has_a_null_payload_and_a_delete_none() {
+        let row = ServerRow {
+            schema_name: "public".into(),
+            table_name: "t".into(),
+            id: "x".into(),
+            server_version: RowVersion::new(2),
+            deleted: true,
+            payload: None,
+        };
+        assert_eq!(
+            serde_json::to_string(&row).expect("serialises"),
+            r#"{"schema_name":"public","table_name":"t","id":"x","server_version":2,"deleted":true,"payload":null}"#
+        );
+    }
+}
