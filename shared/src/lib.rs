@@ -10,6 +10,7 @@ pub mod ids;
 pub mod json;
 pub mod key;
 pub mod names;
+pub mod reconcile;
 pub mod wire;
 
 pub use ids::{ChangeId, DeviceId, RowVersion, ServerId, UserId};
