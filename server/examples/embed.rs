@@ -25,7 +25,11 @@ struct Sessions(Mutex<HashMap<String, Identity>>);
 impl Sessions {
     fn open(&self, user: UserId, device: DeviceId) -> String {
         let key = uuid::Uuid::new_v4().to_string();
-        let identity = Identity { user, device, expires_at: None };
+        let identity = Identity {
+            user,
+            device,
+            expires_at: None,
+        };
         self.0
             .lock()
             .expect("no panic under this lock")
