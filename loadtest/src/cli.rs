@@ -61,6 +61,9 @@ struct Run {
     /// Repeats a run; drawn and printed when not given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Logs of the devices, as in oversqlite=debug.
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: String,
     /// Where report.json goes.
     #[arg(long, value_name = "FOLDER", default_value = "loadtest-report")]
     report: PathBuf,
@@ -76,6 +79,11 @@ pub fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Run(run) => {
+            let filter = tracing_subscriber::EnvFilter::try_new(&run.log).context("--log")?;
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(std::io::stderr)
+                .init();
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .enable_all()
                 .build()?;

@@ -15,8 +15,8 @@ use tempfile::TempDir;
 /// How long after the last edit stragglers are still measured.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// When a row was committed on the device it was made on.
-type Commits = Arc<Mutex<HashMap<String, Instant>>>;
+/// When each new row was committed, and on which device.
+type Commits = Arc<Mutex<HashMap<String, (Instant, usize)>>>;
 
 /// All devices of one user.
 pub struct UserFleet {
@@ -108,7 +108,9 @@ impl Fleet {
                 commits.clone(),
                 deadline + LINGER,
             )));
-            editors.push(tokio::spawn(edit(editor, commits, first, pause, deadline)));
+            editors.push(tokio::spawn(edit(
+                editor, number, commits, first, pause, deadline,
+            )));
         }
         while Instant::now() < deadline {
             progress.set_position(started.elapsed().as_secs());
@@ -186,6 +188,7 @@ async fn open_client(
 
 async fn edit(
     mut editor: Editor,
+    device: usize,
     commits: Commits,
     first: Instant,
     pause: Duration,
@@ -199,7 +202,7 @@ async fn edit(
             commits
                 .lock()
                 .expect("BUG: no panic under this lock")
-                .insert(id, Instant::now());
+                .insert(id, (Instant::now(), device));
         }
         edits += 1;
         next += pause;
@@ -209,6 +212,7 @@ async fn edit(
 
 async fn listen(
     mut changes: oversqlite::Changes,
+    device: usize,
     commits: Commits,
     deadline: Instant,
 ) -> anyhow::Result<Histogram<u64>> {
@@ -225,7 +229,9 @@ async fn listen(
                 .expect("BUG: no panic under this lock")
                 .get(&key)
                 .copied();
-            if let Some(committed) = committed
+            // A device hears of its own row, too, when others have changed it.
+            if let Some((committed, origin)) = committed
+                && origin != device
                 && seen.insert(key)
             {
                 times.record(now.saturating_duration_since(committed).as_micros() as u64)?;
