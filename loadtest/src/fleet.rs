@@ -105,6 +105,7 @@ impl Fleet {
             let commits = self.commits_of(&user.username);
             listeners.push(tokio::spawn(listen(
                 device.client.changes(),
+                number,
                 commits.clone(),
                 deadline + LINGER,
             )));
