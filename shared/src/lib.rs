@@ -6,13 +6,17 @@
 //! reads a clock, draws a random number or awaits: every function can be
 //! replayed from its arguments.
 
+pub mod catalog;
+mod graph;
 pub mod ids;
 pub mod json;
 pub mod key;
 pub mod names;
 pub mod reconcile;
+pub mod upload;
 pub mod wire;
 
+pub use catalog::{Catalog, TableIx};
 pub use ids::{ChangeId, DeviceId, RowVersion, ServerId, UserId};
 pub use key::RowKey;
 pub use names::TableName;

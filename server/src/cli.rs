@@ -1,0 +1,173 @@
+//! The command line of the binary `oversync`.
+
+use crate::clock::Clock;
+use crate::serve::serve;
+use crate::settings::{LogFormat, Settings};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+/// Keeps one user's SQLite data the same on all that user's devices.
+#[derive(Debug, Parser)]
+#[command(name = "oversync", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sync server until SIGTERM or Ctrl-C.
+    Serve(Flags),
+    /// Print the effective settings, secrets hidden.
+    Config(Flags),
+}
+
+/// Flags win over the environment (`OVERSYNC_…`), which wins over the file.
+#[derive(Debug, Args)]
+struct Flags {
+    /// Settings file, TOML.
+    #[arg(long, env = "OVERSYNC_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct SettingFlags {
+    /// Development: example tables, known secret, POST /signin.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dev: bool,
+    /// Address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// sqlite://FILE or postgres://USER:PASSWORD@HOST/NAME [default: sqlite://data/oversync.db].
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database_url: Option<String>,
+    /// File with the secret that signs tokens.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_secret_file: Option<PathBuf>,
+    /// SQL to run at start, before anything else.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema_file: Option<PathBuf>,
+    /// Name told to devices.
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_name: Option<String>,
+    /// Address and port for operators; off unless given.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_listen: Option<SocketAddr>,
+    /// HTTP worker threads [default: the number of cores].
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workers: Option<usize>,
+    /// Upload without actors and caches (slower; to show that order does not hang on them).
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    bypass_actors: bool,
+    /// Which logs to write, as in info,oversync=debug [default: info].
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// How to write logs [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+}
+
+/// Runs the command line to its end.
+pub fn run() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let (Command::Serve(flags) | Command::Config(flags)) = &cli.command;
+    let settings = Settings::load(flags.config.as_deref(), &flags.settings)?;
+    match cli.command {
+        Command::Config(_) => {
+            print!("{}", settings.to_toml());
+            Ok(())
+        }
+        Command::Serve(_) => {
+            start_logs(&settings)?;
+            actix_web::rt::System::new().block_on(run_server(settings))
+        }
+    }
+}
+
+fn start_logs(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log).context("log")?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}
+
+async fn run_server(settings: Settings) -> anyhow::Result<()> {
+    let bind = |setting: &str, address: SocketAddr| {
+        TcpListener::bind(address).with_context(|| format!("{setting}: cannot listen on {address}"))
+    };
+    let listener = bind("listen", settings.listen)?;
+    let admin = settings
+        .admin_listen
+        .map(|address| bind("admin_listen", address))
+        .transpose()?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, database = scheme(&settings.database_url), started = %Clock::system().now(), "starting");
+    println!("oversync listens on http://{address}");
+    if let Some(admin) = &admin {
+        println!("operators: http://{}", admin.local_addr()?);
+    }
+    if settings.dev {
+        print_next_steps(address);
+    }
+    serve(settings, listener, admin, until_told_to_stop()).await?;
+    Ok(())
+}
+
+/// A database URL may hold a password; its scheme is enough for the log.
+fn scheme(url: &str) -> &str {
+    url.split("://").next().unwrap_or_default()
+}
+
+fn print_next_steps(address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        eprintln!(
+            "warning: --dev signs in anybody, and {address} can be reached from other machines"
+        );
+    }
+    println!(
+        "development mode: anybody may sign in, tokens are signed with a known secret
+tables: business.users (key id), business.posts (key id, author_id refers to users)
+
+next, in another terminal:
+  oversqlite --db a.db init --server http://{address} --schema business \\
+      --table users --table posts --signin ann --schema-sql examples/blog.sql
+  oversqlite --db a.db watch
+and the same with b.db in a third. Then: sqlite3 a.db \"INSERT INTO users …\""
+    );
+}
+
+async fn until_told_to_stop() {
+    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(term) => term,
+        Err(error) => {
+            tracing::error!(%error, "SIGTERM cannot be caught");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,65 @@
+//! The authenticated caller of a request.
+
+use super::error::ApiError;
+use crate::auth::Identity;
+use crate::service::SyncService;
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest, web};
+use oversync_shared::wire::SCHEMA_VERSION_HEADER;
+use std::future::Future;
+use std::pin::Pin;
+
+/// Who is calling, as the service's authenticator says. As a handler argument
+/// it refuses requests that it does not know.
+#[derive(Debug, Clone)]
+pub struct Caller(pub Identity);
+
+impl FromRequest for Caller {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let service = request
+                .app_data::<web::Data<SyncService>>()
+                .expect("BUG: the routes are mounted with their service");
+            let token = service
+                .auth()
+                .token_of(&request)
+                .ok_or(ApiError::Unauthenticated)?;
+            let identity = service
+                .auth()
+                .authenticate(token)
+                .await
+                .map_err(|_| ApiError::Unauthenticated)?;
+            Ok(Self(identity))
+        })
+    }
+}
+
+/// Refuses applications that are too old or too new for this server. A device
+/// that does not say is taken as it is.
+pub(super) fn check_schema_version(
+    request: &HttpRequest,
+    service: &SyncService,
+) -> Result<(), ApiError> {
+    let Some(header) = request.headers().get(SCHEMA_VERSION_HEADER) else {
+        return Ok(());
+    };
+    let version: i64 = header
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .ok_or(ApiError::invalid(
+            "Oversync-Schema-Version must be an integer",
+        ))?;
+    if service.takes_schema_version(version) {
+        return Ok(());
+    }
+    let settings = service.settings();
+    Err(ApiError::SchemaVersion {
+        newest: settings.schema_version,
+        oldest: settings.min_schema_version,
+    })
+}

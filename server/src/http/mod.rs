@@ -1,0 +1,62 @@
+//! The routes, mountable in anybody's actix-web application.
+//!
+//! ```no_run
+//! # async fn example(service: oversync::SyncService) {
+//! use actix_web::App;
+//! let app = App::new().configure(oversync::routes(&service));
+//! # }
+//! ```
+
+mod body;
+mod caller;
+mod download;
+mod error;
+mod hints;
+mod info;
+mod signin;
+mod upload;
+
+pub use caller::Caller;
+pub use error::ApiError;
+
+use crate::service::SyncService;
+use actix_web::{Resource, web};
+
+/// Adds the protocol's routes to an application or a scope. `POST /signin` is
+/// among them only when the service's settings say `dev`.
+pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+    let service = service.clone();
+    move |config| {
+        let dev = service.settings().dev;
+        config
+            .app_data(web::Data::new(service))
+            .service(only("/sync/upload").route(web::post().to(upload::upload)))
+            .service(only("/sync/download").route(web::get().to(download::download)))
+            .service(only("/sync/schema-version").route(web::get().to(info::schema_version)))
+            .service(only("/sync/capabilities").route(web::get().to(info::capabilities)))
+            .service(only("/sync/ws").route(web::get().to(hints::connect)))
+            .configure(health_routes);
+        if dev {
+            config.service(only("/signin").route(web::post().to(signin::sign_in)));
+        }
+    }
+}
+
+/// Liveness and readiness, which need a [`SyncService`] as application data.
+pub(crate) fn health_routes(config: &mut web::ServiceConfig) {
+    config
+        .service(only("/health").route(web::get().to(info::health)))
+        .service(only("/ready").route(web::get().to(info::ready)));
+}
+
+/// A resource that answers other methods with 405 and the protocol's body.
+fn only(path: &str) -> Resource {
+    web::resource(path.to_owned()).default_service(web::to(|| async {
+        error::refuse(ApiError::MethodNotAllowed)
+    }))
+}
+
+/// For paths that do not exist.
+pub(crate) async fn not_found() -> actix_web::HttpResponse {
+    error::refuse(ApiError::NotFound)
+}

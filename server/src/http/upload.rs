@@ -1,0 +1,29 @@
+//! `POST /sync/upload`
+
+use super::body;
+use super::caller::{Caller, check_schema_version};
+use super::error::ApiError;
+use crate::service::SyncService;
+use crate::upload::NotAnUpload;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+pub(super) async fn upload(
+    service: web::Data<SyncService>,
+    Caller(identity): Caller,
+    request: HttpRequest,
+    mut payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    check_schema_version(&request, &service)?;
+    let limit = service.settings().limits.max_body_bytes;
+    let body = body::read(
+        &request,
+        &mut payload,
+        limit,
+        service.in_flight(),
+        NotAnUpload.into(),
+    )
+    .await?;
+    let upload = service.read_upload(&body.text, &identity.user, &identity.device)?;
+    let reply = service.upload(upload).await?;
+    Ok(HttpResponse::Ok().json(reply))
+}

@@ -1,0 +1,13 @@
+//! Telling connected devices that there is something to download.
+//!
+//! [`hub`] decides who is told what; [`notifier`] is its actor; [`session`] is
+//! one WebSocket. A hint carries no rows: losing it costs time, never data.
+
+mod board;
+mod hub;
+mod notifier;
+mod session;
+
+pub use board::Board;
+pub use notifier::{Notifier, ShutDown, Watch};
+pub use session::Session;

@@ -1,0 +1,289 @@
+//! The notifier actor: a shell around the hub.
+//!
+//! It registers sessions and waiting polls, reads heads in batches, and passes
+//! announced heads on. It never waits for a member: each has a slot for the
+//! newest head and a wake.
+
+use super::board::Board;
+use super::hub::{Action, Hub};
+use super::session::{Session, ToSession};
+use crate::store::Store;
+use actix::prelude::*;
+use oversync_shared::{ServerId, UserId};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Joins and leaves that may wait. Announcements go over the board and need one
+/// place only.
+const MAX_WAITING: usize = 16_384;
+
+/// How often the heads of connected users are read again when other processes
+/// write to the same database: the net below their hints.
+const REREAD: Duration = Duration::from_secs(2);
+
+/// How soon heads are read again after the database failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How often members whose end was not noticed are cleared away.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// Names a member within this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId(u64);
+
+/// The newest head a session has not been told yet, if any.
+#[derive(Debug, Default)]
+pub struct HintSlot(AtomicI64);
+
+impl HintSlot {
+    fn raise(&self, head: ServerId) {
+        self.0.fetch_max(head.get(), Ordering::AcqRel);
+    }
+
+    /// The newest head.
+    pub fn head(&self) -> ServerId {
+        ServerId::new(self.0.load(Ordering::Acquire))
+    }
+}
+
+enum Member {
+    Session {
+        slot: Arc<HintSlot>,
+        address: Addr<Session>,
+    },
+    Poll(watch::Sender<ServerId>),
+}
+
+/// Knows every connected device of this process.
+pub struct Notifier {
+    store: Arc<dyn Store>,
+    board: Board,
+    hub: Hub<MemberId>,
+    members: HashMap<MemberId, (UserId, Member)>,
+    last_member: u64,
+    to_greet: Vec<(UserId, MemberId)>,
+    reading: bool,
+}
+
+/// A session wants hints.
+#[derive(Message)]
+#[rtype(result = "MemberId")]
+pub struct JoinSession {
+    pub(super) user: UserId,
+    pub(super) slot: Arc<HintSlot>,
+    pub(super) address: Addr<Session>,
+}
+
+/// A waiting poll wants to know of new heads. The receiver's drop ends it.
+#[derive(Message)]
+#[rtype(result = "watch::Receiver<ServerId>")]
+pub struct Watch {
+    /// Whose.
+    pub user: UserId,
+}
+
+/// A session has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub(super) MemberId);
+
+/// There is something on the board.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct TakeAnnouncements;
+
+/// Every session gets its `bye`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ShutDown;
+
+impl Notifier {
+    /// An actor for one store and board; to be started.
+    pub fn new(store: Arc<dyn Store>, board: Board) -> Self {
+        Self {
+            store,
+            board,
+            hub: Hub::default(),
+            members: HashMap::new(),
+            last_member: 0,
+            to_greet: Vec::new(),
+            reading: false,
+        }
+    }
+
+    fn join(&mut self, user: UserId, member: Member, ctx: &mut Context<Self>) -> MemberId {
+        self.last_member += 1;
+        let id = MemberId(self.last_member);
+        self.hub.join(&user, id);
+        self.members.insert(id, (user.clone(), member));
+        self.to_greet.push((user, id));
+        self.read_heads(ctx);
+        id
+    }
+
+    fn leave(&mut self, id: MemberId) {
+        if let Some((user, _)) = self.members.remove(&id) {
+            self.hub.leave(&user, id);
+        }
+    }
+
+    /// Reads the heads of all who have joined since the last reading, at once.
+    fn read_heads(&mut self, ctx: &mut Context<Self>) {
+        if self.reading || self.to_greet.is_empty() {
+            return;
+        }
+        self.reading = true;
+        let joined = std::mem::take(&mut self.to_greet);
+        let users: Vec<UserId> = joined
+            .iter()
+            .map(|(user, _)| user.clone())
+            .collect::<HashSet<_>>()
+            .into_iter()
+            .collect();
+        let store = self.store.clone();
+        let read = async move { store.heads(&users).await };
+        ctx.spawn(read.into_actor(self).map(move |heads, actor, ctx| {
+            actor.reading = false;
+            match heads {
+                Ok(heads) => {
+                    for (user, member) in joined {
+                        let head = heads.get(&user).copied().unwrap_or(ServerId::ZERO);
+                        let action = actor.hub.head_read(&user, member, head);
+                        actor.perform(action);
+                    }
+                    actor.read_heads(ctx);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, sessions = joined.len(), "heads could not be read; trying again");
+                    actor.to_greet.extend(joined);
+                    ctx.run_later(RETRY, |actor, ctx| actor.read_heads(ctx));
+                }
+            }
+        }));
+    }
+
+    fn reread_heads(&mut self, ctx: &mut Context<Self>) {
+        let users: Vec<UserId> = self.hub.users().cloned().collect();
+        if users.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        let read = async move { store.heads(&users).await };
+        ctx.spawn(read.into_actor(self).map(|heads, actor, _| match heads {
+            Ok(heads) => {
+                for (user, head) in heads {
+                    actor.announce(&user, head);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "heads could not be read"),
+        }));
+    }
+
+    fn announce(&mut self, user: &UserId, head: ServerId) {
+        let actions = self.hub.announce(user, head);
+        self.perform(actions);
+    }
+
+    fn perform(&mut self, actions: impl IntoIterator<Item = Action<MemberId>>) {
+        for action in actions {
+            let (Action::Hello { member, head } | Action::Changes { member, head, .. }) = action;
+            match self.members.get(&member) {
+                Some((_, Member::Session { slot, address })) => {
+                    slot.raise(head);
+                    let message = match action {
+                        Action::Hello { .. } => ToSession::Hello,
+                        Action::Changes { .. } => ToSession::Changes,
+                    };
+                    // A full mailbox holds a wake already; a closed one is swept.
+                    let _ = address.try_send(message);
+                }
+                Some((_, Member::Poll(sender))) => {
+                    sender.send_replace(head);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let gone: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|(_, (_, member))| match member {
+                Member::Session { address, .. } => !address.connected(),
+                Member::Poll(sender) => sender.is_closed(),
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.leave(id);
+        }
+    }
+}
+
+impl Actor for Notifier {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAX_WAITING);
+        ctx.run_interval(SWEEP, |actor, _| actor.sweep());
+        if self.store.is_shared() {
+            ctx.run_interval(REREAD, |actor, ctx| actor.reread_heads(ctx));
+        }
+    }
+}
+
+impl Handler<JoinSession> for Notifier {
+    type Result = MessageResult<JoinSession>;
+
+    fn handle(&mut self, join: JoinSession, ctx: &mut Self::Context) -> Self::Result {
+        let member = Member::Session {
+            slot: join.slot,
+            address: join.address,
+        };
+        MessageResult(self.join(join.user, member, ctx))
+    }
+}
+
+impl Handler<Watch> for Notifier {
+    type Result = MessageResult<Watch>;
+
+    fn handle(&mut self, watch: Watch, ctx: &mut Self::Context) -> Self::Result {
+        let (sender, receiver) = watch::channel(ServerId::ZERO);
+        self.join(watch.user, Member::Poll(sender), ctx);
+        MessageResult(receiver)
+    }
+}
+
+impl Handler<Leave> for Notifier {
+    type Result = ();
+
+    fn handle(&mut self, leave: Leave, _: &mut Self::Context) {
+        self.leave(leave.0);
+    }
+}
+
+impl Handler<TakeAnnouncements> for Notifier {
+    type Result = ();
+
+    fn handle(&mut self, _: TakeAnnouncements, _: &mut Self::Context) {
+        for (user, head) in self.board.take() {
+            self.announce(&user, head);
+        }
+    }
+}
+
+impl Handler<ShutDown> for Notifier {
+    type Result = ();
+
+    fn handle(&mut self, _: ShutDown, _: &mut Self::Context) {
+        for (_, member) in self.members.values() {
+            if let Member::Session { address, .. } = member {
+                let _ = address.try_send(ToSession::ShutDown);
+            }
+        }
+    }
+}

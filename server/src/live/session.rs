@@ -1,0 +1,235 @@
+//! One WebSocket: hello, hints, pings, and the token's end.
+//!
+//! The session holds at most one unsent hint: a slot with the newest head. It
+//! never reads rows. The only module that knows actix-web-actors.
+
+use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
+use crate::auth::{Authenticator, Identity};
+use crate::clock::Clock;
+use actix::prelude::*;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web_actors::ws;
+use oversync_shared::ServerId;
+use oversync_shared::wire::{
+    ByeReason, ClientMessage, ServerMessage, WS_MAX_CLIENT_FRAME, WS_SUBPROTOCOL,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the device is pinged (PROTOCOL.md section 7 leaves it open; below
+/// the 60 s after which common proxies cut silent connections).
+const PING: Duration = Duration::from_secs(25);
+
+/// A device that has been silent for two pings is gone.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// How long a device should stay away after a restart: a random time up to
+/// this, so that they do not all come back at once.
+const SPREAD_MS: u64 = 2_000;
+
+/// Messages from the notifier that may wait; each is only a wake.
+const MAX_WAITING: usize = 16;
+
+/// Messages to a session. They carry nothing: the head is in the slot.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(super) enum ToSession {
+    Hello,
+    Changes,
+    ShutDown,
+}
+
+/// A connected device.
+pub struct Session {
+    identity: Identity,
+    epoch: Arc<str>,
+    notifier: Addr<Notifier>,
+    auth: Arc<dyn Authenticator>,
+    clock: Clock,
+    slot: Arc<HintSlot>,
+    member: Option<MemberId>,
+    told: Option<ServerId>,
+    heard: Instant,
+    expiry: Option<SpawnHandle>,
+}
+
+impl Session {
+    /// A session for a device that has authenticated.
+    pub fn new(
+        identity: Identity,
+        epoch: Arc<str>,
+        notifier: Addr<Notifier>,
+        auth: Arc<dyn Authenticator>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            identity,
+            epoch,
+            notifier,
+            auth,
+            clock,
+            slot: Arc::default(),
+            member: None,
+            told: None,
+            heard: Instant::now(),
+            expiry: None,
+        }
+    }
+
+    /// Answers the upgrade and runs the session until the socket closes.
+    pub fn start_on(
+        self,
+        request: &HttpRequest,
+        stream: web::Payload,
+    ) -> Result<HttpResponse, actix_web::Error> {
+        ws::WsResponseBuilder::new(self, request, stream)
+            .protocols(&[WS_SUBPROTOCOL])
+            .frame_size(WS_MAX_CLIENT_FRAME)
+            .start()
+    }
+
+    fn send(&self, message: &ServerMessage, ctx: &mut ws::WebsocketContext<Self>) {
+        ctx.text(serde_json::to_string(message).expect("BUG: messages serialise"));
+    }
+
+    fn bye(&self, reason: ByeReason, retry_after_ms: u64, ctx: &mut ws::WebsocketContext<Self>) {
+        self.send(
+            &ServerMessage::Bye {
+                reason,
+                retry_after_ms,
+            },
+            ctx,
+        );
+        ctx.close(Some(ws::CloseReason {
+            code: ws::CloseCode::Normal,
+            description: None,
+        }));
+        ctx.stop();
+    }
+
+    /// Says `bye` when the token ends, unless a fresh one comes before.
+    fn watch_expiry(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
+        if let Some(earlier) = self.expiry.take() {
+            ctx.cancel_future(earlier);
+        }
+        let Some(end) = self.identity.expires_at else {
+            return;
+        };
+        let left = end - self.clock.now();
+        let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+        self.expiry = Some(ctx.run_later(left, |session, ctx| {
+            session.bye(ByeReason::TokenExpired, 0, ctx)
+        }));
+    }
+
+    fn say_head(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
+        let head = self.slot.head();
+        match self.told {
+            None => self.send(
+                &ServerMessage::Hello {
+                    epoch: self.epoch.to_string(),
+                    head,
+                },
+                ctx,
+            ),
+            Some(after) if after < head => self.send(&ServerMessage::Changes { after, head }, ctx),
+            Some(_) => return,
+        }
+        self.told = Some(head);
+    }
+
+    fn take_token(&mut self, token: String, ctx: &mut ws::WebsocketContext<Self>) {
+        let auth = self.auth.clone();
+        let check = async move { auth.authenticate(&token).await };
+        ctx.spawn(check.into_actor(self).map(|fresh, session, ctx| match fresh {
+            Ok(fresh) if fresh.user == session.identity.user && fresh.device == session.identity.device => {
+                session.identity = fresh;
+                session.watch_expiry(ctx);
+            }
+            // The old token goes on to its end.
+            Ok(_) | Err(_) => tracing::info!(device = %session.identity.device, "a fresh token was refused"),
+        }));
+    }
+}
+
+impl Actor for Session {
+    type Context = ws::WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAX_WAITING);
+        self.watch_expiry(ctx);
+        ctx.run_interval(PING, |session, ctx| {
+            if session.heard.elapsed() >= SILENT {
+                ctx.stop();
+            } else {
+                ctx.ping(b"");
+            }
+        });
+        let join = JoinSession {
+            user: self.identity.user.clone(),
+            slot: self.slot.clone(),
+            address: ctx.address(),
+        };
+        let joined = self
+            .notifier
+            .send(join)
+            .into_actor(self)
+            .map(|member, session, ctx| match member {
+                Ok(member) => session.member = Some(member),
+                Err(_) => session.bye(ByeReason::ShuttingDown, SPREAD_MS, ctx),
+            });
+        ctx.spawn(joined);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(member) = self.member {
+            // When its mailbox is full, the notifier's sweep finds out.
+            let _ = self.notifier.try_send(Leave(member));
+        }
+    }
+}
+
+impl Handler<ToSession> for Session {
+    type Result = ();
+
+    fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        match message {
+            ToSession::Hello | ToSession::Changes => self.say_head(ctx),
+            ToSession::ShutDown => self.bye(
+                ByeReason::ShuttingDown,
+                rand::random_range(0..SPREAD_MS),
+                ctx,
+            ),
+        }
+    }
+}
+
+impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
+    fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
+        self.heard = Instant::now();
+        match message {
+            Ok(ws::Message::Ping(bytes)) => ctx.pong(&bytes),
+            Ok(ws::Message::Text(text)) => {
+                // What is not understood is for a later version.
+                if let Ok(ClientMessage::Token { token }) = serde_json::from_str(&text) {
+                    self.take_token(token, ctx);
+                }
+            }
+            Ok(ws::Message::Close(reason)) => {
+                ctx.close(reason);
+                ctx.stop();
+            }
+            Ok(
+                ws::Message::Pong(_)
+                | ws::Message::Binary(_)
+                | ws::Message::Continuation(_)
+                | ws::Message::Nop,
+            ) => {}
+            Err(ws::ProtocolError::Overflow) => {
+                ctx.close(Some(ws::CloseCode::Size.into()));
+                ctx.stop();
+            }
+            Err(_) => ctx.stop(),
+        }
+    }
+}

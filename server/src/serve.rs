@@ -1,0 +1,118 @@
+//! Running a server from start to end: `serve(settings, listener, shutdown)`.
+
+use crate::auth::{Authenticator, TokenAuthenticator};
+use crate::clock::Clock;
+use crate::http;
+use crate::service::{StartError, SyncService};
+use crate::settings::Settings;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App, HttpMessage as _, HttpServer, web};
+use std::future::Future;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing_actix_web::{RequestId, TracingLogger};
+
+/// How long a connection may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept: above the 60 s of common proxies, so
+/// that they close first.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long sockets have to take their `bye` before the listener closes.
+const BYE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a server ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A socket.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs a server on `listener` until `shutdown` is ready; then running requests
+/// are answered, sockets get their `bye`, and the database is let go of. Needs
+/// an actix system on this thread.
+pub async fn serve(
+    settings: Settings,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let clock = Clock::system();
+    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::new(settings.secret()));
+    let service = SyncService::start(settings, auth, clock).await?;
+    let grace = service.settings().shutdown_seconds;
+
+    let app_service = service.clone();
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(name_request))
+            .wrap(TracingLogger::default())
+            .configure(http::routes(&app_service))
+            .default_service(web::to(http::not_found))
+    })
+    .client_request_timeout(HEAD_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(grace)
+    .disable_signals();
+    if let Some(workers) = service.settings().workers {
+        server = server.workers(workers);
+    }
+    let server = server.listen(listener)?.run();
+    let handle = server.handle();
+    let mut running = actix_web::rt::spawn(server);
+
+    if let Some(admin) = admin {
+        let admin_service = service.clone();
+        let admin_server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::Data::new(admin_service.clone()))
+                .configure(http::health_routes)
+                .default_service(web::to(http::not_found))
+        })
+        .workers(1)
+        .disable_signals()
+        .listen(admin)?
+        .run();
+        actix_web::rt::spawn(admin_server);
+    }
+
+    tokio::select! {
+        ended = &mut running => {
+            ended.map_err(std::io::Error::other)??;
+            return Ok(());
+        }
+        () = shutdown => {}
+    }
+    tracing::info!("shutting down: answering what is running");
+    service.say_bye().await;
+    tokio::time::sleep(BYE_PAUSE).await;
+    handle.stop(true).await;
+    running.await.map_err(std::io::Error::other)??;
+    service.close().await;
+    tracing::info!("shut down");
+    Ok(())
+}
+
+/// Names the request in the answer as in the logs.
+async fn name_request(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let id = request.extensions().get::<RequestId>().copied();
+    let mut response = next.call(request).await?;
+    if let Some(id) = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("x-request-id"), id);
+    }
+    Ok(response)
+}

@@ -1,0 +1,264 @@
+//! The sync service: everything behind the routes, without HTTP.
+//!
+//! Owns the store, the users' actors, the notifier. The routes call it; a host
+//! application that mounts them holds one too.
+
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::commit::Lanes;
+use crate::live::{Board, Notifier, ShutDown, Watch};
+use crate::registration::{RegistrationError, register};
+use crate::settings::Settings;
+use crate::store::{self, OpenError, Page, PageQuery, Store, StoreError};
+use crate::upload::{self, Applied, NotAnUpload, Upload, UploadError};
+use crate::user::{UploadShop, Users};
+use actix::{Actor as _, Addr};
+use bytestring::ByteString;
+use oversync_shared::wire::{Capabilities, UploadReply, feature};
+use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// The tables.
+    #[error("{0}")]
+    Registration(#[from] RegistrationError),
+    /// A file that a setting names.
+    #[error("schema_file: {path}: {error}")]
+    SchemaFile {
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+/// Everything behind the routes. Cheap to clone.
+#[derive(Clone)]
+pub struct SyncService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    catalog: Arc<Catalog>,
+    users: Users,
+    board: Board,
+    notifier: Addr<Notifier>,
+    auth: Arc<dyn Authenticator>,
+    clock: Clock,
+    epoch: Arc<str>,
+    in_flight: Arc<Semaphore>,
+}
+
+impl SyncService {
+    /// Opens the database, registers the tables, starts the actors. Call it on
+    /// a thread with an actix system; the actors live there.
+    pub async fn start(
+        settings: Settings,
+        auth: Arc<dyn Authenticator>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let schema_sql = match &settings.schema_file {
+            None => None,
+            Some(path) => {
+                Some(
+                    std::fs::read_to_string(path).map_err(|error| StartError::SchemaFile {
+                        path: path.display().to_string(),
+                        error,
+                    })?,
+                )
+            }
+        };
+        let store =
+            store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
+        let catalog = Arc::new(register(&settings.tables, &*store).await?);
+        let epoch = store.epoch().await?;
+        let lanes = Lanes::start(&store);
+        let board = Board::default();
+        let notifier = Notifier::new(store.clone(), board.clone()).start();
+        let shop = UploadShop {
+            store: store.clone(),
+            lanes,
+            catalog: catalog.clone(),
+        };
+        let users = Users::new(shop, settings.bypass_actors);
+        let in_flight = Arc::new(Semaphore::new(
+            settings
+                .limits
+                .max_in_flight_bytes
+                .min(Semaphore::MAX_PERMITS),
+        ));
+        let inner = Inner {
+            settings,
+            store,
+            catalog,
+            users,
+            board,
+            notifier,
+            auth,
+            clock,
+            epoch,
+            in_flight,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The settings it runs with.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Who decides who is calling.
+    pub fn auth(&self) -> &Arc<dyn Authenticator> {
+        &self.inner.auth
+    }
+
+    /// The clock it runs with.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// The notifier, for sessions.
+    pub fn notifier(&self) -> &Addr<Notifier> {
+        &self.inner.notifier
+    }
+
+    /// The database's history.
+    pub fn epoch(&self) -> &Arc<str> {
+        &self.inner.epoch
+    }
+
+    /// Room for upload bodies, in bytes.
+    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
+        &self.inner.in_flight
+    }
+
+    /// Reads an upload's body.
+    pub fn read_upload(
+        &self,
+        body: &ByteString,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<Upload, NotAnUpload> {
+        upload::read(
+            body,
+            user,
+            device,
+            &self.inner.catalog,
+            &self.inner.settings.limits.for_devices(),
+        )
+    }
+
+    /// Applies an upload and announces the user's new head.
+    pub async fn upload(&self, upload: Upload) -> Result<UploadReply, UploadError> {
+        let upload = Arc::new(upload);
+        let applied: Applied = self.inner.users.apply(upload.clone()).await?;
+        if applied.wrote {
+            self.inner
+                .board
+                .announce(&self.inner.notifier, &upload.user, applied.head);
+        }
+        Ok(upload::reply(&upload, &applied, &self.inner.catalog))
+    }
+
+    /// Reads a page. With `wait`, an empty page is answered when something for
+    /// the caller arrives or the time has passed.
+    pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
+        let deadline = Instant::now() + wait;
+        let page = self.inner.store.page(query.clone()).await?;
+        if !page.entries.is_empty() || wait.is_zero() {
+            return Ok(page);
+        }
+        let watch = Watch {
+            user: query.user.clone(),
+        };
+        let Ok(Ok(mut heads)) = timeout_at(deadline, self.inner.notifier.send(watch)).await else {
+            return Ok(page);
+        };
+        let mut seen = page.head;
+        loop {
+            let newer = heads.wait_for(|head| *head > seen);
+            match timeout_at(deadline, newer).await {
+                Ok(Ok(head)) => seen = *head,
+                // The time has passed, or the server stops: the truth as it is now.
+                Ok(Err(_)) | Err(_) => return self.inner.store.page(query).await,
+            }
+            let page = self.inner.store.page(query.clone()).await?;
+            if !page.entries.is_empty() {
+                return Ok(page);
+            }
+            seen = seen.max(page.head);
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.store.ping().await
+    }
+
+    /// A user's head; 0 for one never seen.
+    pub async fn head(&self, user: &UserId) -> Result<ServerId, StoreError> {
+        let heads = self.inner.store.heads(std::slice::from_ref(user)).await?;
+        Ok(heads.get(user).copied().unwrap_or(ServerId::ZERO))
+    }
+
+    /// What this server can do.
+    pub fn capabilities(&self) -> Capabilities {
+        let settings = &self.inner.settings;
+        Capabilities {
+            protocol: "v1".to_owned(),
+            app_name: settings.app_name.clone(),
+            epoch: self.inner.epoch.to_string(),
+            schema_version: settings.schema_version,
+            min_schema_version: settings.min_schema_version,
+            limits: settings.limits.for_devices(),
+            features: [
+                feature::WS,
+                feature::WAIT,
+                feature::EPOCH,
+                feature::ORDERED_FEED,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        }
+    }
+
+    /// Whether a device's schema version is one this server takes.
+    pub fn takes_schema_version(&self, version: i64) -> bool {
+        let settings = &self.inner.settings;
+        (settings.min_schema_version..=settings.schema_version).contains(&version)
+    }
+
+    /// The registered tables.
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    /// Says `bye` to every session; requests are still answered.
+    pub async fn say_bye(&self) {
+        // An error means that the notifier has ended with its system.
+        let _ = self.inner.notifier.send(ShutDown).await;
+    }
+
+    /// Finishes what is running and lets go of the database. Call it last.
+    pub async fn close(&self) {
+        self.inner.store.close().await;
+    }
+}

@@ -1,0 +1,431 @@
+//! Everything that can be set, and where it comes from.
+//!
+//! Defaults, then the file given with `--config`, then the environment
+//! (`OVERSYNC_…`, nested keys with `__`), then the command line; the later wins.
+//! Unknown keys are errors that name them. The environment is read here only.
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use oversync_shared::wire::Limits;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Shortest secret taken for HS256, in bytes: as long as the hash (RFC 7518,
+/// section 3.2).
+const MIN_SECRET_BYTES: usize = 32;
+
+/// The secret of `--dev`, so that tokens outlive a restart while developing.
+const DEV_SECRET: &str = "oversync-development-secret-for-dev-mode-only";
+
+/// Secrets that stand in documentation; refused except in development.
+const KNOWN_SECRETS: &[&str] = &[
+    DEV_SECRET,
+    "your-256-bit-secret",
+    "your-secret-key-change-in-production",
+    "a-string-secret-at-least-256-bits-long",
+    "change-me-change-me-change-me-change-me",
+];
+
+/// A text that is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
+/// The settings of a server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// `sqlite://FILE` (embedded, one process) or `postgres://…`.
+    pub database_url: String,
+    /// Signs and checks tokens (HS256); at least 32 bytes.
+    pub jwt_secret: Option<Secret>,
+    /// A file with the secret; white space around it does not count.
+    pub jwt_secret_file: Option<PathBuf>,
+    /// SQL that is run at every start, before anything else; for examples.
+    pub schema_file: Option<PathBuf>,
+    /// Development: `POST /signin`, a known secret, the example tables.
+    pub dev: bool,
+    /// Told to devices.
+    pub app_name: String,
+    /// The application's schema version that devices may have at most.
+    pub schema_version: i64,
+    /// … and at least.
+    pub min_schema_version: i64,
+    /// Where operators listen; off unless set.
+    pub admin_listen: Option<SocketAddr>,
+    /// Origins whose pages may open the WebSocket, besides this server's own.
+    pub allowed_origins: Vec<String>,
+    /// HTTP worker threads; the number of cores unless set.
+    pub workers: Option<usize>,
+    /// How long running requests may take after SIGTERM, in seconds.
+    pub shutdown_seconds: u64,
+    /// Upload without actors and caches: slower, to prove that they are not
+    /// what keeps order.
+    pub bypass_actors: bool,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// Which logs are written, as in `info,oversync=debug`.
+    pub log: String,
+    /// What one request may carry.
+    pub limits: LimitSettings,
+    /// The synchronised tables.
+    pub tables: Vec<TableSettings>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+/// What one request may carry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Changes per upload.
+    pub max_changes: usize,
+    /// Bytes of one payload.
+    pub max_payload_bytes: usize,
+    /// Bytes of an upload's body.
+    pub max_body_bytes: usize,
+    /// Changes per download page.
+    pub max_page: usize,
+    /// Bytes of upload bodies in memory at a time; beyond, 503.
+    pub max_in_flight_bytes: usize,
+}
+
+/// A synchronised table.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableSettings {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub table: String,
+    /// The key column, where it is not the declared primary key.
+    #[serde(default)]
+    pub key_column: Option<String>,
+    /// The column that holds the owning user.
+    #[serde(default)]
+    pub owner_column: Option<String>,
+    /// Foreign keys that no business table declares.
+    #[serde(default)]
+    pub references: Vec<ReferenceSettings>,
+}
+
+/// A foreign key that no business table declares.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceSettings {
+    /// The referencing column.
+    pub column: String,
+    /// The table referred to: `table` in the same schema, or `schema.table`.
+    pub table: String,
+    /// The column referred to; the key unless set.
+    #[serde(default)]
+    pub ref_column: Option<String>,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            max_changes: 1_000,
+            max_payload_bytes: 1024 * 1024,
+            max_body_bytes: 8 * 1024 * 1024,
+            max_page: 1_000,
+            max_in_flight_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl LimitSettings {
+    /// As devices are told.
+    pub fn for_devices(&self) -> Limits {
+        Limits {
+            max_changes: self.max_changes,
+            max_payload_bytes: self.max_payload_bytes,
+            max_body_bytes: self.max_body_bytes,
+            max_page: self.max_page,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            database_url: "sqlite://data/oversync.db".to_owned(),
+            jwt_secret: None,
+            jwt_secret_file: None,
+            schema_file: None,
+            dev: false,
+            app_name: "oversync".to_owned(),
+            schema_version: 1,
+            min_schema_version: 1,
+            admin_listen: None,
+            allowed_origins: Vec::new(),
+            workers: None,
+            shutdown_seconds: 15,
+            bypass_actors: false,
+            log_format: LogFormat::Text,
+            log: "info".to_owned(),
+            limits: LimitSettings::default(),
+            tables: Vec::new(),
+        }
+    }
+}
+
+/// Why settings cannot be used. The text names the setting.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Malformed, of the wrong type, or unknown.
+    #[error("settings: {0}")]
+    Malformed(Box<figment::Error>),
+    /// A file that a setting names cannot be read.
+    #[error("{setting}: {path}: {error}")]
+    File {
+        /// The setting.
+        setting: &'static str,
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A value that makes no sense.
+    #[error("{setting}: {problem}")]
+    Value {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+}
+
+impl Settings {
+    /// Reads the file, the environment and `flags` (the command line, as
+    /// setting-value pairs), and checks the result. With `dev`, what is needed
+    /// and not set is filled in.
+    pub fn load(config: Option<&Path>, flags: impl Serialize) -> Result<Self, SettingsError> {
+        let mut figment = Figment::new();
+        if let Some(path) = config {
+            let text = std::fs::read_to_string(path).map_err(|error| SettingsError::File {
+                setting: "--config",
+                path: path.display().to_string(),
+                error,
+            })?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        // OVERSYNC_CONFIG is --config itself, read by the command line.
+        figment = figment.merge(Env::prefixed("OVERSYNC_").ignore(&["config"]).split("__"));
+        figment = figment.merge(Serialized::defaults(flags));
+        let mut settings: Self = figment
+            .extract()
+            .map_err(|error| SettingsError::Malformed(Box::new(error)))?;
+        settings.fill_in()?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn fill_in(&mut self) -> Result<(), SettingsError> {
+        if let Some(path) = &self.jwt_secret_file {
+            if self.jwt_secret.is_some() {
+                return Err(value(
+                    "jwt_secret_file",
+                    "is set together with jwt_secret; set one of them",
+                ));
+            }
+            let text = std::fs::read_to_string(path).map_err(|error| SettingsError::File {
+                setting: "jwt_secret_file",
+                path: path.display().to_string(),
+                error,
+            })?;
+            self.jwt_secret = Some(Secret::new(text.trim()));
+        }
+        if self.dev {
+            self.jwt_secret
+                .get_or_insert_with(|| Secret::new(DEV_SECRET));
+            if self.tables.is_empty() {
+                self.tables = example_tables();
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let Some(secret) = &self.jwt_secret else {
+            return Err(value(
+                "jwt_secret",
+                "is not set; set it or jwt_secret_file, or start with --dev to try things out",
+            ));
+        };
+        if !self.dev {
+            if secret.expose().len() < MIN_SECRET_BYTES {
+                return Err(value(
+                    "jwt_secret",
+                    "is shorter than 32 bytes; make one with: openssl rand -base64 48",
+                ));
+            }
+            if KNOWN_SECRETS.contains(&secret.expose()) {
+                return Err(value(
+                    "jwt_secret",
+                    "is a sample that everybody knows; make one with: openssl rand -base64 48",
+                ));
+            }
+        }
+        if self.min_schema_version > self.schema_version {
+            return Err(value("min_schema_version", "is above schema_version"));
+        }
+        let limits = [
+            ("limits.max_changes", self.limits.max_changes),
+            ("limits.max_payload_bytes", self.limits.max_payload_bytes),
+            ("limits.max_body_bytes", self.limits.max_body_bytes),
+            ("limits.max_page", self.limits.max_page),
+        ];
+        for (setting, limit) in limits {
+            if limit == 0 {
+                return Err(value(setting, "must be at least 1"));
+            }
+        }
+        if self.limits.max_page > MAX_PAGE {
+            return Err(value(
+                "limits.max_page",
+                "must be at most 1000, which is what the protocol allows",
+            ));
+        }
+        if self.limits.max_in_flight_bytes < self.limits.max_body_bytes {
+            return Err(value(
+                "limits.max_in_flight_bytes",
+                "is below limits.max_body_bytes: no upload could pass",
+            ));
+        }
+        if self.workers == Some(0) {
+            return Err(value("workers", "must be at least 1"));
+        }
+        Ok(())
+    }
+
+    /// As TOML, with secrets hidden.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("BUG: settings serialise")
+    }
+
+    /// The secret for tokens.
+    pub fn secret(&self) -> &[u8] {
+        self.jwt_secret
+            .as_ref()
+            .expect("BUG: settings are checked when loaded")
+            .expose()
+            .as_bytes()
+    }
+}
+
+/// Largest page of a download (PROTOCOL.md section 4).
+pub const MAX_PAGE: usize = 1_000;
+
+fn value(setting: &'static str, problem: &str) -> SettingsError {
+    SettingsError::Value {
+        setting,
+        problem: problem.to_owned(),
+    }
+}
+
+/// The tables of the README's example: a user's posts.
+fn example_tables() -> Vec<TableSettings> {
+    let author = ReferenceSettings {
+        column: "author_id".into(),
+        table: "users".into(),
+        ref_column: None,
+    };
+    let table = |name: &str, references| TableSettings {
+        schema: "business".into(),
+        table: name.into(),
+        references,
+        ..TableSettings::default()
+    };
+    vec![table("users", vec![]), table("posts", vec![author])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn load(toml: &str) -> Result<Settings, SettingsError> {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(toml.as_bytes()).expect("written");
+        Settings::load(Some(file.path()), serde_json::json!({}))
+    }
+
+    fn problem(toml: &str) -> String {
+        load(toml).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn mistakes_name_the_setting() {
+        assert!(problem("").contains("jwt_secret"));
+        assert!(problem("jwt_secret = 'short'").contains("32 bytes"));
+        assert!(
+            problem("jwt_secret = 'a-string-secret-at-least-256-bits-long'").contains("sample")
+        );
+        assert!(problem("dev = true\nlisten = 'nowhere'").contains("listen"));
+        assert!(problem("dev = true\nlissten = '127.0.0.1:1'").contains("lissten"));
+        assert!(problem("dev = true\n[limits]\nmax_pages = 5").contains("max_pages"));
+        assert!(problem("dev = true\n[limits]\nmax_page = 1001").contains("limits.max_page"));
+        assert!(problem("dev = true\n[[tables]]\nschema = 'a'").contains("table"));
+        assert!(problem("dev = true\nmin_schema_version = 3").contains("min_schema_version"));
+    }
+
+    #[test]
+    fn dev_needs_no_configuration_and_secrets_are_hidden() {
+        let settings = load("dev = true").expect("valid");
+        assert_eq!(settings.tables.len(), 2);
+        let printed = settings.to_toml();
+        assert!(printed.contains("jwt_secret = \"***\""), "{printed}");
+        assert!(!printed.contains(DEV_SECRET) && !format!("{settings:?}").contains(DEV_SECRET));
+    }
+
+    #[test]
+    fn flags_win() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(b"dev = true\napp_name = 'file'\nschema_version = 4")
+            .expect("written");
+        let flags = serde_json::json!({"app_name": "flag"});
+        let settings = Settings::load(Some(file.path()), flags).expect("valid");
+        assert_eq!(
+            (settings.app_name.as_str(), settings.schema_version),
+            ("flag", 4)
+        );
+    }
+}

@@ -1,0 +1,112 @@
+//! The embedded store's file: its lock, its pragmas, its schema.
+
+use super::super::StoreError;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use uuid::Uuid;
+
+/// All schema steps, oldest first; a database has run the first `n` of them.
+const MIGRATIONS: &[&str] = &[include_str!("../../../../migrations/sqlite/0001_init.sql")];
+
+/// How long a statement waits for another connection's lock, in milliseconds.
+/// Only a checkpoint or a person's shell ever holds one.
+const BUSY_MS: u32 = 5_000;
+
+/// Locks the file against a second server process. The lock is the system's:
+/// it ends with the process, however that ends.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let failed = |error: &dyn std::fmt::Display| {
+        StoreError::Failed(format!("{}: {error}", name.to_string_lossy()))
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Failed(format!(
+            "{} is in use by another server process; the embedded store serves one process, use PostgreSQL for several",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+/// Opens the one connection that writes.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| StoreError::Failed(format!("{}: {error}", folder.display())))?;
+    }
+    let connection = Connection::open(path)?;
+    // Readers never wait for the writer, nor it for them.
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // An acknowledged upload survives power loss: each commit is flushed.
+    connection.pragma_update(None, "synchronous", "full")?;
+    prepare(&connection)?;
+    Ok(connection)
+}
+
+/// Opens one of the connections that only read.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    prepare(&connection)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> Result<(), StoreError> {
+    connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS.into()))?;
+    // 16 MiB: the hot part of the row states stays in memory.
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    // Every statement of this store is prepared once per connection.
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Runs the schema steps that this database has not run yet, each in its own
+/// transaction, and gives a new database its epoch.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS _oversync_migrations (step INTEGER PRIMARY KEY) STRICT",
+    )?;
+    let done: u32 =
+        connection.query_row("SELECT count(*) FROM _oversync_migrations", [], |row| {
+            row.get(0)
+        })?;
+    let done = done as usize;
+    if done > MIGRATIONS.len() {
+        return Err(StoreError::Failed(format!(
+            "the database has schema step {done}, this server knows {}: it was written by a newer version",
+            MIGRATIONS.len()
+        )));
+    }
+    for (index, sql) in MIGRATIONS.iter().enumerate().skip(done) {
+        let tx = connection.transaction()?;
+        tx.execute_batch(sql)?;
+        tx.execute(
+            "INSERT INTO _oversync_migrations (step) VALUES (?1)",
+            [index as i64 + 1],
+        )?;
+        tx.commit()?;
+    }
+    let epoch: Option<String> = connection
+        .query_row("SELECT epoch FROM _oversync_meta", [], |row| row.get(0))
+        .optional()?;
+    if epoch.is_none() {
+        let fresh = Uuid::new_v4().to_string();
+        connection.execute(
+            "INSERT INTO _oversync_meta (only_row, epoch) VALUES (1, ?1)",
+            [fresh],
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! SQLite blocks, so it has threads of its own: one that writes, a few that
+//! read. Work reaches them over bounded queues; a full queue is an answer
+//! ([`StoreError::Overloaded`]), not a wait.
+
+use super::super::StoreError;
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use rusqlite::Connection;
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Threads that share one queue, each with its own connection.
+pub(super) struct Threads {
+    queue: Mutex<Option<Sender<Job>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    /// Starts one thread per connection; at most `waiting` jobs queue up.
+    pub(super) fn start(
+        name: &str,
+        connections: Vec<Connection>,
+        waiting: usize,
+    ) -> Result<Self, StoreError> {
+        let (queue, jobs) = bounded::<Job>(waiting);
+        let threads = connections
+            .into_iter()
+            .enumerate()
+            .map(|(index, mut connection)| {
+                let jobs = jobs.clone();
+                std::thread::Builder::new()
+                    .name(format!("{name}-{index}"))
+                    .spawn(move || {
+                        for job in jobs {
+                            job(&mut connection);
+                        }
+                    })
+                    .map_err(|error| StoreError::Failed(format!("thread {name}: {error}")))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            queue: Mutex::new(Some(queue)),
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Runs `job` on one of the threads.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // The caller may have gone away; the work is done all the same.
+            let _ = reply.send(job(connection));
+        });
+        let queue = self
+            .queue
+            .lock()
+            .expect("BUG: no panic under this lock")
+            .clone();
+        let queue = queue.ok_or_else(|| StoreError::Failed("the store is closed".to_owned()))?;
+        queue.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::Overloaded,
+            TrySendError::Disconnected(_) => {
+                StoreError::Failed("the store's threads have ended".to_owned())
+            }
+        })?;
+        answer
+            .await
+            .map_err(|_| StoreError::Failed("a store thread ended without an answer".to_owned()))?
+    }
+
+    /// Lets the queue run dry and joins the threads.
+    pub(super) fn stop(&self) {
+        drop(
+            self.queue
+                .lock()
+                .expect("BUG: no panic under this lock")
+                .take(),
+        );
+        for thread in self
+            .threads
+            .lock()
+            .expect("BUG: no panic under this lock")
+            .drain(..)
+        {
+            // A thread that panicked has reported itself.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Writing the uploads of many users in one SQLite transaction.
+
+use super::super::{Commit, Outcome, StoreError, op_code};
+use oversync_shared::upload::RowWrite;
+use oversync_shared::{RowVersion, ServerId, TableIx};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use std::collections::HashMap;
+
+/// Writes every upload whose user has not moved on since it was decided.
+pub(super) fn commit(
+    connection: &mut Connection,
+    commits: &[Commit],
+    table_keys: &[i64],
+    ts: i64,
+) -> Result<Vec<Outcome>, StoreError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let outcomes = commits
+        .iter()
+        .map(|commit| commit_one(&tx, commit, table_keys, ts))
+        .collect::<Result<Vec<_>, _>>()?;
+    tx.commit()?;
+    Ok(outcomes)
+}
+
+fn commit_one(
+    tx: &Transaction<'_>,
+    commit: &Commit,
+    table_keys: &[i64],
+    ts: i64,
+) -> Result<Outcome, StoreError> {
+    let key_of = |table: TableIx| table_keys[table.index()];
+    let revision: Option<i64> = tx
+        .prepare_cached("SELECT revision FROM _oversync_users WHERE user_key = ?1")?
+        .query_row([commit.user.0], |row| row.get(0))
+        .optional()?;
+    if revision != Some(commit.revision.0) {
+        return Ok(Outcome::LeftOut);
+    }
+    // An upload that takes a row for new is only right while it is.
+    let mut seen = tx.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM _oversync_rows WHERE user_key = ?1 AND table_key = ?2 AND pk = ?3)",
+    )?;
+    let is_new = |write: &RowWrite| write.base == RowVersion::NEVER_SEEN;
+    for write in commit.rows.iter().filter(|write| is_new(write)) {
+        let pk = write.row.key.uuid();
+        if seen.query_row(
+            params![commit.user.0, key_of(write.row.table), pk.as_bytes()],
+            |row| row.get(0),
+        )? {
+            return Ok(Outcome::LeftOut);
+        }
+    }
+    let shown = show(tx, commit)?;
+    if commit.entries.is_empty() {
+        return Ok(Outcome::Done { shown });
+    }
+
+    tx.prepare_cached(
+        "UPDATE _oversync_users SET head = ?2, revision = revision + 1 WHERE user_key = ?1",
+    )?
+    .execute(params![commit.user.0, commit.head.get()])?;
+    tx.prepare_cached(
+        "INSERT INTO _oversync_devices (user_key, device_key, device_id, highest_change_id) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (user_key, device_key) \
+         DO UPDATE SET highest_change_id = max(highest_change_id, excluded.highest_change_id)",
+    )?
+    .execute(params![commit.user.0, commit.device.key.0, commit.device.id.as_str(), commit.device.highest.get()])?;
+    let mut log = tx.prepare_cached(
+        "INSERT INTO _oversync_log (user_key, server_id, device_key, change_id, table_key, pk, op, version, ts, \
+         fingerprint, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
+    for entry in &commit.entries {
+        log.execute(params![
+            commit.user.0,
+            entry.server_id.get(),
+            commit.device.key.0,
+            entry.change_id.get(),
+            key_of(entry.row.table),
+            entry.row.key.uuid().as_bytes(),
+            op_code(entry.op),
+            entry.version.get(),
+            ts,
+            &entry.fingerprint.0,
+            entry.payload.as_deref(),
+        ])?;
+    }
+    let mut create = tx.prepare_cached(
+        "INSERT INTO _oversync_rows (user_key, table_key, pk, version, server_id, deleted) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    let mut change = tx.prepare_cached(
+        "UPDATE _oversync_rows SET version = ?4, server_id = ?5, deleted = ?6 \
+         WHERE user_key = ?1 AND table_key = ?2 AND pk = ?3",
+    )?;
+    for write in &commit.rows {
+        let statement = if is_new(write) {
+            &mut create
+        } else {
+            &mut change
+        };
+        statement.execute(params![
+            commit.user.0,
+            key_of(write.row.table),
+            write.row.key.uuid().as_bytes(),
+            write.state.version.get(),
+            write.state.at.get(),
+            write.state.deleted,
+        ])?;
+    }
+    Ok(Outcome::Done { shown })
+}
+
+fn show(
+    tx: &Transaction<'_>,
+    commit: &Commit,
+) -> Result<HashMap<ServerId, Option<String>>, StoreError> {
+    let mut payload = tx.prepare_cached(
+        "SELECT payload FROM _oversync_log WHERE user_key = ?1 AND server_id = ?2",
+    )?;
+    commit
+        .show
+        .iter()
+        .map(|id| {
+            Ok((
+                *id,
+                payload.query_row(params![commit.user.0, id.get()], |row| row.get(0))?,
+            ))
+        })
+        .collect()
+}

@@ -1,0 +1,337 @@
+//! What the server asks of its database: few verbs, whole batches.
+//!
+//! Two stores keep this contract, PostgreSQL and the embedded SQLite file; one
+//! story test runs against both. Order and uniqueness come from here: every
+//! write of a user is guarded by compare-and-set on the user's head row in the
+//! transaction that appends to the stream. Nothing outside these modules knows
+//! SQL.
+
+mod embedded;
+mod postgres;
+
+pub use embedded::EmbeddedStore;
+pub use postgres::PostgresStore;
+
+use crate::clock::Clock;
+use async_trait::async_trait;
+use bytestring::ByteString;
+use oversync_shared::catalog::{Catalog, Reference};
+use oversync_shared::upload::{Fingerprint, Recorded, RowAt, RowState, RowWrite};
+use oversync_shared::wire::Op;
+use oversync_shared::{ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableName, UserId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// What can go wrong in a store: one variant per thing a caller can do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Too much is waiting already; try again later.
+    #[error("the store has too much waiting already")]
+    Overloaded,
+    /// The database cannot be reached, refused, or is damaged. The text is for
+    /// the log, never for a client.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::PoolTimedOut => Self::Overloaded,
+            other => Self::Failed(format!("PostgreSQL: {other}")),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(format!("SQLite: {error}"))
+    }
+}
+
+/// A user's number inside one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserKey(pub(crate) i64);
+
+/// A device's number inside one user; 0 is the server itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceKey(pub(crate) i32);
+
+/// Moves with every write of a user, retention included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision(pub(crate) i64);
+
+/// A user's head row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The user's number.
+    pub user: UserKey,
+    /// The highest server id.
+    pub head: ServerId,
+    /// To be matched by the next write.
+    pub revision: Revision,
+}
+
+/// A device that has uploaded before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownDevice {
+    /// Its number.
+    pub key: DeviceKey,
+    /// Its highest change id on record.
+    pub highest: ChangeId,
+}
+
+/// What an upload needs to know, as one question.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Whose; created when never seen.
+    pub user: UserId,
+    /// The calling device.
+    pub device: DeviceId,
+    /// Rows whose state is wanted.
+    pub rows: Vec<RowAt>,
+    /// Change ids of the calling device that may be on record.
+    pub ids: Vec<ChangeId>,
+}
+
+/// The answer to an [`Ask`], read from one snapshot.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The user's head row.
+    pub head: Head,
+    /// The database's history.
+    pub epoch: Arc<str>,
+    /// The calling device, if it has uploaded before.
+    pub device: Option<KnownDevice>,
+    /// The key a new device would get.
+    pub next_device: DeviceKey,
+    /// Of the rows asked for, those that were ever synchronised.
+    pub rows: HashMap<RowAt, RowState>,
+    /// Of the ids asked for, those on record.
+    pub recorded: HashMap<ChangeId, Recorded>,
+}
+
+/// A new entry of the stream, with its payload.
+#[derive(Debug, Clone)]
+pub struct NewEntry {
+    /// Its place.
+    pub server_id: ServerId,
+    /// The row.
+    pub row: RowAt,
+    /// What happens to it.
+    pub op: Op,
+    /// The row's version afterwards.
+    pub version: RowVersion,
+    /// The device's number for it.
+    pub change_id: ChangeId,
+    /// Of its content.
+    pub fingerprint: Fingerprint,
+    /// The row as JSON text, as it came; none for a delete.
+    pub payload: Option<ByteString>,
+}
+
+/// The writing device of a commit.
+#[derive(Debug, Clone)]
+pub struct DeviceWrite {
+    /// Its number.
+    pub key: DeviceKey,
+    /// Its name.
+    pub id: DeviceId,
+    /// Its highest change id afterwards.
+    pub highest: ChangeId,
+}
+
+/// One upload's writes, or only its guard when `entries` is empty.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Whose.
+    pub user: UserKey,
+    /// The revision the decision was made at.
+    pub revision: Revision,
+    /// The user's head afterwards.
+    pub head: ServerId,
+    /// The device that writes.
+    pub device: DeviceWrite,
+    /// New entries, dense and ascending.
+    pub entries: Vec<NewEntry>,
+    /// Rows afterwards.
+    pub rows: Vec<RowWrite>,
+    /// Entries whose payload the answer shows.
+    pub show: Vec<ServerId>,
+}
+
+/// What became of one [`Commit`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written and durable; or, without entries, proven still true.
+    Done {
+        /// The payloads asked for with [`Commit::show`].
+        shown: HashMap<ServerId, Option<String>>,
+    },
+    /// Another writer was faster, or holds the user's head row: nothing was
+    /// written; load and decide again.
+    LeftOut,
+}
+
+/// Which part of a stream is wanted.
+#[derive(Debug, Clone)]
+pub struct PageQuery {
+    /// Whose stream.
+    pub user: UserId,
+    /// The calling device.
+    pub device: DeviceId,
+    /// Whether the calling device's own entries are wanted too.
+    pub include_self: bool,
+    /// Only this schema.
+    pub schema: Option<String>,
+    /// Entries above this id …
+    pub after: ServerId,
+    /// … and up to this one; the head when not given.
+    pub until: Option<ServerId>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// One entry of a stream as it is sent.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its place.
+    pub server_id: ServerId,
+    /// Its table.
+    pub table: Arc<TableName>,
+    /// What happened.
+    pub op: Op,
+    /// The row.
+    pub key: RowKey,
+    /// The row's version at this entry.
+    pub version: RowVersion,
+    /// The device that sent it.
+    pub source: Arc<str>,
+    /// That device's number for it.
+    pub change_id: ChangeId,
+    /// When it was taken.
+    pub ts: OffsetDateTime,
+    /// The row as JSON text; none for a delete.
+    pub payload: Option<String>,
+}
+
+/// A page of a stream, read from one snapshot.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The database's history.
+    pub epoch: Arc<str>,
+    /// The user's head; 0 for a user never seen.
+    pub head: ServerId,
+    /// Entries at or below it may be folded away.
+    pub floor: ServerId,
+    /// The calling device's highest change id on record.
+    pub highest_change_id: Option<ChangeId>,
+    /// Ascending, at most `limit`.
+    pub entries: Vec<Entry>,
+    /// Whether the window holds more visible entries.
+    pub has_more: bool,
+}
+
+/// The database behind a server.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Whether other processes may write to the same database.
+    fn is_shared(&self) -> bool;
+
+    /// How many commits may run at a time.
+    fn lanes(&self) -> usize;
+
+    /// The foreign keys that the business tables of this database declare, from
+    /// any table in the list to the single-column key of any other. Tables that
+    /// do not exist have none.
+    async fn declared_references(
+        &self,
+        tables: &[TableName],
+    ) -> Result<HashMap<TableName, Vec<Reference>>, StoreError>;
+
+    /// Tells the store which tables are registered; once, before the verbs
+    /// below. Tables keep their numbers across restarts.
+    async fn register(&self, catalog: &Catalog) -> Result<(), StoreError>;
+
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// The database's history.
+    async fn epoch(&self) -> Result<Arc<str>, StoreError>;
+
+    /// Reads what an upload needs from one snapshot.
+    async fn load(&self, ask: &Ask) -> Result<Loaded, StoreError>;
+
+    /// Writes the uploads of many users, no user twice, in one transaction.
+    /// One outcome each, in order. On an error the fate of all is unknown until
+    /// they are loaded again.
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Reads a page of one user's stream.
+    async fn page(&self, query: PageQuery) -> Result<Page, StoreError>;
+
+    /// The heads of users; those never seen are left out.
+    async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError>;
+
+    /// Finishes what is running and lets go of the database.
+    async fn close(&self);
+}
+
+/// Why a database URL cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Neither `sqlite://…` nor `postgres://…`.
+    #[error("database_url must start with sqlite:// or postgres://, not \"{0}\"")]
+    UnknownScheme(String),
+    /// The database refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Opens the database behind a URL and brings its schema up to date.
+/// `schema_sql` is run first, once per start (an example's business tables).
+pub async fn open(
+    url: &str,
+    schema_sql: Option<&str>,
+    clock: Clock,
+) -> Result<Arc<dyn Store>, OpenError> {
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return Ok(Arc::new(EmbeddedStore::open(
+            path.as_ref(),
+            schema_sql,
+            clock,
+        )?));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Arc::new(PostgresStore::open(url, schema_sql).await?));
+    }
+    let scheme = url.split("://").next().unwrap_or_default();
+    Err(OpenError::UnknownScheme(scheme.to_owned()))
+}
+
+/// The number an operation is stored under.
+const fn op_code(op: Op) -> i16 {
+    match op {
+        Op::Insert => 1,
+        Op::Update => 2,
+        Op::Delete => 3,
+    }
+}
+
+fn op_from_code(code: i64) -> Result<Op, StoreError> {
+    match code {
+        1 => Ok(Op::Insert),
+        2 => Ok(Op::Update),
+        3 => Ok(Op::Delete),
+        other => Err(StoreError::Failed(format!(
+            "the log holds an unknown operation {other}"
+        ))),
+    }
+}
+
+fn fingerprint_from(bytes: &[u8]) -> Result<Fingerprint, StoreError> {
+    bytes.try_into().map(Fingerprint).map_err(|_| {
+        StoreError::Failed("the log holds a fingerprint that is not 16 bytes".to_owned())
+    })
+}

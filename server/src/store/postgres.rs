@@ -1,0 +1,512 @@
+//! The PostgreSQL store: set-based statements, the head row as the lock.
+//!
+//! READ COMMITTED throughout. Every verb is one statement and so one snapshot;
+//! prepared once per connection with generic plans. Other processes may write
+//! to the same database at any time.
+
+use super::{
+    Ask, Commit, DeviceKey, Entry, Head, KnownDevice, Loaded, Outcome, Page, PageQuery, Revision,
+    Store, StoreError, UserKey, fingerprint_from, op_code, op_from_code,
+};
+use async_trait::async_trait;
+use oversync_shared::catalog::{Catalog, Reference};
+use oversync_shared::upload::{Recorded, RowState};
+use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Executor as _, Row as _};
+use std::collections::HashMap;
+use std::str::FromStr as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Connections of one process. 8–16 gave the best throughput on 2 cores, 64
+/// halved it (docs: BENCH, known floors).
+const MAX_CONNECTIONS: u32 = 12;
+
+/// Group commits running at a time. Two connections with many users each gave
+/// 7–14 times the throughput of 64 connections with one (BENCH, known floors).
+const LANES: usize = 2;
+
+/// How long a request waits for a connection before it is told to come back.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The advisory lock under which processes that start together take turns with
+/// the schema file; "oversync" in ASCII.
+const SCHEMA_LOCK: i64 = 0x6f76_6572_7379_6e63;
+
+/// A store on PostgreSQL 13 or later.
+pub struct PostgresStore {
+    pool: PgPool,
+    table_keys: OnceLock<Vec<i32>>,
+}
+
+impl PostgresStore {
+    /// Connects, runs `schema_sql`, migrates the schema `oversync`.
+    pub async fn open(url: &str, schema_sql: Option<&str>) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url)?
+            .application_name("oversync")
+            // The statements are few and their best plan does not depend on the
+            // parameters: planning each time costs more than running.
+            .options([("plan_cache_mode", "force_generic_plan")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await?;
+        if let Some(sql) = schema_sql {
+            let mut tx = pool.begin().await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                .bind(SCHEMA_LOCK)
+                .execute(&mut *tx)
+                .await?;
+            tx.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())))
+                .await?;
+            tx.commit().await?;
+        }
+        let mut migrator = sqlx::migrate!("../migrations/postgres");
+        migrator.dangerous_set_table_name("oversync._migrations");
+        migrator.create_schemas.to_mut().push("oversync".into());
+        migrator
+            .run(&pool)
+            .await
+            .map_err(|error| StoreError::Failed(format!("migration: {error}")))?;
+        sqlx::query("INSERT INTO oversync.meta (epoch) VALUES ($1) ON CONFLICT DO NOTHING")
+            .bind(Uuid::new_v4().to_string())
+            .execute(&pool)
+            .await?;
+        Ok(Self {
+            pool,
+            table_keys: OnceLock::new(),
+        })
+    }
+
+    fn table_key(&self, table: TableIx) -> i32 {
+        self.table_keys.get().expect("BUG: register comes first")[table.index()]
+    }
+
+    async fn show(
+        &self,
+        commits: &[Commit],
+    ) -> Result<HashMap<(i64, i64), Option<String>>, StoreError> {
+        let wanted = || {
+            commits
+                .iter()
+                .flat_map(|c| c.show.iter().map(|id| (c.user.0, id.get())))
+        };
+        let (users, ids): (Vec<i64>, Vec<i64>) = wanted().unzip();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = sqlx::query(
+            "SELECT l.user_key, l.server_id, l.payload FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, server_id) \
+             JOIN oversync.log l USING (user_key, server_id)",
+        )
+        .bind(users)
+        .bind(ids)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?)))
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn lanes(&self) -> usize {
+        LANES
+    }
+
+    async fn declared_references(
+        &self,
+        tables: &[TableName],
+    ) -> Result<HashMap<TableName, Vec<Reference>>, StoreError> {
+        let schemas: Vec<&str> = tables.iter().map(|name| name.schema.as_str()).collect();
+        let names: Vec<&str> = tables.iter().map(|name| name.table.as_str()).collect();
+        let rows = sqlx::query(include_str!("postgres/references.sql"))
+            .bind(schemas)
+            .bind(names)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut found: HashMap<TableName, Vec<Reference>> = HashMap::new();
+        for row in rows {
+            let child = TableName {
+                schema: row.try_get(0)?,
+                table: row.try_get(1)?,
+            };
+            let parent = TableName {
+                schema: row.try_get(3)?,
+                table: row.try_get(4)?,
+            };
+            found.entry(child).or_default().push(Reference {
+                column: row.try_get(2)?,
+                parent,
+            });
+        }
+        Ok(found)
+    }
+
+    async fn register(&self, catalog: &Catalog) -> Result<(), StoreError> {
+        let mut keys = Vec::with_capacity(catalog.len());
+        for (_, table) in catalog.tables() {
+            sqlx::query("INSERT INTO oversync.tables (schema_name, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind(&table.name.schema)
+                .bind(&table.name.table)
+                .execute(&self.pool)
+                .await?;
+            let key = sqlx::query_scalar(
+                "SELECT table_key FROM oversync.tables WHERE schema_name = $1 AND table_name = $2",
+            )
+            .bind(&table.name.schema)
+            .bind(&table.name.table)
+            .fetch_one(&self.pool)
+            .await?;
+            keys.push(key);
+        }
+        self.table_keys
+            .set(keys)
+            .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    async fn epoch(&self) -> Result<Arc<str>, StoreError> {
+        let epoch: String = sqlx::query_scalar("SELECT epoch FROM oversync.meta")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(epoch.into())
+    }
+
+    async fn load(&self, ask: &Ask) -> Result<Loaded, StoreError> {
+        let tables: Vec<i32> = ask
+            .rows
+            .iter()
+            .map(|row| self.table_key(row.table))
+            .collect();
+        let keys: Vec<Uuid> = ask.rows.iter().map(|row| row.key.uuid()).collect();
+        let ids: Vec<i64> = ask.ids.iter().map(|id| id.get()).collect();
+        loop {
+            let row = sqlx::query(include_str!("postgres/load.sql"))
+                .bind(ask.user.as_str())
+                .bind(ask.device.as_str())
+                .bind(&tables)
+                .bind(&keys)
+                .bind(&ids)
+                .fetch_optional(&self.pool)
+                .await?;
+            if let Some(row) = row {
+                return read_loaded(&row, ask);
+            }
+            sqlx::query("INSERT INTO oversync.users (user_id) VALUES ($1) ON CONFLICT DO NOTHING")
+                .bind(ask.user.as_str())
+                .execute(&self.pool)
+                .await?;
+        }
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError> {
+        // Entries never change, so what a conflict shows can be read before the
+        // guard; the guard then proves that it was current.
+        let mut shown = self.show(&commits).await?;
+        let columns = Columns::collect(&commits, |table| self.table_key(table));
+        let held: Vec<i64> = columns
+            .query()
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(|r| r.get(0))
+            .collect();
+        Ok(commits
+            .iter()
+            .map(|commit| {
+                if !held.contains(&commit.user.0) {
+                    return Outcome::LeftOut;
+                }
+                let mut payloads = HashMap::with_capacity(commit.show.len());
+                for id in &commit.show {
+                    match shown.remove(&(commit.user.0, id.get())) {
+                        Some(payload) => payloads.insert(*id, payload),
+                        None => return Outcome::LeftOut,
+                    };
+                }
+                Outcome::Done { shown: payloads }
+            })
+            .collect())
+    }
+
+    async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
+        let mut rows = sqlx::query(include_str!("postgres/page.sql"))
+            .bind(query.user.as_str())
+            .bind(query.device.as_str())
+            .bind(query.after.get())
+            .bind(query.until.map(ServerId::get))
+            .bind(query.include_self)
+            .bind(query.schema.as_deref())
+            .bind(query.limit as i64 + 1)
+            .fetch_all(&self.pool)
+            .await?;
+        let first = rows
+            .first()
+            .ok_or_else(|| StoreError::Failed("oversync.meta is empty".to_owned()))?;
+        let epoch: String = first.try_get("epoch")?;
+        let head: Option<i64> = first.try_get("head")?;
+        let floor: Option<i64> = first.try_get("floor")?;
+        let highest: Option<i64> = first.try_get("highest_change_id")?;
+        if first.try_get::<Option<i64>, _>("server_id")?.is_none() {
+            rows.clear();
+        }
+        let has_more = rows.len() > query.limit;
+        rows.truncate(query.limit);
+        let mut names = Names::default();
+        let mut entries = rows
+            .iter()
+            .map(|row| names.entry(row))
+            .collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(|entry| entry.server_id);
+        Ok(Page {
+            epoch: epoch.into(),
+            head: ServerId::new(head.unwrap_or(0)),
+            floor: ServerId::new(floor.unwrap_or(0)),
+            highest_change_id: highest.map(ChangeId::new),
+            entries,
+            has_more,
+        })
+    }
+
+    async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {
+        let ids: Vec<&str> = users.iter().map(UserId::as_str).collect();
+        let rows = sqlx::query("SELECT user_id, head FROM oversync.users WHERE user_id = ANY ($1)")
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let user = UserId::new(row.try_get::<String, _>(0)?)
+                    .map_err(|error| StoreError::Failed(format!("a stored user name {error}")))?;
+                Ok((user, ServerId::new(row.try_get(1)?)))
+            })
+            .collect()
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn read_loaded(row: &PgRow, ask: &Ask) -> Result<Loaded, StoreError> {
+    let epoch: String = row.try_get("epoch")?;
+    let device_key: Option<i32> = row.try_get("device_key")?;
+    let highest: Option<i64> = row.try_get("highest_change_id")?;
+    let last_device: Option<i32> = row.try_get("last_device")?;
+    let places: Vec<i64> = row.try_get::<Option<_>, _>("places")?.unwrap_or_default();
+    let versions: Vec<i64> = row.try_get::<Option<_>, _>("versions")?.unwrap_or_default();
+    let server_ids: Vec<i64> = row
+        .try_get::<Option<_>, _>("server_ids")?
+        .unwrap_or_default();
+    let deleted: Vec<bool> = row.try_get::<Option<_>, _>("deleted")?.unwrap_or_default();
+    let rows = places
+        .iter()
+        .zip(versions.iter().zip(&server_ids).zip(&deleted))
+        .map(|(place, ((version, server_id), deleted))| {
+            let at = ServerId::new(*server_id);
+            let state = RowState {
+                version: RowVersion::new(*version),
+                deleted: *deleted,
+                at,
+            };
+            (ask.rows[*place as usize - 1], state)
+        })
+        .collect();
+    let change_ids: Vec<i64> = row
+        .try_get::<Option<_>, _>("change_ids")?
+        .unwrap_or_default();
+    let fingerprints: Vec<Vec<u8>> = row
+        .try_get::<Option<_>, _>("fingerprints")?
+        .unwrap_or_default();
+    let known_versions: Vec<i64> = row
+        .try_get::<Option<_>, _>("known_versions")?
+        .unwrap_or_default();
+    let recorded = change_ids
+        .iter()
+        .zip(fingerprints.iter().zip(&known_versions))
+        .map(|(id, (bytes, version))| {
+            let recorded = Recorded {
+                fingerprint: fingerprint_from(bytes)?,
+                version: RowVersion::new(*version),
+            };
+            Ok((ChangeId::new(*id), recorded))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Loaded {
+        head: Head {
+            user: UserKey(row.try_get("user_key")?),
+            head: ServerId::new(row.try_get("head")?),
+            revision: Revision(row.try_get("revision")?),
+        },
+        epoch: epoch.into(),
+        device: device_key.zip(highest).map(|(key, highest)| KnownDevice {
+            key: DeviceKey(key),
+            highest: ChangeId::new(highest),
+        }),
+        next_device: DeviceKey(last_device.unwrap_or(0) + 1),
+        rows,
+        recorded,
+    })
+}
+
+/// Table and device names repeat within a page: each is allocated once.
+#[derive(Default)]
+struct Names {
+    tables: HashMap<(String, String), Arc<TableName>>,
+    sources: HashMap<String, Arc<str>>,
+}
+
+impl Names {
+    fn entry(&mut self, row: &PgRow) -> Result<Entry, StoreError> {
+        let schema: String = row.try_get("schema_name")?;
+        let table: String = row.try_get("table_name")?;
+        let table = self
+            .tables
+            .entry((schema.clone(), table.clone()))
+            .or_insert_with(|| Arc::new(TableName { schema, table }))
+            .clone();
+        let source: String = row.try_get("source")?;
+        let source = self
+            .sources
+            .entry(source.clone())
+            .or_insert_with(|| source.into())
+            .clone();
+        Ok(Entry {
+            server_id: ServerId::new(row.try_get("server_id")?),
+            table,
+            op: op_from_code(row.try_get::<i16, _>("op")?.into())?,
+            key: RowKey::new(row.try_get("pk")?),
+            version: RowVersion::new(row.try_get("version")?),
+            source,
+            change_id: ChangeId::new(row.try_get("change_id")?),
+            ts: row.try_get::<OffsetDateTime, _>("ts")?,
+            payload: row.try_get("payload")?,
+        })
+    }
+}
+
+/// The uploads of a group commit, column by column, as `commit.sql` takes them.
+#[derive(Default)]
+struct Columns<'a> {
+    users: Vec<i64>,
+    revisions: Vec<i64>,
+    heads: Vec<i64>,
+    writes: Vec<bool>,
+    device_users: Vec<i64>,
+    device_keys: Vec<i32>,
+    device_ids: Vec<&'a str>,
+    device_highest: Vec<i64>,
+    entry_users: Vec<i64>,
+    entry_server_ids: Vec<i64>,
+    entry_change_ids: Vec<i64>,
+    entry_versions: Vec<i64>,
+    entry_devices: Vec<i32>,
+    entry_tables: Vec<i32>,
+    entry_ops: Vec<i16>,
+    entry_keys: Vec<Uuid>,
+    entry_fingerprints: Vec<&'a [u8]>,
+    entry_payloads: Vec<Option<&'a str>>,
+    fresh: RowColumns,
+    changed: RowColumns,
+}
+
+#[derive(Default)]
+struct RowColumns {
+    users: Vec<i64>,
+    tables: Vec<i32>,
+    keys: Vec<Uuid>,
+    versions: Vec<i64>,
+    server_ids: Vec<i64>,
+    deleted: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn collect(commits: &'a [Commit], table_key: impl Fn(TableIx) -> i32) -> Self {
+        let mut all = Self::default();
+        for commit in commits {
+            let user = commit.user.0;
+            all.users.push(user);
+            all.revisions.push(commit.revision.0);
+            all.heads.push(commit.head.get());
+            all.writes.push(!commit.entries.is_empty());
+            if !commit.entries.is_empty() {
+                all.device_users.push(user);
+                all.device_keys.push(commit.device.key.0);
+                all.device_ids.push(commit.device.id.as_str());
+                all.device_highest.push(commit.device.highest.get());
+            }
+            for entry in &commit.entries {
+                all.entry_users.push(user);
+                all.entry_server_ids.push(entry.server_id.get());
+                all.entry_change_ids.push(entry.change_id.get());
+                all.entry_versions.push(entry.version.get());
+                all.entry_devices.push(commit.device.key.0);
+                all.entry_tables.push(table_key(entry.row.table));
+                all.entry_ops.push(op_code(entry.op));
+                all.entry_keys.push(entry.row.key.uuid());
+                all.entry_fingerprints.push(&entry.fingerprint.0);
+                all.entry_payloads.push(entry.payload.as_deref());
+            }
+            for write in &commit.rows {
+                let columns = if write.base == RowVersion::NEVER_SEEN {
+                    &mut all.fresh
+                } else {
+                    &mut all.changed
+                };
+                columns.users.push(user);
+                columns.tables.push(table_key(write.row.table));
+                columns.keys.push(write.row.key.uuid());
+                columns.versions.push(write.state.version.get());
+                columns.server_ids.push(write.state.at.get());
+                columns.deleted.push(write.state.deleted);
+            }
+        }
+        all
+    }
+
+    fn query(&'a self) -> sqlx::query::Query<'a, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let mut query = sqlx::query(include_str!("postgres/commit.sql"))
+            .bind(&self.users)
+            .bind(&self.revisions)
+            .bind(&self.heads)
+            .bind(&self.writes)
+            .bind(&self.device_users)
+            .bind(&self.device_keys)
+            .bind(&self.device_ids)
+            .bind(&self.device_highest)
+            .bind(&self.entry_users)
+            .bind(&self.entry_server_ids)
+            .bind(&self.entry_change_ids)
+            .bind(&self.entry_versions)
+            .bind(&self.entry_devices)
+            .bind(&self.entry_tables)
+            .bind(&self.entry_ops)
+            .bind(&self.entry_keys)
+            .bind(&self.entry_fingerprints)
+            .bind(&self.entry_payloads);
+        for rows in [&self.fresh, &self.changed] {
+            query = query
+                .bind(&rows.users)
+                .bind(&rows.tables)
+                .bind(&rows.keys)
+                .bind(&rows.versions)
+                .bind(&rows.server_ids)
+                .bind(&rows.deleted);
+        }
+        query
+    }
+}

@@ -1,0 +1,26 @@
+-- Everything an upload needs, from one snapshot: the user's head row, the
+-- calling device, the rows it changes or refers to, its change ids on record.
+-- $1 user, $2 device, $3/$4 tables and keys of the rows, $5 change ids.
+SELECT
+    u.user_key, u.head, u.revision, m.epoch,
+    d.device_key, d.highest_change_id,
+    (SELECT max(x.device_key) FROM oversync.devices x WHERE x.user_key = u.user_key) AS last_device,
+    found.places, found.versions, found.server_ids, found.deleted,
+    known.change_ids, known.fingerprints, known.versions AS known_versions
+FROM oversync.users u
+CROSS JOIN oversync.meta m
+LEFT JOIN oversync.devices d ON d.user_key = u.user_key AND d.device_id = $2
+LEFT JOIN LATERAL (
+    SELECT array_agg(w.place) AS places, array_agg(r.version) AS versions,
+           array_agg(r.server_id) AS server_ids, array_agg(r.deleted) AS deleted
+    FROM unnest($3::integer[], $4::uuid[]) WITH ORDINALITY AS w (table_key, pk, place)
+    JOIN oversync.rows r
+      ON r.user_key = u.user_key AND r.table_key = w.table_key AND r.pk = w.pk
+) found ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(l.change_id) AS change_ids, array_agg(l.fingerprint) AS fingerprints,
+           array_agg(l.version) AS versions
+    FROM oversync.log l
+    WHERE l.user_key = u.user_key AND l.device_key = d.device_key AND l.change_id = ANY ($5::bigint[])
+) known ON true
+WHERE u.user_id = $1

@@ -1,0 +1,189 @@
+//! The body of an upload, cut into slices without building a tree.
+//!
+//! Only JSON types are judged here; the content of each change is judged by
+//! `oversync_shared::upload::check`, so that one bad change never harms its
+//! neighbours.
+
+use oversync_shared::json::{JsonFault, Kind, Reader};
+use oversync_shared::upload::RawChange;
+use std::borrow::Cow;
+
+/// The body is not an upload request: not JSON, not an object, a wrongly typed
+/// field, nested too deep, or a key twice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("Failed to parse upload request")]
+pub struct NotAnUpload;
+
+impl From<JsonFault> for NotAnUpload {
+    fn from(_: JsonFault) -> Self {
+        Self
+    }
+}
+
+/// An upload request, borrowed from its body.
+#[derive(Debug, Default)]
+pub struct Envelope<'a> {
+    /// The changes, in request order.
+    pub changes: Vec<SentChange<'a>>,
+    /// The epoch the device believes in.
+    pub epoch: Option<Cow<'a, str>>,
+    /// The device will never again send a change id below this one.
+    pub settled_below: Option<i64>,
+}
+
+/// One change as it was sent.
+#[derive(Debug, Default)]
+pub struct SentChange<'a> {
+    source_change_id: i64,
+    schema: Cow<'a, str>,
+    table: Cow<'a, str>,
+    op: Cow<'a, str>,
+    pk: Cow<'a, str>,
+    server_version: i64,
+    payload: Option<&'a str>,
+}
+
+impl<'a> SentChange<'a> {
+    /// For the checks of its content.
+    pub fn as_raw(&self) -> RawChange<'_> {
+        RawChange {
+            source_change_id: self.source_change_id,
+            schema: &self.schema,
+            table: &self.table,
+            op: &self.op,
+            pk: &self.pk,
+            server_version: self.server_version,
+            payload: self.payload,
+        }
+    }
+
+    /// The device's number for it.
+    pub fn source_change_id(&self) -> i64 {
+        self.source_change_id
+    }
+
+    /// The payload's text, a slice of the body.
+    pub fn payload(&self) -> Option<&'a str> {
+        self.payload
+    }
+}
+
+/// Reads an upload's body. A body of `null` is an upload without changes.
+pub fn parse(body: &[u8]) -> Result<Envelope<'_>, NotAnUpload> {
+    let text = std::str::from_utf8(body).map_err(|_| NotAnUpload)?;
+    let mut reader = Reader::new(text);
+    let mut envelope = Envelope::default();
+    if reader.kind()? == Kind::Null {
+        reader.null()?;
+    } else {
+        reader.object(|reader, key| -> Result<(), NotAnUpload> {
+            match key {
+                "last_server_seq_seen" => {
+                    integer(reader)?;
+                }
+                "settled_below" => envelope.settled_below = integer(reader)?,
+                "epoch" => envelope.epoch = string(reader)?,
+                "changes" if reader.kind()? == Kind::Null => reader.null()?,
+                "changes" => reader.array(|reader| -> Result<(), NotAnUpload> {
+                    envelope.changes.push(change(reader)?);
+                    Ok(())
+                })?,
+                _ => reader.checked()?,
+            }
+            Ok(())
+        })?;
+    }
+    reader.end()?;
+    Ok(envelope)
+}
+
+fn change<'a>(reader: &mut Reader<'a>) -> Result<SentChange<'a>, NotAnUpload> {
+    let mut sent = SentChange::default();
+    reader.object(|reader, key| -> Result<(), NotAnUpload> {
+        match key {
+            "source_change_id" => sent.source_change_id = integer(reader)?.unwrap_or(0),
+            "schema" => sent.schema = string(reader)?.unwrap_or_default(),
+            "table" => sent.table = string(reader)?.unwrap_or_default(),
+            "op" => sent.op = string(reader)?.unwrap_or_default(),
+            "pk" => sent.pk = string(reader)?.unwrap_or_default(),
+            "server_version" => sent.server_version = integer(reader)?.unwrap_or(0),
+            "payload" if reader.kind()? == Kind::Null => reader.null()?,
+            "payload" => sent.payload = Some(reader.raw()?),
+            _ => reader.checked()?,
+        }
+        Ok(())
+    })?;
+    Ok(sent)
+}
+
+/// A null counts as absent.
+fn integer(reader: &mut Reader<'_>) -> Result<Option<i64>, JsonFault> {
+    if reader.kind()? == Kind::Null {
+        reader.null().map(|()| None)
+    } else {
+        reader.integer().map(Some)
+    }
+}
+
+/// A null counts as absent.
+fn string<'a>(reader: &mut Reader<'a>) -> Result<Option<Cow<'a, str>>, JsonFault> {
+    if reader.kind()? == Kind::Null {
+        reader.null().map(|()| None)
+    } else {
+        reader.string().map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_an_upload() {
+        for good in [
+            "null",
+            "{}",
+            r#"{"changes":null}"#,
+            r#"{"changes":[],"extra":{"a":[1]}}"#,
+            r#"{"epoch":null}"#,
+        ] {
+            assert!(parse(good.as_bytes()).is_ok(), "{good}");
+        }
+        let deep = format!("{{\"x\":{}{}}}", "[".repeat(64), "]".repeat(64));
+        for bad in [
+            "",
+            " ",
+            "[]",
+            "3",
+            "{",
+            "{}x",
+            r#"{"changes":{}}"#,
+            r#"{"changes":[null]}"#,
+            r#"{"changes":[1]}"#,
+            r#"{"changes":[],"changes":[]}"#,
+            r#"{"x":{"a":1,"a":2}}"#,
+            r#"{"last_server_seq_seen":"1"}"#,
+            r#"{"last_server_seq_seen":1.5}"#,
+            r#"{"changes":[{"source_change_id":1.0}]}"#,
+            r#"{"changes":[{"source_change_id":9223372036854775808}]}"#,
+            r#"{"changes":[{"pk":5}]}"#,
+            r#"{"changes":[{"pk":"a","pk":"b"}]}"#,
+            r#"{"epoch":7}"#,
+            &deep,
+        ] {
+            assert_eq!(parse(bad.as_bytes()).err(), Some(NotAnUpload), "{bad}");
+        }
+        assert!(parse(b"{\"epoch\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_payload_is_a_slice_of_the_body() {
+        let body = r#"{"changes":[{"payload": {"n": 1.50 , "deep": [[{}]]} ,"op":"\u0049NSERT"}]}"#;
+        let envelope = parse(body.as_bytes()).expect("valid");
+        assert_eq!(
+            envelope.changes[0].payload(),
+            Some(r#"{"n": 1.50 , "deep": [[{}]]}"#)
+        );
+        assert_eq!(envelope.changes[0].as_raw().op, "INSERT");
+    }
+}

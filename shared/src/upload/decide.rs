@@ -1,0 +1,395 @@
+//! The version gate, idempotency and foreign keys: every change's verdict.
+//!
+//! Total and pure. The view must be one committed state of the user; the plan
+//! is only valid while that state lasts, so the writer guards it. A change that
+//! is not applied leaves nothing in the plan.
+
+use super::change::{Change, Fingerprint, LinkValue};
+use super::fault::Fault;
+use super::order;
+use crate::catalog::{Catalog, TableIx};
+use crate::ids::{ChangeId, RowVersion, ServerId};
+use crate::key::RowKey;
+use crate::wire::Op;
+use std::collections::{HashMap, HashSet};
+
+/// A row of one user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowAt {
+    /// Its table.
+    pub table: TableIx,
+    /// Its key.
+    pub key: RowKey,
+}
+
+/// What the server holds about a row it has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowState {
+    /// How often it has been written, from 1.
+    pub version: RowVersion,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// Its latest entry in the stream, which holds its payload.
+    pub at: ServerId,
+}
+
+/// A change on record under the calling device's change id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Of the content that was applied.
+    pub fingerprint: Fingerprint,
+    /// The version it was answered with.
+    pub version: RowVersion,
+}
+
+/// One committed state of a user, as far as an upload needs it ([`needs`]).
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// The user's head.
+    pub head: ServerId,
+    /// Rows that exist; what is not here has never been seen.
+    pub rows: HashMap<RowAt, RowState>,
+    /// The calling device's change ids on record.
+    pub recorded: HashMap<ChangeId, Recorded>,
+}
+
+/// What must be in the [`View`] before an upload can be decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Rows changed or referred to.
+    pub rows: HashSet<RowAt>,
+    /// Change ids used.
+    pub ids: HashSet<ChangeId>,
+}
+
+/// Names everything a decision looks at.
+pub fn needs(changes: &[Result<Change, Fault>]) -> Needs {
+    let mut needs = Needs::default();
+    for change in changes.iter().flatten() {
+        needs.ids.insert(change.id);
+        needs.rows.insert(RowAt {
+            table: change.table,
+            key: change.key,
+        });
+        for link in &change.links {
+            if let LinkValue::Key(key, _) = link.value {
+                needs.rows.insert(RowAt {
+                    table: link.parent,
+                    key,
+                });
+            }
+        }
+    }
+    needs
+}
+
+/// What becomes of one change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// In the stream, by this upload or by an earlier one. No version for the
+    /// delete of a row never seen.
+    Applied(Option<RowVersion>),
+    /// The row has moved on.
+    Conflict(CurrentRow),
+    /// Cannot be applied as it is.
+    Invalid(Fault),
+}
+
+/// The row that a conflict shows. Its payload is that of the entry `state.at`:
+/// in the log, or in this upload's own plan when above the view's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrentRow {
+    /// Which row.
+    pub row: RowAt,
+    /// Its state.
+    pub state: RowState,
+}
+
+/// A new entry of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its place in the stream.
+    pub server_id: ServerId,
+    /// The change's position in the request, where its payload is.
+    pub position: usize,
+    /// The row.
+    pub row: RowAt,
+    /// What happens to it.
+    pub op: Op,
+    /// The row's version afterwards.
+    pub version: RowVersion,
+    /// The device's number for it.
+    pub change_id: ChangeId,
+    /// Of its content.
+    pub fingerprint: Fingerprint,
+}
+
+/// A row's state after the upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowWrite {
+    /// The row.
+    pub row: RowAt,
+    /// Its version in the view; [`RowVersion::NEVER_SEEN`] for a new row.
+    pub base: RowVersion,
+    /// Afterwards.
+    pub state: RowState,
+}
+
+/// What an upload writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Dense and ascending, from the view's head on.
+    pub log: Vec<LogEntry>,
+    /// One entry per row that changes.
+    pub rows: Vec<RowWrite>,
+    /// The user's head afterwards.
+    pub head: ServerId,
+}
+
+/// A verdict per change, in request order, and what to write.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// In request order.
+    pub verdicts: Vec<Verdict>,
+    /// Empty log when nothing is to be written.
+    pub plan: Plan,
+}
+
+/// Decides one upload against one committed state of its user.
+pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>]) -> Decision {
+    let sound: Vec<(usize, &Change)> = changes
+        .iter()
+        .enumerate()
+        .filter_map(|(position, change)| Some((position, change.as_ref().ok()?)))
+        .collect();
+    // A parent that this upload deletes does not count for any child. A delete
+    // already on record does nothing now, so it does not take its row away.
+    let doomed = sound
+        .iter()
+        .filter(|(_, change)| !change.op.is_upsert() && !view.recorded.contains_key(&change.id))
+        .map(|(_, change)| RowAt {
+            table: change.table,
+            key: change.key,
+        })
+        .collect();
+
+    let mut verdicts: Vec<Option<Verdict>> = changes
+        .iter()
+        .map(|change| {
+            change
+                .as_ref()
+                .err()
+                .map(|fault| Verdict::Invalid(fault.clone()))
+        })
+        .collect();
+    let change_at = |position: usize| {
+        changes[position]
+            .as_ref()
+            .expect("BUG: only sound changes are ordered")
+    };
+    let mut run = Run {
+        catalog,
+        view,
+        doomed,
+        done: Done::default(),
+    };
+    for unit in order::order(&sound, catalog) {
+        if let [position] = unit[..] {
+            verdicts[position] = Some(run.execute(position, change_at(position), &HashSet::new()));
+            continue;
+        }
+        let ring: Vec<(usize, &Change)> = unit
+            .iter()
+            .map(|&position| (position, change_at(position)))
+            .collect();
+        for (position, verdict) in run.execute_ring(&ring) {
+            verdicts[position] = Some(verdict);
+        }
+    }
+    Decision {
+        verdicts: verdicts
+            .into_iter()
+            .map(|v| v.expect("BUG: every change has a verdict"))
+            .collect(),
+        plan: run.into_plan(),
+    }
+}
+
+/// What the changes executed so far have done.
+#[derive(Debug, Clone, Default)]
+struct Done {
+    log: Vec<LogEntry>,
+    rows: HashMap<RowAt, RowState>,
+    ids: HashMap<ChangeId, Recorded>,
+}
+
+struct Run<'a> {
+    catalog: &'a Catalog,
+    view: &'a View,
+    doomed: HashSet<RowAt>,
+    done: Done,
+}
+
+impl Run<'_> {
+    fn state(&self, row: RowAt) -> Option<RowState> {
+        self.done
+            .rows
+            .get(&row)
+            .or_else(|| self.view.rows.get(&row))
+            .copied()
+    }
+
+    fn is_live(&self, row: RowAt) -> bool {
+        self.state(row).is_some_and(|state| !state.deleted)
+    }
+
+    /// Rows that need each other: assumes all of them present, and takes back
+    /// the assumption for those that did not come to be, until it holds.
+    fn execute_ring(&mut self, ring: &[(usize, &Change)]) -> Vec<(usize, Verdict)> {
+        let before = self.done.clone();
+        let row_of = |change: &Change| RowAt {
+            table: change.table,
+            key: change.key,
+        };
+        let mut assumed: HashSet<RowAt> = ring.iter().map(|(_, change)| row_of(change)).collect();
+        loop {
+            let verdicts: Vec<(usize, Verdict)> = ring
+                .iter()
+                .map(|(position, change)| (*position, self.execute(*position, change, &assumed)))
+                .collect();
+            let kept: HashSet<RowAt> = assumed
+                .iter()
+                .copied()
+                .filter(|row| self.is_live(*row))
+                .collect();
+            if kept.len() == assumed.len() {
+                return verdicts;
+            }
+            assumed = kept;
+            self.done = before.clone();
+        }
+    }
+
+    /// Idempotency, then foreign keys, then the version gate.
+    fn execute(&mut self, position: usize, change: &Change, assumed: &HashSet<RowAt>) -> Verdict {
+        let row = RowAt {
+            table: change.table,
+            key: change.key,
+        };
+        let recorded = self
+            .view
+            .recorded
+            .get(&change.id)
+            .or_else(|| self.done.ids.get(&change.id));
+        if let Some(recorded) = recorded {
+            if recorded.fingerprint == change.fingerprint {
+                return Verdict::Applied(Some(recorded.version));
+            }
+            return match self.state(row) {
+                Some(state) => Verdict::Conflict(CurrentRow { row, state }),
+                None => Verdict::Invalid(Fault::ReusedId(change.id)),
+            };
+        }
+        if let Err(fault) = self.check_links(change, row, assumed) {
+            return Verdict::Invalid(fault);
+        }
+        match self.state(row) {
+            None if change.base != RowVersion::NEVER_SEEN => Verdict::Invalid(Fault::NoServerRow {
+                table: self.catalog.table(change.table).name.clone(),
+                key: change.key,
+            }),
+            None if !change.op.is_upsert() => Verdict::Applied(None),
+            Some(state) if state.version != change.base => {
+                Verdict::Conflict(CurrentRow { row, state })
+            }
+            Some(_) | None => Verdict::Applied(Some(self.write(position, change, row))),
+        }
+    }
+
+    fn check_links(
+        &self,
+        change: &Change,
+        row: RowAt,
+        assumed: &HashSet<RowAt>,
+    ) -> Result<(), Fault> {
+        let mut missing = Vec::new();
+        for link in &change.links {
+            let LinkValue::Key(key, text) = &link.value else {
+                let table = self.catalog.table(change.table).name.clone();
+                return Err(Fault::ReferenceNotKey {
+                    table,
+                    key: change.key,
+                });
+            };
+            let parent = RowAt {
+                table: link.parent,
+                key: *key,
+            };
+            let exists = self.is_live(parent) || assumed.contains(&parent);
+            let counts = parent == row || (exists && !self.doomed.contains(&parent));
+            if !counts {
+                missing.push(format!("{}:{text}", self.catalog.table(link.parent).name));
+            }
+        }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(Fault::ForeignKeyMissing(missing))
+        }
+    }
+
+    fn write(&mut self, position: usize, change: &Change, row: RowAt) -> RowVersion {
+        let version = change.base.next();
+        let server_id = ServerId::new(self.view.head.get() + self.done.log.len() as i64 + 1);
+        self.done.log.push(LogEntry {
+            server_id,
+            position,
+            row,
+            op: change.op,
+            version,
+            change_id: change.id,
+            fingerprint: change.fingerprint,
+        });
+        let state = RowState {
+            version,
+            deleted: change.op == Op::Delete,
+            at: server_id,
+        };
+        self.done.rows.insert(row, state);
+        self.done.ids.insert(
+            change.id,
+            Recorded {
+                fingerprint: change.fingerprint,
+                version,
+            },
+        );
+        version
+    }
+
+    fn into_plan(self) -> Plan {
+        let base = |row: &RowAt| {
+            self.view
+                .rows
+                .get(row)
+                .map_or(RowVersion::NEVER_SEEN, |state| state.version)
+        };
+        let mut rows: Vec<RowWrite> = self
+            .done
+            .rows
+            .iter()
+            .map(|(row, state)| RowWrite {
+                row: *row,
+                base: base(row),
+                state: *state,
+            })
+            .collect();
+        // Hash order is not a property of the input; stream order is.
+        rows.sort_by_key(|write| write.state.at);
+        let head = ServerId::new(self.view.head.get() + self.done.log.len() as i64);
+        Plan {
+            log: self.done.log,
+            rows,
+            head,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! One upload, decided purely.
+//!
+//! The path: [`check`] turns what was sent into changes or a fault each;
+//! [`order`] says in which order they are executed; [`decide`] gives every
+//! change its verdict and the shell its [`Plan`]. The server's shell loads what
+//! [`needs`] names, decides, and writes the plan under a guard that proves the
+//! view still true.
+
+mod change;
+mod decide;
+mod fault;
+mod order;
+
+pub use change::{Change, Fingerprint, Link, LinkValue, RawChange, check};
+pub use decide::{
+    CurrentRow, Decision, LogEntry, Needs, Plan, Recorded, RowAt, RowState, RowWrite, Verdict,
+    View, decide, needs,
+};
+pub use fault::Fault;
