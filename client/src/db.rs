@@ -68,7 +68,7 @@ pub(crate) struct Txn<'a> {
 
 impl Store {
     /// Opens the file, installs tables and triggers.
-    fn open(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let lock = FileLock::take(&config.path)?;
         let mut conn = connect(&config.path)?;
         // Before anything is written: a file that cannot be synchronised stays

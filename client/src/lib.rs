@@ -68,6 +68,8 @@ mod settle;
 mod shadow;
 mod state;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod token;
 mod transport;

@@ -36,7 +36,7 @@ pub(crate) fn read(
 ) -> Result<Option<Vec<Cell>>, Error> {
     let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
     let sql = format!(
-        "SELECT {} FROM {} WHERE {} = ?1",
+        "SELECT {} FROM {} WHERE {} IS ?1",
         columns.join(", "),
         table.quoted(),
         table.quoted_key()
@@ -66,7 +66,7 @@ pub(crate) fn read_base(
 
 pub(crate) fn exists(conn: &Connection, table: &Table, key: &LocalKey) -> Result<bool, Error> {
     let sql = format!(
-        "SELECT 1 FROM {} WHERE {} = ?1",
+        "SELECT 1 FROM {} WHERE {} IS ?1",
         table.quoted(),
         table.quoted_key()
     );
