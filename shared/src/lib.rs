@@ -12,6 +12,7 @@ pub mod ids;
 pub mod json;
 pub mod key;
 pub mod names;
+pub mod reconcile;
 pub mod upload;
 pub mod wire;
 

@@ -1,0 +1,12 @@
+-- The tables of the examples. Keys are UUIDs; `author_id` refers to a user.
+CREATE TABLE IF NOT EXISTS users (
+    id TEXT PRIMARY KEY NOT NULL,
+    name TEXT NOT NULL,
+    email TEXT
+);
+CREATE TABLE IF NOT EXISTS posts (
+    id TEXT PRIMARY KEY NOT NULL,
+    title TEXT NOT NULL,
+    content TEXT,
+    author_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE
+);

@@ -1,0 +1,283 @@
+//! Applying one page: rows, versions and cursor, in one transaction.
+//!
+//! Capture is silent and foreign keys wait for the commit. Entries that meet an
+//! unsent edit go to the shadow, entries that cannot be written are parked;
+//! neither holds the page up.
+
+use crate::capture;
+use crate::db::Txn;
+use crate::error::{Error, NetworkError};
+use crate::key::{LocalKey, RowRef};
+use crate::parked::{self, Why};
+use crate::place::{self, Placed, ServerState};
+use crate::resync;
+use crate::row;
+use crate::schema::Table;
+use crate::shadow;
+use crate::state::State;
+use oversync_shared::RowKey;
+use oversync_shared::ServerId;
+use oversync_shared::reconcile::{EntryAction, History, PageBounds, cursor_after, entry, history};
+use oversync_shared::wire::{DownloadChange, DownloadReply};
+use std::collections::HashSet;
+
+/// What a page did.
+#[derive(Debug, Default)]
+pub(crate) struct PageDone {
+    /// Rows written into tables.
+    pub(crate) written: Vec<(RowRef, LocalKey)>,
+    pub(crate) cursor: ServerId,
+    /// Nothing was applied: the history was replaced, and a new pass begins.
+    pub(crate) resync: bool,
+}
+
+/// Applies a page that was asked for at `asked_after`.
+pub(crate) fn apply_page(
+    txn: &Txn<'_>,
+    page: &DownloadReply,
+    asked_after: ServerId,
+    ordered_feed: bool,
+) -> Result<PageDone, Error> {
+    if page.has_more && page.next_after <= asked_after {
+        let stuck = format!("a page after {asked_after} that does not end behind it");
+        return Err(NetworkError::Protocol(stuck).into());
+    }
+    let mut state = State::load(txn.conn)?;
+    capture::collect(txn)?;
+    match history(
+        state.epoch.as_deref(),
+        page.epoch.as_deref(),
+        asked_after,
+        page.head,
+    ) {
+        History::Same => {}
+        History::First => state.epoch.clone_from(&page.epoch),
+        History::Replaced => {
+            resync::begin(txn, resync::Cause::HistoryReplaced, page.epoch.as_deref())?;
+            return Ok(PageDone {
+                resync: true,
+                ..PageDone::default()
+            });
+        }
+    }
+    // The device started anew while the page was under way.
+    if state.cursor != asked_after {
+        return Ok(PageDone {
+            cursor: state.cursor,
+            ..PageDone::default()
+        });
+    }
+    if resync::continue_above(&mut state, page.highest_source_change_id) {
+        state.save(txn.conn)?;
+        return Ok(PageDone {
+            resync: true,
+            ..PageDone::default()
+        });
+    }
+    let written = place::silently(txn, || {
+        let mut round = Round::new(txn);
+        for change in &page.changes {
+            round.take(change)?;
+        }
+        round.finish()
+    })?;
+    let settled = shadow::settle_all(txn)?;
+    let bounds = PageBounds {
+        next_after: page.next_after,
+        has_more: page.has_more,
+        window_until: page.window_until,
+        head: page.head,
+    };
+    state.cursor = cursor_after(state.cursor, bounds, ordered_feed);
+    state.window_until = Some(page.window_until).filter(|_| page.has_more);
+    if !page.has_more {
+        state.last_confirmed_at = Some(txn.now);
+        resync::pass_completed(txn, &mut state)?;
+    }
+    state.save(txn.conn)?;
+    Ok(PageDone {
+        written: written.into_iter().chain(settled.written).collect(),
+        cursor: state.cursor,
+        resync: false,
+    })
+}
+
+/// The rows of one page, and what they left undone.
+struct Round<'a> {
+    txn: &'a Txn<'a>,
+    nothing_assumed: HashSet<RowRef>,
+    written: Vec<(RowRef, LocalKey)>,
+    /// Newest state of each row that could not be written yet, in order.
+    deferred: Vec<ServerState>,
+}
+
+impl<'a> Round<'a> {
+    fn new(txn: &'a Txn<'a>) -> Self {
+        Self {
+            txn,
+            nothing_assumed: HashSet::new(),
+            written: Vec::new(),
+            deferred: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, change: &DownloadChange) -> Result<(), Error> {
+        let conn = self.txn.conn;
+        let payload = change.payload.as_deref().map(|raw| raw.get());
+        // The server says which; a payload beside `deleted` would be a lie.
+        let payload = payload.filter(|_| !change.deleted && change.op.is_upsert());
+        let as_it_came = parked::Entry {
+            wire_table: &change.table,
+            pk: &change.pk,
+            version: change.server_version,
+            payload,
+        };
+        let Some(table) = self.txn.tables.by_wire(&change.table) else {
+            return parked::add_unknown(conn, &as_it_came, Why::UnknownTable);
+        };
+        let Some(key) = RowKey::parse(&change.pk) else {
+            return parked::add_unknown(conn, &as_it_came, Why::BadKey);
+        };
+        let state = ServerState {
+            row: RowRef::new(table, key),
+            version: change.server_version,
+            payload: payload.map(str::to_owned),
+        };
+        self.decide(table, state)
+    }
+
+    fn decide(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {
+        let known = row::known(self.txn.conn, table, state.row)?;
+        match entry(state.version, known.held, known.unsent) {
+            EntryAction::Skip => parked::overtaken(self.txn.conn, table, state.row, state.version),
+            EntryAction::Shadow => {
+                shadow::remember(self.txn.conn, &state)?;
+                parked::overtaken(self.txn.conn, table, state.row, state.version)
+            }
+            EntryAction::Apply if known.lost_version > state.version => {
+                resync::keep_newer(self.txn, table, &state, &known)
+            }
+            EntryAction::Apply => self.place(table, state),
+        }
+    }
+
+    fn place(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {
+        // An older state of the row that waits already is overtaken by this one.
+        self.deferred.retain(|older| older.row != state.row);
+        match place::place(self.txn, table, &state, &self.nothing_assumed)? {
+            Placed::Done(key) => self.done(table, &state, key),
+            _ => {
+                self.deferred.push(state);
+                Ok(())
+            }
+        }
+    }
+
+    fn done(&mut self, table: &Table, state: &ServerState, key: LocalKey) -> Result<(), Error> {
+        parked::overtaken(self.txn.conn, table, state.row, state.version)?;
+        capture::parent_arrived(self.txn.conn, state.row)?;
+        self.written.push((state.row, key));
+        Ok(())
+    }
+
+    /// Tries what was deferred, and what was parked earlier, as long as
+    /// something moves; then rings of rows; parks the rest.
+    fn finish(mut self) -> Result<Vec<(RowRef, LocalKey)>, Error> {
+        let mut looked_at = 0;
+        for state in parked::to_retry(self.txn)? {
+            self.again(state)?;
+        }
+        loop {
+            let arrived: Vec<RowRef> = self.written[looked_at..]
+                .iter()
+                .map(|(row, _)| *row)
+                .collect();
+            looked_at = self.written.len();
+            for state in parked::waiting_for(self.txn, &arrived)? {
+                self.again(state)?;
+            }
+            for state in std::mem::take(&mut self.deferred) {
+                self.again(state)?;
+            }
+            if self.written.len() == looked_at && !self.place_rings()? {
+                break;
+            }
+        }
+        for state in std::mem::take(&mut self.deferred) {
+            if let Some(table) = self.txn.tables.by_number(state.row.tbl) {
+                let why = place::place(self.txn, table, &state, &self.nothing_assumed)?;
+                match why {
+                    Placed::Done(key) => self.done(table, &state, key)?,
+                    why => parked::add(self.txn.conn, table, &state, &why)?,
+                }
+            }
+        }
+        Ok(self.written)
+    }
+
+    fn again(&mut self, state: ServerState) -> Result<(), Error> {
+        match self.txn.tables.by_number(state.row.tbl) {
+            Some(table) => self.decide(table, state),
+            None => Ok(()),
+        }
+    }
+
+    /// Rows that refer to one another in a ring: the largest set in which every
+    /// missing parent is itself in the set is written as a whole, or not at all.
+    fn place_rings(&mut self) -> Result<bool, Error> {
+        let mut candidates: Vec<ServerState> = self.deferred.clone();
+        candidates.retain(|state| state.payload.is_some());
+        loop {
+            let ring: HashSet<RowRef> = candidates.iter().map(|state| state.row).collect();
+            let before = candidates.len();
+            let mut stands = Vec::with_capacity(before);
+            for state in candidates {
+                if place::has_parents(self.txn, &state, &ring)? {
+                    stands.push(state);
+                }
+            }
+            candidates = stands;
+            if candidates.len() < before {
+                continue;
+            }
+            if candidates.len() < 2 {
+                return Ok(false);
+            }
+            match self.place_ring(&candidates, &ring)? {
+                None => return Ok(true),
+                Some(refused) => candidates.retain(|state| state.row != refused),
+            }
+        }
+    }
+
+    /// Writes all of a ring; on a refusal none of it, and says whose.
+    fn place_ring(
+        &mut self,
+        ring: &[ServerState],
+        assumed: &HashSet<RowRef>,
+    ) -> Result<Option<RowRef>, Error> {
+        let conn = self.txn.conn;
+        conn.execute_batch("SAVEPOINT ring")?;
+        let mut placed = Vec::with_capacity(ring.len());
+        for state in ring {
+            let table = self.txn.tables.by_number(state.row.tbl);
+            let outcome = match table {
+                Some(table) => place::place(self.txn, table, state, assumed)?,
+                None => Placed::Refused(String::new()),
+            };
+            match (table, outcome) {
+                (Some(table), Placed::Done(key)) => placed.push((table, state, key)),
+                _ => {
+                    conn.execute_batch("ROLLBACK TO ring; RELEASE ring")?;
+                    return Ok(Some(state.row));
+                }
+            }
+        }
+        conn.execute_batch("RELEASE ring")?;
+        for (table, state, key) in placed {
+            self.deferred.retain(|other| other.row != state.row);
+            self.done(table, state, key)?;
+        }
+        Ok(None)
+    }
+}

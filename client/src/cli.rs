@@ -1,0 +1,391 @@
+//! The command line of `oversqlite`: arguments in, text or JSON out, an exit
+//! code.
+
+use crate::settings::{Settings, TokenSource};
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::{Args, Parser, Subcommand};
+use oversqlite::{Changed, Client, DeviceId, Error, Inspection, NetworkError, Status};
+use serde::Serialize;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use uuid::Uuid;
+
+/// Keeps an SQLite file the same on all devices of one user.
+///
+/// Start with `init`, once per file; then `sync` exchanges changes once, and
+/// `watch` keeps doing it. Any program may write to the file meanwhile.
+#[derive(Debug, Parser)]
+#[command(name = "oversqlite", version, after_help = EXIT_CODES)]
+struct Arguments {
+    /// The application's SQLite file.
+    #[arg(long, value_name = "FILE", global = true, default_value = "app.db")]
+    db: PathBuf,
+    /// One JSON object per line instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  the file or the system failed
+  2  wrong arguments, or a table, file or server that does not fit (the message says what to do)
+  3  the server could not be reached
+  4  the server refused the token, or there is none
+  5  done, but rejected edits are in the file (see `rejected`)";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install the client's tables and triggers in the file and remember how to
+    /// reach the server.
+    Init(Init),
+    /// Upload and download until everything has been exchanged.
+    Sync,
+    /// Exchange changes as they happen, and print what other devices change,
+    /// until Ctrl-C.
+    Watch {
+        /// Seconds between looks at the server when no hint has come.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        poll: u64,
+    },
+    /// Show how things stand, without the network.
+    Status,
+    /// List local edits that the server can never take, with the reason.
+    Rejected,
+    /// List conflicts of the past, with what lost.
+    Conflicts,
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    /// The server's address, for example http://127.0.0.1:8080.
+    #[arg(long, value_name = "URL")]
+    server: String,
+    /// The schema under which the server knows the tables.
+    #[arg(long, default_value = "public")]
+    schema: String,
+    /// A table to synchronise, with its key column if that is not the primary
+    /// key. Repeat for each table.
+    #[arg(long = "table", value_name = "TABLE[:KEY]", required = true)]
+    tables: Vec<String>,
+    /// Run this SQL first, for example to create the tables.
+    #[arg(long, value_name = "FILE")]
+    schema_sql: Option<PathBuf>,
+    /// This installation's name (default: generated).
+    #[arg(long, value_name = "ID")]
+    device: Option<String>,
+    #[command(flatten)]
+    token: TokenArguments,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct TokenArguments {
+    /// Sign in by this name at a development server, again whenever a token is
+    /// needed.
+    #[arg(long, value_name = "NAME")]
+    signin: Option<String>,
+    /// Take the token from this environment variable.
+    #[arg(long, value_name = "VAR")]
+    token_env: Option<String>,
+    /// Take the token from what this shell command prints.
+    #[arg(long, value_name = "CMD")]
+    token_command: Option<String>,
+}
+
+/// Runs the command line.
+pub(crate) async fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    match execute(&arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            let code = code_of(&error);
+            if arguments.json {
+                println!(
+                    "{}",
+                    json!({"type": "error", "message": format!("{error:#}")})
+                );
+            }
+            eprintln!("oversqlite: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Setup(_)) => 2,
+        Some(Error::Network(NetworkError::Unauthorised | NetworkError::Token(_))) => 4,
+        Some(Error::Network(NetworkError::Unreachable(_) | NetworkError::Overloaded { .. })) => 3,
+        _ => 1,
+    }
+}
+
+async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let database = arguments.db.as_path();
+    match &arguments.command {
+        Command::Init(init) => initialise(database, init, arguments.json).await,
+        Command::Sync => sync(database, arguments.json).await,
+        Command::Watch { poll } => watch(database, *poll, arguments.json).await,
+        Command::Status => {
+            let status = look_at(database)?.status()?;
+            print_status(&status, arguments.json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Rejected => {
+            for entry in look_at(database)?.rejected()? {
+                let text = format!(
+                    "{} {} {}: {} {}",
+                    entry.op, entry.table, entry.key, entry.reason, entry.detail
+                );
+                print(arguments.json, &entry, &text);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Conflicts => {
+            for entry in look_at(database)?.conflicts()? {
+                let side = |row: &Option<String>| row.clone().unwrap_or_else(|| "deleted".into());
+                let text = format!(
+                    "{} {}: {} stands\n  mine:   {}\n  theirs: {}",
+                    entry.table,
+                    entry.key,
+                    entry.outcome,
+                    side(&entry.mine),
+                    side(&entry.theirs)
+                );
+                print(arguments.json, &entry, &text);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn look_at(database: &Path) -> anyhow::Result<Inspection> {
+    Settings::load(database)?;
+    Ok(oversqlite::inspect(database)?)
+}
+
+fn print(as_json: bool, value: &impl Serialize, text: &str) {
+    if as_json {
+        println!("{}", json!(value));
+    } else {
+        println!("{text}");
+    }
+}
+
+async fn initialise(database: &Path, init: &Init, as_json: bool) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &init.schema_sql {
+        let sql = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        rusqlite::Connection::open(database)?
+            .execute_batch(&sql)
+            .with_context(|| format!("running {}", path.display()))?;
+    }
+    let token = match (
+        &init.token.signin,
+        &init.token.token_env,
+        &init.token.token_command,
+    ) {
+        (Some(name), _, _) => TokenSource::SignIn(name.clone()),
+        (_, Some(name), _) => TokenSource::Env(name.clone()),
+        (_, _, Some(command)) => TokenSource::Command(command.clone()),
+        (None, None, None) => bail!("one of --signin, --token-env, --token-command is needed"),
+    };
+    let (user, device) = identity(init, &token).await?;
+    let settings = Settings {
+        server: init.server.clone(),
+        schema: init.schema.clone(),
+        tables: init.tables.clone(),
+        token,
+        user,
+        device,
+    };
+    let client = Client::open(settings.config(database)?).await?;
+    let (user, device) = (client.user().to_string(), client.device().to_string());
+    client.stop().await;
+    settings.store(database)?;
+    print(
+        as_json,
+        &json!({"type": "initialised", "user": user, "device": device, "tables": settings.tables}),
+        &format!(
+            "{}: {} of {user} on device {device}; next: `oversqlite --db {} watch`",
+            database.display(),
+            settings.tables.join(", "),
+            database.display(),
+        ),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// User and device: from the sign-in, or from the token's own claims.
+async fn identity(init: &Init, token: &TokenSource) -> anyhow::Result<(String, String)> {
+    let given = init.device.clone();
+    if let TokenSource::SignIn(name) = token {
+        let device = given.unwrap_or_else(|| Uuid::new_v4().to_string());
+        let device = DeviceId::new(device).context("--device")?;
+        let reply = oversqlite::sign_in(&init.server, name, "", &device).await?;
+        return Ok((reply.user_id, reply.device_id));
+    }
+    // These tokens are for one device, whatever its name.
+    let anyone = DeviceId::new("unnamed").expect("BUG: a plain name");
+    let text = token
+        .clone()
+        .fetch(init.server.clone(), anyone)
+        .await
+        .map_err(|error| Error::Network(NetworkError::Token(error.to_string())))?;
+    let claims = text
+        .split('.')
+        .nth(1)
+        .and_then(|part| URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok())
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+        .context("the token is no JWT: its user cannot be read")?;
+    let claim = |name: &str| claims.get(name).and_then(|v| v.as_str()).map(str::to_owned);
+    let user = claim("sub").context("the token has no `sub`")?;
+    let device = claim("did").context("the token has no `did`")?;
+    if given.is_some_and(|given| given != device) {
+        bail!("the token is for device \"{device}\", not for the one given with --device");
+    }
+    Ok((user, device))
+}
+
+async fn sync(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::open(Settings::load(database)?.config(database)?).await?;
+    let done = client.sync().await;
+    let status = client.status().await?;
+    client.stop().await;
+    let done = done?;
+    print(
+        as_json,
+        &json!({
+            "type": "synced",
+            "uploaded": done.uploaded.applied,
+            "downloaded": done.downloaded,
+            "conflicts": done.uploaded.conflicts,
+            "rejected": status.rejected,
+            "complete": done.complete,
+        }),
+        &format!(
+            "uploaded {}, downloaded {}, conflicts {}, rejected {}",
+            done.uploaded.applied, done.downloaded, done.uploaded.conflicts, status.rejected
+        ),
+    );
+    Ok(if status.rejected > 0 {
+        ExitCode::from(5)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn watch(database: &Path, poll: u64, as_json: bool) -> anyhow::Result<ExitCode> {
+    let config = Settings::load(database)?
+        .config(database)?
+        .poll_interval(std::time::Duration::from_secs(poll.max(1)));
+    let client = Client::open(config).await?;
+    let mut changes = client.changes();
+    let mut status = client.status_stream();
+    client.start()?;
+    let mut shown = None;
+    let mut terminated = Terminated::listen()?;
+    loop {
+        tokio::select! {
+            event = changes.next() => match event {
+                Some(event) => print_change(as_json, &event),
+                None => break,
+            },
+            changed = status.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let now = status.borrow_and_update().clone();
+                let news = (now.connection, now.stalled_reason.clone(), now.unsent, now.rejected);
+                if shown.as_ref() != Some(&news) {
+                    print_news(as_json, &now);
+                    shown = Some(news);
+                }
+            }
+            () = terminated.wait() => break,
+        }
+    }
+    client.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_change(as_json: bool, event: &Changed) {
+    let text = match event {
+        Changed::Rows { table, keys } => format!("changed {table}: {}", keys.join(", ")),
+        Changed::Missed => "changed: more than could be listed".to_owned(),
+    };
+    print(as_json, event, &text);
+}
+
+fn print_news(as_json: bool, status: &Status) {
+    let value = json!({
+        "type": "status",
+        "connection": status.connection,
+        "unsent": status.unsent,
+        "rejected": status.rejected,
+        "behind_by": status.behind_by,
+        "stalled_reason": status.stalled_reason,
+    });
+    let connection = value["connection"].as_str().unwrap_or_default();
+    let mut text = format!("{connection}, {} unsent", status.unsent);
+    if status.rejected > 0 {
+        text.push_str(&format!(", {} rejected", status.rejected));
+    }
+    if let Some(reason) = &status.stalled_reason {
+        text.push_str(&format!(" ({reason})"));
+    }
+    print(as_json, &value, &text);
+}
+
+fn print_status(status: &Status, as_json: bool) {
+    let text = format!(
+        "user {}, device {}\ncursor {}, {}\nunsent {}, rejected {}, conflicts {}, parked {}\nlast confirmed {}",
+        status.user,
+        status.device,
+        status.cursor,
+        if status.hydrated {
+            "complete"
+        } else {
+            "first pass not completed"
+        },
+        status.unsent,
+        status.rejected,
+        status.conflicts,
+        status.parked,
+        status.last_confirmed_at.map_or_else(
+            || "never".to_owned(),
+            |at| format!("at {at} (seconds since 1970)")
+        ),
+    );
+    print(as_json, status, &text);
+}
+
+/// Ctrl-C, or SIGTERM where there is such a thing.
+struct Terminated {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Terminated {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = self.terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

@@ -1,0 +1,303 @@
+//! The façade: what an application calls.
+
+use crate::changes::Changes;
+use crate::config::Config;
+use crate::core::Core;
+use crate::db::{self, Db};
+use crate::download::{self, Downloaded};
+use crate::engine::{self, Pace};
+use crate::error::{Error, SetupError};
+use crate::rejected::{self, Rejected};
+use crate::shadow::{self, ConflictRecord};
+use crate::state::State;
+use crate::status::{self, Status};
+use crate::token::Tokens;
+use crate::transport::Transport;
+use crate::upload::{self, Uploaded};
+use crate::wake;
+use oversync_shared::{DeviceId, UserId};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+/// Rounds of upload and download in one [`Client::sync`], against two devices
+/// that answer one another for ever.
+const MAX_ROUNDS: usize = 100;
+
+/// What a [`Client::sync`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Synced {
+    /// All uploads together.
+    pub uploaded: Uploaded,
+    /// Rows of other devices written into tables.
+    pub downloaded: usize,
+    /// Whether everything had been exchanged at the end.
+    pub complete: bool,
+}
+
+/// One user's data on this device, kept the same as on all the others.
+///
+/// The application reads and writes its own SQLite file as ever; the client
+/// captures every commit by triggers and exchanges changes with the server:
+/// when asked ([`Client::sync`]), or all the time ([`Client::start`]). Clones
+/// share one client.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    path: PathBuf,
+    user: UserId,
+    device: DeviceId,
+    pace: Pace,
+    local: Arc<Notify>,
+    stop: watch::Sender<bool>,
+    engine: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Opens the file, checks the listed tables, installs the client's own
+    /// tables and the capture triggers. Nothing is sent yet.
+    ///
+    /// Fails with a [`SetupError`] that says what to do instead when a listed
+    /// table cannot be synchronised.
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        let tokens = Tokens::new(Arc::clone(&config.tokens));
+        let transport = Transport::new(&config.server, config.schema_version, tokens)?;
+        let pace = Pace {
+            poll: config.poll,
+            foreign_writers: config.foreign_writers,
+            hints: config.hints,
+        };
+        let path = config.path.clone();
+        let db = Db::open(config).await?;
+        let (state, status) = db
+            .read(|conn| Ok((State::load(conn)?, status::read(conn)?)))
+            .await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                core: Arc::new(Core::new(db, transport, status)),
+                path,
+                user: state.user,
+                device: state.device,
+                pace,
+                local: Arc::new(Notify::new()),
+                stop: watch::Sender::new(false),
+                engine: Mutex::new(None),
+            }),
+        })
+    }
+
+    /// Whose data the file holds.
+    pub fn user(&self) -> &UserId {
+        &self.inner.user
+    }
+
+    /// This installation's name.
+    pub fn device(&self) -> &DeviceId {
+        &self.inner.device
+    }
+
+    /// A connection to the file whose commits wake the engine at once: WAL,
+    /// foreign keys on, a busy timeout. Any other connection or program may
+    /// write as well; the engine notices within
+    /// [`Config::foreign_writers_interval`].
+    ///
+    /// The connection's commit hook and WAL hook are in use: an application
+    /// that replaces them calls [`Client::notify`] after its commits.
+    pub fn connection(&self) -> Result<Connection, Error> {
+        let conn = db::connect(&self.inner.path)?;
+        wake::watch(&conn, Arc::clone(&self.inner.local))?;
+        Ok(conn)
+    }
+
+    /// Tells the engine that something has been committed.
+    pub fn notify(&self) {
+        self.inner.local.notify_one();
+    }
+
+    /// Uploads one batch of local changes. Nothing is sent before the first
+    /// pass over the server's data has been completed (by [`Client::hydrate`],
+    /// [`Client::sync`] or the engine).
+    pub async fn upload_once(&self) -> Result<Uploaded, Error> {
+        let core = &self.inner.core;
+        let _turn = core.turn.lock().await;
+        if !core.db.read(State::load).await?.hydrated {
+            self.first_pass().await?;
+        }
+        let done = upload::once(core).await;
+        core.refresh_status().await?;
+        done
+    }
+
+    /// Downloads and applies one page of at most `limit` changes (1–1000).
+    pub async fn download_once(&self, limit: usize) -> Result<Downloaded, Error> {
+        let core = &self.inner.core;
+        let _turn = core.turn.lock().await;
+        let done = download::once(core, Some(limit)).await;
+        core.refresh_status().await?;
+        done
+    }
+
+    /// Passes over everything the server has, this device's own changes
+    /// included; resumes a pass that was cut off. Done already: downloads what
+    /// is new.
+    pub async fn hydrate(&self) -> Result<usize, Error> {
+        let _turn = self.inner.core.turn.lock().await;
+        let applied = self.first_pass().await;
+        self.inner.core.refresh_status().await?;
+        applied
+    }
+
+    /// Downloads until there is no more. The caller has the turn.
+    async fn first_pass(&self) -> Result<usize, Error> {
+        let mut applied = 0;
+        loop {
+            let page = download::once(&self.inner.core, None).await?;
+            applied += page.applied;
+            if !page.has_more {
+                return Ok(applied);
+            }
+        }
+    }
+
+    /// Uploads until nothing is left, downloads until there is no more, and
+    /// again while conflicts leave something to upload.
+    pub async fn sync(&self) -> Result<Synced, Error> {
+        let core = &self.inner.core;
+        let _turn = core.turn.lock().await;
+        let done = self.rounds().await;
+        core.refresh_status().await?;
+        done
+    }
+
+    async fn rounds(&self) -> Result<Synced, Error> {
+        let core = &self.inner.core;
+        let mut total = Synced::default();
+        for _ in 0..MAX_ROUNDS {
+            loop {
+                let done = upload::once(core).await?;
+                total.uploaded.add(done);
+                if done.sent == 0 {
+                    break;
+                }
+            }
+            total.downloaded += self.first_pass().await?;
+            if !core.db.read(crate::capture::has_work).await? {
+                total.complete = true;
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Starts the background engine: local commits go up and other devices'
+    /// changes come down by themselves from now on.
+    pub fn start(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        let mut engine = inner.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if engine.is_some() {
+            return Err(SetupError::AlreadyStarted.into());
+        }
+        *engine = Some(tokio::spawn(engine::run(
+            Arc::clone(&inner.core),
+            inner.pace,
+            Arc::clone(&inner.local),
+            inner.stop.subscribe(),
+        )));
+        Ok(())
+    }
+
+    /// Stops the engine and closes the file. A request under way is abandoned:
+    /// what it carried is frozen and will be sent again. Every later call fails
+    /// with [`Error::Stopped`].
+    pub async fn stop(&self) {
+        self.inner.stop.send_replace(true);
+        let engine = {
+            let mut engine = self
+                .inner
+                .engine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            engine.take()
+        };
+        if let Some(engine) = engine {
+            let _ = engine.await;
+        }
+        self.inner.core.db.close().await;
+    }
+
+    /// How things stand, read from the file now.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.inner.core.refresh_status().await
+    }
+
+    /// How things stand, as it changes. The engine refreshes it after every
+    /// step.
+    pub fn status_stream(&self) -> watch::Receiver<Status> {
+        self.inner.core.status()
+    }
+
+    /// Hears which rows are written from now on, after each commit.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.inner.core.listen())
+    }
+
+    /// Local edits that can never succeed as they are.
+    pub async fn rejected(&self) -> Result<Vec<Rejected>, Error> {
+        self.inner.core.db.read(rejected::list).await
+    }
+
+    /// Conflicts of the past, with what lost.
+    pub async fn conflicts(&self) -> Result<Vec<ConflictRecord>, Error> {
+        self.inner.core.db.read(shadow::conflicts).await
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("path", &self.inner.path)
+            .field("user", &self.inner.user)
+            .field("device", &self.inner.device)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Looks at a file without becoming its owner: works while another process
+/// synchronises it.
+pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
+    let conn = Connection::open_with_flags(
+        path,
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(Inspection { conn })
+}
+
+/// A file looked at from outside.
+#[derive(Debug)]
+pub struct Inspection {
+    conn: Connection,
+}
+
+impl Inspection {
+    /// The status as far as it stands in the file.
+    pub fn status(&self) -> Result<Status, Error> {
+        status::read(&self.conn)
+    }
+
+    /// See [`Client::rejected`].
+    pub fn rejected(&self) -> Result<Vec<Rejected>, Error> {
+        rejected::list(&self.conn)
+    }
+
+    /// See [`Client::conflicts`].
+    pub fn conflicts(&self) -> Result<Vec<ConflictRecord>, Error> {
+        shadow::conflicts(&self.conn)
+    }
+}

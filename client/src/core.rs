@@ -1,0 +1,181 @@
+//! What one client shares between its callers and its engine.
+//!
+//! One network step at a time: whoever uploads or downloads holds the turn.
+
+use crate::changes::{self, Changed};
+use crate::db::Db;
+use crate::error::{Error, NetworkError};
+use crate::key::{LocalKey, RowRef};
+use crate::outbox::BatchLimits;
+use crate::resync;
+use crate::status::{self, Live, Status};
+use crate::transport::Transport;
+use oversync_shared::ServerId;
+use oversync_shared::wire::{Capabilities, feature};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{broadcast, watch};
+
+/// What a server without capabilities takes (PROTOCOL.md sections 1 and 3).
+const MAX_CHANGES: usize = 1000;
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+const MAX_PAGE: usize = 1000;
+
+/// Share of the body limit to fill: sizes are estimated, escapes are not.
+const FILL: (usize, usize) = (3, 4);
+
+/// What the server allows and can do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server {
+    pub(crate) batch: BatchLimits,
+    pub(crate) page: usize,
+    pub(crate) ordered_feed: bool,
+}
+
+impl Server {
+    fn of(capabilities: Option<&Capabilities>) -> Self {
+        let limits = capabilities.map(|found| found.limits);
+        let body = limits.map_or(MAX_BODY_BYTES, |limits| limits.max_body_bytes);
+        Self {
+            batch: BatchLimits {
+                changes: limits
+                    .map_or(MAX_CHANGES, |limits| limits.max_changes)
+                    .max(1),
+                bytes: body / FILL.1 * FILL.0,
+            },
+            page: limits
+                .map_or(MAX_PAGE, |limits| limits.max_page)
+                .clamp(1, MAX_PAGE),
+            ordered_feed: capabilities.is_some_and(|found| {
+                found
+                    .features
+                    .iter()
+                    .any(|name| name == feature::ORDERED_FEED)
+            }),
+        }
+    }
+}
+
+/// Shared by a client and its engine.
+pub(crate) struct Core {
+    pub(crate) db: Db,
+    pub(crate) transport: Transport,
+    /// Held during a network step.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    server: Mutex<Option<Server>>,
+    live: Mutex<Live>,
+    changed: broadcast::Sender<Changed>,
+    status: watch::Sender<Status>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that holds these locks can panic half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    pub(crate) fn new(db: Db, transport: Transport, status: Status) -> Self {
+        Self {
+            db,
+            transport,
+            turn: tokio::sync::Mutex::new(()),
+            server: Mutex::new(None),
+            live: Mutex::new(Live::default()),
+            changed: broadcast::channel(changes::BUFFER).0,
+            status: watch::Sender::new(status),
+        }
+    }
+
+    /// The server's limits; asked for once, until [`Core::forget_server`].
+    pub(crate) async fn server(&self) -> Result<Server, NetworkError> {
+        if let Some(server) = *lock(&self.server) {
+            return Ok(server);
+        }
+        let server = Server::of(self.transport.capabilities().await?.as_ref());
+        *lock(&self.server) = Some(server);
+        Ok(server)
+    }
+
+    /// The server may have been replaced by another version of itself.
+    pub(crate) fn forget_server(&self) {
+        *lock(&self.server) = None;
+    }
+
+    /// The server refused a batch of this size.
+    pub(crate) fn shrink(&self, batch: BatchLimits) {
+        if let Some(server) = &mut *lock(&self.server) {
+            server.batch = batch;
+        }
+    }
+
+    /// Tells the application which rows were written.
+    pub(crate) async fn announce(&self, written: Vec<(RowRef, LocalKey)>) -> Result<(), Error> {
+        if written.is_empty() || self.changed.receiver_count() == 0 {
+            return Ok(());
+        }
+        let tables = self.db.run(|store| Ok(store.tables())).await?;
+        for event in changes::group(&tables, written) {
+            let _ = self.changed.send(event);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn listen(&self) -> broadcast::Receiver<Changed> {
+        self.changed.subscribe()
+    }
+
+    /// Changes what the engine knows, and publishes it.
+    pub(crate) fn live(&self, change: impl FnOnce(&mut Live)) {
+        let live = {
+            let mut live = lock(&self.live);
+            change(&mut live);
+            live.clone()
+        };
+        self.status.send_if_modified(|status| {
+            let new = live.complete(status.clone());
+            let modified = new != *status;
+            *status = new;
+            modified
+        });
+    }
+
+    /// A head that a reply or a hint told. Hints may be forged: it only counts
+    /// for showing how far behind the device is.
+    pub(crate) fn saw_head(&self, head: Option<ServerId>) {
+        if let Some(head) = head {
+            self.live(|live| live.head = live.head.max(head));
+        }
+    }
+
+    /// Reads the file's part of the status again and publishes it.
+    pub(crate) async fn refresh_status(&self) -> Result<Status, Error> {
+        let read = self.db.read(status::read).await?;
+        let new = lock(&self.live).complete(read);
+        self.status.send_if_modified(|status| {
+            let modified = new != *status;
+            status.clone_from(&new);
+            modified
+        });
+        Ok(new)
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// A refusal that says the device must pass over everything again; any
+    /// other error is returned.
+    pub(crate) async fn start_over(&self, error: NetworkError) -> Result<(), Error> {
+        let (cause, epoch) = match error {
+            NetworkError::EpochMismatch { epoch } => (resync::Cause::HistoryReplaced, epoch),
+            NetworkError::HistoryPruned { .. } => (resync::Cause::HistoryPruned, None),
+            other => return Err(other.into()),
+        };
+        self.live(|live| live.head = ServerId::ZERO);
+        self.db
+            .write(move |txn| {
+                crate::capture::collect(txn)?;
+                resync::begin(txn, cause, epoch.as_deref())
+            })
+            .await
+    }
+}

@@ -1,0 +1,270 @@
+//! The database thread: owns this crate's connection, runs jobs one after the
+//! other.
+//!
+//! Everything that blocks on SQLite happens here, never on an async worker. A
+//! job is a closure over a [`Store`]; a job that writes does so in one immediate
+//! transaction through [`Store::write`].
+
+use crate::config::{Config, TableSpec};
+use crate::error::{Error, StorageError};
+use crate::lock::FileLock;
+use crate::resolver::Resolver;
+use crate::schema::{self, Tables};
+use crate::state;
+use crate::triggers;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long to wait for another connection's write transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Jobs that may wait for the thread; callers beyond wait to enqueue.
+const QUEUE: usize = 64;
+
+/// Statements kept prepared: about four per table and a few dozen of our own.
+const STATEMENTS: usize = 256;
+
+const SCHEMA: &str = include_str!("../../migrations/device/schema.sql");
+
+/// Opens a connection the way this crate and the ones it hands out need it.
+pub(crate) fn connect(path: &Path) -> Result<Connection, Error> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    // Readers and the writer do not wait for one another, and commits are
+    // noticed by wal_hook.
+    conn.pragma_update(None, "journal_mode", "wal")?;
+    // Off by default in SQLite, and per connection.
+    conn.pragma_update(None, "foreign_keys", true)?;
+    // A change id that has been sent must survive power loss.
+    conn.pragma_update(None, "synchronous", "full")?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(conn)
+}
+
+/// What a job works on.
+pub(crate) struct Store {
+    conn: Connection,
+    specs: Vec<TableSpec>,
+    resolver: Arc<dyn Resolver>,
+    tables: Arc<Tables>,
+    /// `PRAGMA schema_version` at which `tables` was read.
+    schema_cookie: i64,
+    data_version: i64,
+    /// Held for as long as the connection is open.
+    _lock: FileLock,
+}
+
+/// One write transaction, and what is true while it lasts.
+pub(crate) struct Txn<'a> {
+    pub(crate) conn: &'a Transaction<'a>,
+    pub(crate) tables: &'a Tables,
+    pub(crate) resolver: &'a dyn Resolver,
+    /// Seconds since 1970; for people, never for order.
+    pub(crate) now: i64,
+}
+
+impl Store {
+    /// Opens the file, installs tables and triggers.
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+        let lock = FileLock::take(&config.path)?;
+        let mut conn = connect(&config.path)?;
+        // Before anything is written: a file that cannot be synchronised stays
+        // as it is.
+        schema::discover(&conn, &config.tables, |_| Ok(0))?;
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.execute_batch(SCHEMA)?;
+        state::claim(&tx, config)?;
+        let tables = install(&tx, &config.tables)?;
+        let schema_cookie = schema_cookie(&tx)?;
+        tx.commit()?;
+        let data_version = data_version(&conn)?;
+        Ok(Self {
+            conn,
+            specs: config.tables.clone(),
+            resolver: Arc::clone(&config.resolver),
+            tables: Arc::new(tables),
+            schema_cookie,
+            data_version,
+            _lock: lock,
+        })
+    }
+
+    /// Runs `work` in one immediate transaction; commits unless it fails.
+    pub(crate) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Txn<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // The application may have altered a table since the last job.
+        let mut cookie = schema_cookie(&tx)?;
+        let mut tables = Arc::clone(&self.tables);
+        if cookie != self.schema_cookie {
+            tables = Arc::new(install(&tx, &self.specs)?);
+            cookie = schema_cookie(&tx)?;
+        }
+        let done = work(&Txn {
+            conn: &tx,
+            tables: &tables,
+            resolver: &*self.resolver,
+            now: unix_now(),
+        })?;
+        tx.commit()?;
+        self.tables = tables;
+        self.schema_cookie = cookie;
+        Ok(done)
+    }
+
+    /// Reads outside a write transaction.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        work(&self.conn)
+    }
+
+    /// The tables, as of the last write.
+    pub(crate) fn tables(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables)
+    }
+
+    /// Whether another connection has committed since the last question.
+    pub(crate) fn foreign_commit(&mut self) -> Result<bool, Error> {
+        let version = data_version(&self.conn)?;
+        Ok(std::mem::replace(&mut self.data_version, version) != version)
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn schema_cookie(conn: &Connection) -> Result<i64, Error> {
+    Ok(conn.query_row("PRAGMA schema_version", [], |row| row.get(0))?)
+}
+
+fn data_version(conn: &Connection) -> Result<i64, Error> {
+    Ok(conn.query_row("PRAGMA data_version", [], |row| row.get(0))?)
+}
+
+/// Discovers the tables, numbers new ones, brings the triggers up to date.
+fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
+    let mut fresh = Vec::new();
+    let tables = schema::discover(conn, specs, |name| {
+        let known = conn
+            .query_row("SELECT n FROM _sync_table WHERE name = ?1", [name], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        if let Some(n) = known {
+            return Ok(n);
+        }
+        conn.execute("INSERT INTO _sync_table (name) VALUES (?1)", [name])?;
+        let n = conn.last_insert_rowid();
+        fresh.push(n);
+        Ok(n)
+    })?;
+    for table in tables.iter() {
+        triggers::install(conn, table, fresh.contains(&table.n))?;
+    }
+    let mut statement = conn.prepare("SELECT n FROM _sync_table")?;
+    let numbers = statement.query_map([], |row| row.get(0))?;
+    for n in numbers.collect::<Result<Vec<i64>, _>>()? {
+        if tables.by_number(n).is_none() {
+            triggers::remove(conn, n)?;
+        }
+    }
+    Ok(tables)
+}
+
+type Work = Box<dyn FnOnce(&mut Store) + Send>;
+
+enum Job {
+    Run(Work),
+    Close(oneshot::Sender<()>),
+}
+
+/// The handle to the database thread.
+#[derive(Clone)]
+pub(crate) struct Db {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Db {
+    /// Starts the thread and opens the file on it.
+    pub(crate) async fn open(config: Config) -> Result<Self, Error> {
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let (opened, answer) = oneshot::channel();
+        let path = config.path.clone();
+        std::thread::Builder::new()
+            .name("oversqlite-db".to_owned())
+            .spawn(move || {
+                let mut store = match Store::open(&config) {
+                    Ok(store) => store,
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                        return;
+                    }
+                };
+                let _ = opened.send(Ok(()));
+                drop(config);
+                while let Some(job) = queue.blocking_recv() {
+                    match job {
+                        Job::Run(work) => work(&mut store),
+                        Job::Close(done) => {
+                            drop(store);
+                            let _ = done.send(());
+                            return;
+                        }
+                    }
+                }
+            })
+            .map_err(|source| StorageError::File { path, source })?;
+        answer.await.map_err(|_| Error::Stopped)??;
+        Ok(Self { jobs })
+    }
+
+    /// Runs a job and waits for its result.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, result) = oneshot::channel();
+        let job = Job::Run(Box::new(move |store| {
+            let _ = done.send(work(store));
+        }));
+        self.jobs.send(job).await.map_err(|_| Error::Stopped)?;
+        result.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Runs a job that writes, in one transaction.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Txn<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.run(|store| store.write(work)).await
+    }
+
+    /// Runs a job that only reads.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.run(|store| store.read(work)).await
+    }
+
+    /// Closes the file once the jobs before this one are done. Every later job
+    /// fails with [`Error::Stopped`].
+    pub(crate) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.jobs.send(Job::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+}

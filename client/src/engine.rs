@@ -1,0 +1,208 @@
+//! The background engine: one task that decides when to upload and download.
+//!
+//! It wakes for local commits, hints, other programs' writes and a slow timer,
+//! does what is due, and on an error waits with growing, jittered pauses. It
+//! ends only when it is told to, never because of an error.
+
+use crate::backoff::Backoff;
+use crate::capture;
+use crate::core::Core;
+use crate::error::Error;
+use crate::listener::{self, Signal};
+use crate::status::ConnectionState;
+use crate::{download, upload};
+use oversync_shared::ServerId;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// Hints that may wait; they coalesce on the server, too.
+const SIGNALS: usize = 16;
+
+/// How the engine was asked to run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) poll: Duration,
+    pub(crate) foreign_writers: Duration,
+    pub(crate) hints: bool,
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, Default)]
+struct Due {
+    upload: bool,
+    download: bool,
+}
+
+struct Engine {
+    core: Arc<Core>,
+    due: Due,
+    backoff: Backoff,
+    /// Nothing is tried before this time.
+    not_before: Option<Instant>,
+    cursor: ServerId,
+}
+
+/// Runs until `stop` turns true or its sender is gone.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    pace: Pace,
+    local: Arc<Notify>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (signals, mut heard) = mpsc::channel(SIGNALS);
+    let listener = pace
+        .hints
+        .then(|| tokio::spawn(listener::run(Arc::clone(&core), signals)));
+    core.live(|live| {
+        live.connection = if pace.hints {
+            ConnectionState::Offline
+        } else {
+            ConnectionState::Polling
+        };
+    });
+    let mut engine = Engine {
+        core: Arc::clone(&core),
+        due: Due {
+            upload: true,
+            download: true,
+        },
+        backoff: Backoff::default(),
+        not_before: None,
+        cursor: ServerId::ZERO,
+    };
+    let mut poll = interval(pace.poll);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut foreign = interval(pace.foreign_writers);
+    foreign.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        if engine.ready() {
+            tokio::select! {
+                () = engine.work() => {}
+                () = told(&mut stop) => break,
+            }
+            continue;
+        }
+        let retry = engine.retry_at();
+        tokio::select! {
+            () = told(&mut stop) => break,
+            () = local.notified() => engine.due.upload = true,
+            Some(signal) = heard.recv() => engine.hear(signal),
+            _ = poll.tick() => engine.due = Due { upload: true, download: true },
+            _ = foreign.tick() => engine.look_for_foreign_writes().await,
+            () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
+                engine.not_before = None;
+            }
+        }
+    }
+    if let Some(listener) = listener {
+        listener.abort();
+    }
+    core.live(|live| live.connection = ConnectionState::Stopped);
+}
+
+/// Waits for the word to stop; a client that is gone has said it, too.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await.map(|_| ());
+}
+
+impl Engine {
+    fn ready(&self) -> bool {
+        (self.due.upload || self.due.download)
+            && self.not_before.is_none_or(|time| time <= Instant::now())
+    }
+
+    fn retry_at(&self) -> Option<Instant> {
+        self.not_before
+            .filter(|_| self.due.upload || self.due.download)
+    }
+
+    fn hear(&mut self, signal: Signal) {
+        match signal {
+            Signal::Online { head } => {
+                self.core
+                    .live(|live| live.connection = ConnectionState::Online);
+                self.core.saw_head(Some(head));
+                // The server is back: no reason to wait. One look after every
+                // connect, whatever the head says.
+                self.not_before = None;
+                self.due = Due {
+                    upload: true,
+                    download: true,
+                };
+            }
+            Signal::Head(head) => {
+                self.core.saw_head(Some(head));
+                self.due.download |= head > self.cursor;
+            }
+            Signal::Offline => {
+                self.core
+                    .live(|live| live.connection = ConnectionState::Offline);
+                self.core.forget_server();
+            }
+            Signal::NoHints => {
+                self.core
+                    .live(|live| live.connection = ConnectionState::Polling);
+            }
+        }
+    }
+
+    async fn look_for_foreign_writes(&mut self) {
+        let found = self
+            .core
+            .db
+            .run(|store| Ok(store.foreign_commit()? && store.read(capture::has_work)?));
+        match found.await {
+            Ok(found) => self.due.upload |= found,
+            Err(error) => tracing::debug!(%error, "looking for foreign writes"),
+        }
+    }
+
+    /// Does what is due, until nothing is or something fails.
+    async fn work(&mut self) {
+        match self.rounds().await {
+            Ok(()) => {
+                self.backoff.reset();
+                self.not_before = None;
+                self.core.live(|live| live.stalled_reason = None);
+            }
+            Err(error) => {
+                let asked = match &error {
+                    Error::Network(error) => error.retry_after(),
+                    _ => None,
+                };
+                let wait = self.backoff.next(asked);
+                tracing::debug!(%error, ?wait, "will try again");
+                self.not_before = Some(Instant::now() + wait);
+                self.core
+                    .live(|live| live.stalled_reason = Some(error.to_string()));
+            }
+        }
+        if let Err(error) = self.core.refresh_status().await {
+            tracing::debug!(%error, "reading the status");
+        }
+    }
+
+    async fn rounds(&mut self) -> Result<(), Error> {
+        let core = Arc::clone(&self.core);
+        let _turn = core.turn.lock().await;
+        while self.due.upload || self.due.download {
+            if self.due.upload {
+                let done = upload::once(&core).await?;
+                self.due.upload = done.sent > 0;
+            }
+            if self.due.download {
+                let done = download::once(&core, None).await?;
+                self.cursor = done.next_after;
+                self.due.download = done.has_more;
+                if !done.has_more {
+                    // Settled conflicts and the end of a first pass leave edits
+                    // to upload.
+                    self.due.upload |= core.db.read(capture::has_work).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Hints over a WebSocket: connects, listens, reconnects, for ever.
+//!
+//! A hint carries no rows and decides nothing: all it does is ring the engine.
+//! A connection that is silent for too long is given up, so that a half-open
+//! one is noticed.
+
+use crate::backoff::Backoff;
+use crate::core::Core;
+use crate::error::NetworkError;
+use futures_util::{SinkExt as _, StreamExt as _};
+use oversync_shared::ServerId;
+use oversync_shared::wire::{ByeReason, ServerMessage, WS_SUBPROTOCOL};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// How long the whole way to an open socket may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How often to ask whether anybody is there.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// Silence after which nobody is: two pings unanswered.
+const SILENCE: Duration = Duration::from_secs(50);
+
+/// How often to look whether a server without hints has learned them.
+const NO_HINTS_RETRY: Duration = Duration::from_secs(300);
+
+/// What the engine hears.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Signal {
+    /// Connected; the head at that time.
+    Online { head: ServerId },
+    /// There is something up to here.
+    Head(ServerId),
+    /// Not connected any more.
+    Offline,
+    /// The server has no WebSocket.
+    NoHints,
+}
+
+/// Why a session ended.
+enum End {
+    /// Lost, or never got.
+    Lost(String),
+    /// The server said so.
+    Bye { reason: ByeReason, wait: Duration },
+    /// The token was refused.
+    Unauthorised,
+    /// The server does not speak hints.
+    NoHints,
+    /// Nobody listens to us any more.
+    Done,
+}
+
+/// Listens until the engine is gone.
+pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
+    crate::tls::install();
+    let mut backoff = Backoff::default();
+    loop {
+        let mut greeted = false;
+        let end = session(&core, &engine, &mut greeted).await;
+        if greeted {
+            backoff.reset();
+        }
+        let signal = match end {
+            End::NoHints => Signal::NoHints,
+            _ => Signal::Offline,
+        };
+        if matches!(end, End::Done) || engine.send(signal).await.is_err() {
+            return;
+        }
+        let wait = match end {
+            End::Bye {
+                reason: ByeReason::TokenExpired,
+                ..
+            } if greeted => Duration::ZERO,
+            End::Bye { reason, wait } => {
+                tracing::debug!(?reason, "the server closes the socket");
+                backoff.next(Some(wait))
+            }
+            End::NoHints => NO_HINTS_RETRY,
+            End::Unauthorised => backoff.next(None),
+            End::Lost(why) => {
+                tracing::debug!(why, "no socket");
+                backoff.next(None)
+            }
+            End::Done => return,
+        };
+        sleep(wait).await;
+    }
+}
+
+async fn session(core: &Core, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> End {
+    let token = match core.transport.tokens.get().await {
+        Ok(token) => token,
+        Err(error) => return End::Lost(error.to_string()),
+    };
+    let mut socket = match timeout(CONNECT_TIMEOUT, connect(core, &token)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(end)) => {
+            if matches!(end, End::Unauthorised) {
+                core.transport.tokens.refused(&token).await;
+            }
+            return end;
+        }
+        Err(_) => return End::Lost("connecting took too long".to_owned()),
+    };
+    let end = listen(&mut socket, engine, greeted).await;
+    if let End::Bye {
+        reason: ByeReason::TokenExpired,
+        ..
+    } = end
+    {
+        core.transport.tokens.refused(&token).await;
+    }
+    let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
+    end
+}
+
+async fn connect(core: &Core, token: &str) -> Result<Socket, End> {
+    let lost = |error: &dyn std::fmt::Display| End::Lost(error.to_string());
+    let mut request = core
+        .transport
+        .socket_url()
+        .as_str()
+        .into_client_request()
+        .map_err(|error| lost(&error))?;
+    let bearer = HeaderValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| lost(&NetworkError::Token("it is no header value".to_owned())))?;
+    let headers = request.headers_mut();
+    headers.insert(AUTHORIZATION, bearer);
+    headers.insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(WS_SUBPROTOCOL),
+    );
+    // Hints are small and urgent: no Nagle.
+    match connect_async_with_config(request, None, true).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(SocketError::Http(response)) => Err(match response.status() {
+            StatusCode::UNAUTHORIZED => End::Unauthorised,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => End::NoHints,
+            status => End::Lost(status.to_string()),
+        }),
+        Err(error) => Err(lost(&error)),
+    }
+}
+
+async fn listen(socket: &mut Socket, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> End {
+    let mut ping = interval(PING_EVERY);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard_at = Instant::now();
+    loop {
+        tokio::select! {
+            // Reading also answers the server's pings.
+            received = socket.next() => {
+                heard_at = Instant::now();
+                match received {
+                    None => return End::Lost("closed".to_owned()),
+                    Some(Err(error)) => return End::Lost(error.to_string()),
+                    Some(Ok(Message::Text(text))) => {
+                        if let Some(end) = hear(&text, engine, greeted).await {
+                            return end;
+                        }
+                    }
+                    Some(Ok(Message::Close(_))) => return End::Lost("closed".to_owned()),
+                    Some(Ok(_)) => {}
+                }
+            }
+            _ = ping.tick() => {
+                if heard_at.elapsed() > SILENCE {
+                    return End::Lost("the server is silent".to_owned());
+                }
+                if let Err(error) = socket.send(Message::Ping(Vec::new().into())).await {
+                    return End::Lost(error.to_string());
+                }
+            }
+        }
+    }
+}
+
+async fn hear(text: &str, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> Option<End> {
+    let signal = match serde_json::from_str(text) {
+        Ok(ServerMessage::Hello { head, .. }) => {
+            *greeted = true;
+            Signal::Online { head }
+        }
+        Ok(ServerMessage::Changes { head, .. }) => Signal::Head(head),
+        Ok(ServerMessage::Bye {
+            reason,
+            retry_after_ms,
+        }) => {
+            return Some(End::Bye {
+                reason,
+                wait: Duration::from_millis(retry_after_ms),
+            });
+        }
+        // A message of tomorrow.
+        Err(_) => return None,
+    };
+    match engine.send(signal).await {
+        Ok(()) => None,
+        Err(_) => Some(End::Done),
+    }
+}

@@ -1,0 +1,211 @@
+//! The frozen outbox: what is sent is written here first, in full, and is sent
+//! again unchanged until it is answered.
+//!
+//! A batch is frozen only when the last one has been settled. Freezing reads the
+//! rows as they are now, gives each its change id and takes its edit out of
+//! `_sync_pending`; an edit made from then on is a new change.
+
+use crate::capture;
+use crate::db::Txn;
+use crate::error::Error;
+use crate::key::{LocalKey, RowRef};
+use crate::rejected;
+use crate::row;
+use crate::schema::Table;
+use crate::state::State;
+use oversync_shared::reconcile::{Edit, edit};
+use oversync_shared::wire::Op;
+use oversync_shared::{ChangeId, RowKey, RowVersion};
+use rusqlite::{Connection, params};
+
+const READY_UPSERTS: &str = include_str!("../../migrations/device/ready_upserts.sql");
+const READY_DELETES: &str = include_str!("../../migrations/device/ready_deletes.sql");
+
+/// What a change costs on the wire beside its payload: names, key, numbers.
+const ENVELOPE_BYTES: usize = 256;
+
+/// One frozen change.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Frozen {
+    pub(crate) id: ChangeId,
+    pub(crate) row: RowRef,
+    pub(crate) key: LocalKey,
+    pub(crate) op: Op,
+    pub(crate) version: RowVersion,
+    pub(crate) payload: Option<String>,
+    /// The row as the server had it before the edit.
+    pub(crate) base: Option<String>,
+}
+
+impl Frozen {
+    /// About how many bytes it takes in an upload's body.
+    pub(crate) fn size(&self) -> usize {
+        ENVELOPE_BYTES + self.payload.as_ref().map_or(0, String::len)
+    }
+}
+
+/// What one upload may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchLimits {
+    pub(crate) changes: usize,
+    pub(crate) bytes: usize,
+}
+
+/// The frozen changes, in the order in which they are sent; freezes a batch
+/// when there is none.
+pub(crate) fn next_batch(txn: &Txn<'_>, limits: BatchLimits) -> Result<Vec<Frozen>, Error> {
+    let waiting = load(txn.conn)?;
+    if !waiting.is_empty() {
+        return Ok(waiting);
+    }
+    freeze(txn, limits)?;
+    load(txn.conn)
+}
+
+/// All frozen changes, by change id.
+pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base
+         FROM _sync_outbox ORDER BY change_id",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let op: String = row.get(4)?;
+        Ok(Frozen {
+            id: ChangeId::new(row.get(0)?),
+            row: RowRef {
+                tbl: row.get(1)?,
+                key: RowKey::new(row.get(2)?),
+            },
+            key: row.get(3)?,
+            op: Op::parse(&op).expect("BUG: the column's CHECK"),
+            version: RowVersion::new(row.get(5)?),
+            payload: row.get(6)?,
+            base: row.get(7)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Takes a settled change out.
+pub(crate) fn remove(conn: &Connection, id: ChangeId) -> Result<(), Error> {
+    conn.prepare_cached("DELETE FROM _sync_outbox WHERE change_id = ?1")?
+        .execute([id.get()])?;
+    Ok(())
+}
+
+struct Ready {
+    row: RowRef,
+    key: LocalKey,
+    base: Option<String>,
+}
+
+/// Upserts parents first, then deletes children first; inside a table in the
+/// order in which the edits were made, deletes backwards.
+fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
+    let mut state = State::load(txn.conn)?;
+    let mut room = limits;
+    let parents_first: Vec<&Table> = txn.tables.iter().collect();
+    let upserts = parents_first.iter().map(|table| (table, READY_UPSERTS));
+    let deletes = parents_first
+        .iter()
+        .rev()
+        .map(|table| (table, READY_DELETES));
+    for (table, template) in upserts.chain(deletes) {
+        for ready in ready(txn.conn, table, template, room.changes)? {
+            let Some(frozen) = freeze_one(txn, table, ready, state.next_change_id)? else {
+                continue;
+            };
+            let size = frozen.size();
+            if size > room.bytes && room != limits {
+                return state.save(txn.conn);
+            }
+            store(txn.conn, &frozen)?;
+            capture::remove(txn.conn, frozen.row)?;
+            state.next_change_id = ChangeId::new(frozen.id.get() + 1);
+            room.changes -= 1;
+            room.bytes = room.bytes.saturating_sub(size);
+        }
+        if room.changes == 0 || room.bytes == 0 {
+            break;
+        }
+    }
+    state.save(txn.conn)
+}
+
+fn ready(
+    conn: &Connection,
+    table: &Table,
+    template: &str,
+    limit: usize,
+) -> Result<Vec<Ready>, Error> {
+    // The key first: a table may be called "{key}".
+    let sql = template
+        .replace("{key}", &table.quoted_key())
+        .replace("{table}", &table.quoted());
+    let mut statement = conn.prepare_cached(&sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![table.n, limit], |row| {
+        Ok(Ready {
+            row: RowRef::new(table, RowKey::new(row.get(0)?)),
+            key: row.get(1)?,
+            base: row.get(3)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Reads the row and says what to send; an edit with nothing to send, or that
+/// cannot be sent, ends here.
+fn freeze_one(
+    txn: &Txn<'_>,
+    table: &Table,
+    ready: Ready,
+    id: ChangeId,
+) -> Result<Option<Frozen>, Error> {
+    let Ready { row, key, base } = ready;
+    let cells = row::read(txn.conn, table, &key)?;
+    let held = row::known(txn.conn, table, row)?.held;
+    let Edit::Send(op) = edit(cells.is_some(), held) else {
+        capture::remove(txn.conn, row)?;
+        return Ok(None);
+    };
+    let payload = match cells {
+        None => None,
+        Some(cells) => match row::to_payload(txn.conn, table, row, &cells)? {
+            Ok(payload) => Some(payload),
+            Err(why) => {
+                capture::remove(txn.conn, row)?;
+                rejected::add_uncarriable(txn, row, &key, base.as_deref(), &why.to_string())?;
+                return Ok(None);
+            }
+        },
+    };
+    Ok(Some(Frozen {
+        id,
+        row,
+        key,
+        op,
+        version: held.version,
+        payload,
+        base,
+    }))
+}
+
+fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
+    conn.prepare_cached(
+        "INSERT INTO _sync_outbox
+         (change_id, tbl, pk, local_key, op, server_version, payload, base)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?
+    .execute(params![
+        frozen.id.get(),
+        frozen.row.tbl,
+        frozen.row.pk(),
+        frozen.key,
+        frozen.op.as_str(),
+        frozen.version.get(),
+        frozen.payload,
+        frozen.base
+    ])?;
+    Ok(())
+}

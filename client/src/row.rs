@@ -1,0 +1,201 @@
+//! One row of an application's table: reading, writing, and what is known about
+//! it in the `_sync_` tables.
+
+use crate::error::Error;
+use crate::key::{LocalKey, RowRef};
+use crate::payload::{self, Cell, Uncarriable};
+use crate::schema::{Table, quote};
+use crate::triggers::base_column;
+use oversync_shared::RowVersion;
+use oversync_shared::reconcile::{Held, Unsent};
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+fn cell(value: ValueRef<'_>) -> Cell {
+    match value {
+        ValueRef::Null => Cell::Plain(Value::Null),
+        ValueRef::Integer(n) => Cell::Plain(Value::Integer(n)),
+        ValueRef::Real(x) => Cell::Plain(Value::Real(x)),
+        ValueRef::Blob(bytes) => Cell::Plain(Value::Blob(bytes.to_vec())),
+        ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Cell::Plain(Value::Text(text.to_owned())),
+            Err(_) => Cell::BrokenText,
+        },
+    }
+}
+
+fn cells(row: &Row<'_>, count: usize) -> rusqlite::Result<Vec<Cell>> {
+    (0..count).map(|i| row.get_ref(i).map(cell)).collect()
+}
+
+/// The row's cells, in the order of the table's columns.
+pub(crate) fn read(
+    conn: &Connection,
+    table: &Table,
+    key: &LocalKey,
+) -> Result<Option<Vec<Cell>>, Error> {
+    let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {} IS ?1",
+        columns.join(", "),
+        table.quoted(),
+        table.quoted_key()
+    );
+    Ok(conn
+        .prepare_cached(&sql)?
+        .query_row([key], |row| cells(row, columns.len()))
+        .optional()?)
+}
+
+/// The row's old cells, if the triggers kept them.
+pub(crate) fn read_base(
+    conn: &Connection,
+    table: &Table,
+    key: &LocalKey,
+) -> Result<Option<Vec<Cell>>, Error> {
+    let sql = format!(
+        "SELECT * FROM _sync_base_{} WHERE {} = ?1 LIMIT 1",
+        table.n,
+        base_column(table.key)
+    );
+    Ok(conn
+        .prepare_cached(&sql)?
+        .query_row([key], |row| cells(row, table.columns.len()))
+        .optional()?)
+}
+
+pub(crate) fn exists(conn: &Connection, table: &Table, key: &LocalKey) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT 1 FROM {} WHERE {} IS ?1",
+        table.quoted(),
+        table.quoted_key()
+    );
+    Ok(conn.prepare_cached(&sql)?.exists([key])?)
+}
+
+/// The row as a payload, with the columns this application does not know.
+pub(crate) fn to_payload(
+    conn: &Connection,
+    table: &Table,
+    row: RowRef,
+    cells: &[Cell],
+) -> Result<Result<String, Uncarriable>, Error> {
+    let extra: Option<String> = conn
+        .prepare_cached("SELECT payload FROM _sync_extra WHERE tbl = ?1 AND pk = ?2")?
+        .query_row(params![row.tbl, row.pk()], |row| row.get(0))
+        .optional()?;
+    Ok(payload::write_row(table, cells, extra.as_deref()))
+}
+
+/// Everything the device knows about a row, beside the row itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) held: Held,
+    pub(crate) unsent: Unsent,
+    /// The application's spelling of the key.
+    pub(crate) key: LocalKey,
+    /// The version held in a history that has been replaced.
+    pub(crate) lost_version: RowVersion,
+}
+
+impl Known {
+    /// What the server holds as far as the device remembers, also while a new
+    /// pass over everything has not reached the row yet.
+    pub(crate) fn remembered(&self) -> Held {
+        Held {
+            version: self.held.version.max(self.lost_version),
+            ..self.held
+        }
+    }
+}
+
+const KNOWN: &str = include_str!("../../migrations/device/known.sql");
+
+pub(crate) fn known(conn: &Connection, table: &Table, row: RowRef) -> Result<Known, Error> {
+    let found = conn
+        .prepare_cached(KNOWN)?
+        .query_row(params![row.tbl, row.pk()], |found| {
+            let version: Option<i64> = found.get(0)?;
+            let deleted: Option<bool> = found.get(1)?;
+            let lost: Option<i64> = found.get(2)?;
+            let key: LocalKey = found.get(3)?;
+            let (in_flight, pending, rejected): (bool, bool, bool) =
+                (found.get(4)?, found.get(5)?, found.get(6)?);
+            Ok(Known {
+                held: Held {
+                    version: RowVersion::new(version.unwrap_or(0)),
+                    deleted: deleted.unwrap_or(false),
+                },
+                unsent: if in_flight {
+                    Unsent::InFlight
+                } else if pending {
+                    Unsent::Pending
+                } else if rejected {
+                    Unsent::Rejected
+                } else {
+                    Unsent::None
+                },
+                key,
+                lost_version: RowVersion::new(lost.unwrap_or(0)),
+            })
+        })?;
+    let unspelt = found.key.0 == Value::Null;
+    Ok(Known {
+        key: if unspelt {
+            LocalKey::usual(row.key, table.key_kind)
+        } else {
+            found.key
+        },
+        ..found
+    })
+}
+
+/// Records the version held of a row.
+pub(crate) fn hold(
+    conn: &Connection,
+    table: &Table,
+    row: RowRef,
+    key: &LocalKey,
+    held: Held,
+) -> Result<(), Error> {
+    let spelling = Some(key).filter(|key| **key != LocalKey::usual(row.key, table.key_kind));
+    conn.prepare_cached(
+        "INSERT INTO _sync_row (tbl, pk, local_key, version, deleted) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (tbl, pk) DO UPDATE SET local_key = excluded.local_key,
+         version = excluded.version, deleted = excluded.deleted, lost_version = 0",
+    )?
+    .execute(params![
+        row.tbl,
+        row.pk(),
+        spelling,
+        held.version.get(),
+        held.deleted
+    ])?;
+    if held.deleted {
+        set_extra(conn, row, None)?;
+    }
+    Ok(())
+}
+
+/// Forgets that the server ever knew the row.
+pub(crate) fn forget(conn: &Connection, row: RowRef) -> Result<(), Error> {
+    conn.prepare_cached("DELETE FROM _sync_row WHERE tbl = ?1 AND pk = ?2")?
+        .execute(params![row.tbl, row.pk()])?;
+    Ok(())
+}
+
+/// Keeps the columns this application does not know.
+pub(crate) fn set_extra(conn: &Connection, row: RowRef, extra: Option<&str>) -> Result<(), Error> {
+    match extra {
+        Some(extra) => conn
+            .prepare_cached(
+                "INSERT INTO _sync_extra (tbl, pk, payload) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (tbl, pk) DO UPDATE SET payload = excluded.payload",
+            )?
+            .execute(params![row.tbl, row.pk(), extra])?,
+        None => conn
+            .prepare_cached("DELETE FROM _sync_extra WHERE tbl = ?1 AND pk = ?2")?
+            .execute(params![row.tbl, row.pk()])?,
+    };
+    Ok(())
+}

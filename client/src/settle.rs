@@ -1,0 +1,226 @@
+//! An upload's answer, carried out: one transaction settles what was sent,
+//! matched by position, and nothing else.
+
+use crate::capture;
+use crate::db::Txn;
+use crate::error::{Error, NetworkError};
+use crate::key::{LocalKey, RowRef};
+use crate::outbox::{self, Frozen};
+use crate::place::ServerState;
+use crate::rejected;
+use crate::resync;
+use crate::row;
+use crate::shadow;
+use crate::state::State;
+use oversync_shared::reconcile::{
+    Answer, History, InvalidReason, Parent, Sent, Settlement, history, settle,
+};
+use oversync_shared::wire::{ChangeStatus, UploadReply};
+use oversync_shared::{RowKey, TableName};
+use rusqlite::params;
+
+/// What an upload came to.
+#[derive(Debug, Default)]
+pub(crate) struct Acknowledged {
+    pub(crate) applied: usize,
+    pub(crate) conflicts: usize,
+    pub(crate) rejected: usize,
+    pub(crate) waiting: usize,
+    /// The server wants fewer changes at once.
+    pub(crate) smaller_batch: bool,
+    /// Rows of conflicts that were written into tables.
+    pub(crate) written: Vec<(RowRef, LocalKey)>,
+}
+
+/// Settles `sent` by the reply to it.
+pub(crate) fn acknowledge(
+    txn: &Txn<'_>,
+    sent: &[Frozen],
+    reply: &UploadReply,
+) -> Result<Acknowledged, Error> {
+    if reply.statuses.len() != sent.len() {
+        let counts = format!(
+            "{} statuses for {} changes",
+            reply.statuses.len(),
+            sent.len()
+        );
+        return Err(NetworkError::Protocol(counts).into());
+    }
+    // Edits made in flight stand in _sync_pending before anything is settled.
+    capture::collect(txn)?;
+    let mut done = Acknowledged::default();
+    for (frozen, status) in sent.iter().zip(&reply.statuses) {
+        one(txn, frozen, status, &mut done)?;
+    }
+    let settled = shadow::settle_all(txn)?;
+    done.conflicts += settled.conflicts;
+    done.written = settled.written;
+    let mut state = State::load(txn.conn)?;
+    let _ = resync::continue_above(&mut state, reply.highest_source_change_id);
+    let seen = history(
+        state.epoch.as_deref(),
+        reply.epoch.as_deref(),
+        state.cursor,
+        reply.head,
+    );
+    if seen == History::First {
+        state.epoch.clone_from(&reply.epoch);
+    }
+    state.save(txn.conn)?;
+    if seen == History::Replaced {
+        resync::begin(txn, resync::Cause::HistoryReplaced, reply.epoch.as_deref())?;
+    }
+    Ok(done)
+}
+
+fn one(
+    txn: &Txn<'_>,
+    frozen: &Frozen,
+    status: &ChangeStatus,
+    done: &mut Acknowledged,
+) -> Result<(), Error> {
+    let parent = missing_parent(txn, frozen, status)?;
+    let on_its_way = match parent {
+        Some(_) => Parent::OnItsWay,
+        None => Parent::NotHere,
+    };
+    let sent = Sent {
+        op: frozen.op,
+        base: frozen.version,
+    };
+    let settlement = settle(sent, Answer::of(status), on_its_way);
+    if settlement == Settlement::SmallerBatch {
+        done.smaller_batch = true;
+        return Ok(());
+    }
+    outbox::remove(txn.conn, frozen.id)?;
+    match settlement {
+        Settlement::Done(held) => {
+            done.applied += 1;
+            if let Some(table) = txn.tables.by_number(frozen.row.tbl) {
+                row::hold(txn.conn, table, frozen.row, &frozen.key, held)?;
+            }
+            capture::parent_arrived(txn.conn, frozen.row)
+        }
+        Settlement::Forgotten => {
+            done.applied += 1;
+            row::forget(txn.conn, frozen.row)
+        }
+        Settlement::Conflict => {
+            if let Some(server_row) = &status.server_row {
+                let payload = server_row
+                    .payload
+                    .as_deref()
+                    .map(|raw| raw.get().to_owned());
+                let state = ServerState {
+                    row: frozen.row,
+                    version: server_row.server_version,
+                    payload: payload.filter(|_| !server_row.deleted),
+                };
+                shadow::remember(txn.conn, &state)?;
+            }
+            put_back(txn, frozen)
+        }
+        Settlement::Renumber => put_back(txn, frozen),
+        Settlement::StartOver => {
+            row::forget(txn.conn, frozen.row)?;
+            put_back(txn, frozen)
+        }
+        Settlement::WaitForParent => {
+            done.waiting += 1;
+            put_back(txn, frozen)?;
+            if let Some(parent) = parent {
+                wait_for(txn, frozen.row, parent)?;
+            }
+            Ok(())
+        }
+        Settlement::Reject(why) => {
+            done.rejected += 1;
+            reject(txn, frozen, &why, status)
+        }
+        Settlement::SmallerBatch => Ok(()),
+    }
+}
+
+fn put_back(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
+    let base = frozen.base.as_deref();
+    capture::put_back(txn.conn, frozen.row, &frozen.key, frozen.id.get(), base)
+}
+
+fn wait_for(txn: &Txn<'_>, row: RowRef, parent: RowRef) -> Result<(), Error> {
+    txn.conn
+        .prepare_cached(
+            "UPDATE _sync_pending SET waits_tbl = ?3, waits_pk = ?4 WHERE tbl = ?1 AND pk = ?2",
+        )?
+        .execute(params![row.tbl, row.pk(), parent.tbl, parent.pk()])?;
+    Ok(())
+}
+
+/// Into the rejected list, unless a newer edit of the row is there to be tried.
+fn reject(
+    txn: &Txn<'_>,
+    frozen: &Frozen,
+    why: &InvalidReason,
+    status: &ChangeStatus,
+) -> Result<(), Error> {
+    let newer = txn
+        .conn
+        .prepare_cached("SELECT 1 FROM _sync_pending WHERE tbl = ?1 AND pk = ?2")?
+        .exists(params![frozen.row.tbl, frozen.row.pk()])?;
+    if newer {
+        return put_back(txn, frozen);
+    }
+    let details = status
+        .invalid
+        .as_ref()
+        .map(|invalid| invalid.details.to_string());
+    let detail = status.message.clone().or(details).unwrap_or_default();
+    rejected::add_frozen(txn, frozen, why.as_str(), &detail)
+}
+
+/// The first row that the server misses and that is on its way from here.
+fn missing_parent(
+    txn: &Txn<'_>,
+    frozen: &Frozen,
+    status: &ChangeStatus,
+) -> Result<Option<RowRef>, Error> {
+    let missing = status
+        .invalid
+        .as_ref()
+        .and_then(|invalid| invalid.details.get("missing"))
+        .and_then(|missing| missing.as_array());
+    for text in missing
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item.as_str())
+    {
+        // "schema.table:value"
+        let Some((name, value)) = text.split_once(':') else {
+            continue;
+        };
+        let Some((schema, table)) = name.split_once('.') else {
+            continue;
+        };
+        let named = TableName::parse(schema, table).ok();
+        let table = named.and_then(|name| txn.tables.by_wire(&name.table));
+        if let (Some(table), Some(key)) = (table, RowKey::parse_reference(value)) {
+            let parent = RowRef::new(table, key);
+            let known = row::known(txn.conn, table, parent)?;
+            let unsent = known.unsent != oversync_shared::reconcile::Unsent::None;
+            if parent != frozen.row && unsent {
+                return Ok(Some(parent));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A change so large that the server takes it in no batch.
+pub(crate) fn reject_too_large(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
+    outbox::remove(txn.conn, frozen.id)?;
+    let detail = format!(
+        "the row is larger ({} bytes) than the server takes",
+        frozen.size()
+    );
+    rejected::add_frozen(txn, frozen, "request_too_large", &detail)
+}

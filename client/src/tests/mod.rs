@@ -1,0 +1,178 @@
+//! Tests on real files that need no server.
+//!
+//! - `capture`: random SQL programs, with and without triggers
+//! - `open`: what is refused at opening, and how
+//! - `flow`: freeze, settle and apply, one case after the other
+//! - `values`: every kind of value there and back
+
+mod capture;
+mod flow;
+mod open;
+mod values;
+
+use crate::config::Config;
+use crate::db::{Store, Txn};
+use crate::error::Error;
+use crate::outbox::{self, BatchLimits, Frozen};
+use crate::settle::{self, Acknowledged};
+use crate::state::State;
+use crate::{apply, capture as log, shadow};
+use oversync_shared::wire::{
+    ChangeStatus, DownloadChange, DownloadReply, Op, StatusKind, UploadReply,
+};
+use oversync_shared::{ChangeId, RowVersion, ServerId, UserId};
+use rusqlite::Connection;
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+
+pub(crate) const WIDE: BatchLimits = BatchLimits {
+    changes: 1000,
+    bytes: 1 << 20,
+};
+
+/// A file with the client's tables in it, and the application's connection.
+pub(crate) struct Device {
+    pub(crate) store: Store,
+    pub(crate) app: Connection,
+    _folder: TempDir,
+}
+
+pub(crate) fn config(folder: &TempDir) -> Config {
+    let user = UserId::new("user-ada").expect("a name");
+    let token = || async { Ok("unused".to_owned()) };
+    Config::new(
+        folder.path().join("app.db"),
+        "http://127.0.0.1:1",
+        user,
+        token,
+    )
+}
+
+impl Device {
+    /// Creates the tables, opens the file, and takes the first pass as done.
+    pub(crate) fn new(sql: &str, tables: &[&str]) -> Self {
+        Self::with(sql, |config| {
+            tables
+                .iter()
+                .fold(config, |config, name| config.table(*name))
+        })
+        .expect("opens")
+    }
+
+    pub(crate) fn with(sql: &str, tune: impl FnOnce(Config) -> Config) -> Result<Self, Error> {
+        let folder = TempDir::new().expect("a folder");
+        let app = Connection::open(folder.path().join("app.db"))?;
+        app.execute_batch("PRAGMA journal_mode = wal; PRAGMA foreign_keys = on;")?;
+        app.execute_batch(sql)?;
+        let mut store = Store::open(&tune(config(&folder)))?;
+        store.write(|txn| {
+            let mut state = State::load(txn.conn)?;
+            state.hydrated = true;
+            state.save(txn.conn)
+        })?;
+        Ok(Self {
+            store,
+            app,
+            _folder: folder,
+        })
+    }
+
+    pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> T {
+        self.store.write(work).expect("writes")
+    }
+
+    pub(crate) fn run(&self, sql: &str) {
+        self.app.execute_batch(sql).expect("runs");
+    }
+
+    /// One value of the application's tables, as text.
+    pub(crate) fn text(&self, sql: &str) -> Option<String> {
+        self.app
+            .query_row(sql, [], |row| row.get(0))
+            .expect("one value")
+    }
+
+    pub(crate) fn count(&self, sql: &str) -> i64 {
+        self.app
+            .query_row(sql, [], |row| row.get(0))
+            .expect("a number")
+    }
+
+    pub(crate) fn freeze(&mut self) -> Vec<Frozen> {
+        self.write(|txn| {
+            log::collect(txn)?;
+            shadow::settle_all(txn)?;
+            outbox::next_batch(txn, WIDE)
+        })
+    }
+
+    /// Settles with "applied", each row one version further.
+    pub(crate) fn settle_applied(&mut self, sent: &[Frozen]) -> Acknowledged {
+        let statuses = sent.iter().map(applied).collect();
+        self.settle(sent, statuses)
+    }
+
+    pub(crate) fn settle(&mut self, sent: &[Frozen], statuses: Vec<ChangeStatus>) -> Acknowledged {
+        let reply = UploadReply {
+            accepted: true,
+            highest_server_seq: ServerId::ZERO,
+            statuses,
+            epoch: None,
+            head: None,
+            highest_source_change_id: None,
+        };
+        self.write(|txn| settle::acknowledge(txn, sent, &reply))
+    }
+
+    pub(crate) fn apply(&mut self, changes: Vec<DownloadChange>) -> apply::PageDone {
+        let after = self.write(|txn| State::load(txn.conn)).cursor;
+        let next_after = ServerId::new(after.get() + 100);
+        let page = DownloadReply {
+            changes,
+            has_more: false,
+            next_after,
+            window_until: next_after,
+            epoch: None,
+            head: None,
+            highest_source_change_id: None,
+        };
+        self.write(|txn| apply::apply_page(txn, &page, after, true))
+    }
+}
+
+pub(crate) fn applied(frozen: &Frozen) -> ChangeStatus {
+    ChangeStatus {
+        source_change_id: frozen.id,
+        status: StatusKind::Applied,
+        new_server_version: Some(frozen.version.next()),
+        server_row: None,
+        message: None,
+        invalid: None,
+    }
+}
+
+pub(crate) fn entry(table: &str, pk: &str, version: i64, payload: Option<&str>) -> DownloadChange {
+    let payload = payload.map(|text| RawValue::from_string(text.to_owned()).expect("JSON"));
+    DownloadChange {
+        server_id: ServerId::new(version),
+        schema: "public".to_owned(),
+        table: table.to_owned(),
+        op: if payload.is_some() {
+            Op::Update
+        } else {
+            Op::Delete
+        },
+        pk: pk.to_owned(),
+        deleted: payload.is_none(),
+        payload,
+        server_version: RowVersion::new(version),
+        source_id: "other".to_owned(),
+        source_change_id: ChangeId::new(version),
+        ts: String::new(),
+    }
+}
+
+/// The UUID that ends in a number.
+pub(crate) fn uuid(n: u32) -> String {
+    format!("00000000-0000-4000-8000-{n:012}")
+}

@@ -1,0 +1,267 @@
+//! HTTP to the server: one method per endpoint, and the only place that reads
+//! HTTP statuses.
+//!
+//! Holds no state but connections and the token in use. A refused token is
+//! replaced once per request.
+
+use crate::error::{Error, NetworkError, SetupError};
+use crate::token::Tokens;
+use oversync_shared::wire::{
+    Capabilities, DownloadReply, ErrorBody, SCHEMA_VERSION_HEADER, SignInReply, SignInRequest,
+    UploadReply, UploadRequest, error_code,
+};
+use oversync_shared::{DeviceId, ServerId};
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// How long a request may take as a whole: 8 MiB over a slow line.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Talks to one server.
+pub(crate) struct Transport {
+    http: reqwest::Client,
+    base: Url,
+    schema_version: Option<i64>,
+    pub(crate) tokens: Tokens,
+}
+
+/// The parameters of a download.
+#[derive(Debug, Clone)]
+pub(crate) struct PageRequest {
+    pub(crate) after: ServerId,
+    pub(crate) limit: usize,
+    pub(crate) schema: String,
+    pub(crate) until: Option<ServerId>,
+    pub(crate) include_self: bool,
+    pub(crate) epoch: Option<String>,
+}
+
+/// Checks a server's address and makes it a base that paths can be added to.
+pub(crate) fn base_url(text: &str) -> Result<Url, SetupError> {
+    let bad = |why: &str| SetupError::Url {
+        url: text.to_owned(),
+        why: why.to_owned(),
+    };
+    let mut url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(bad("it must start with http:// or https://"));
+    }
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+fn http_client() -> Result<reqwest::Client, NetworkError> {
+    crate::tls::install();
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
+        .tcp_nodelay(true)
+        .build()
+        .map_err(|error| NetworkError::Unreachable(error.to_string()))
+}
+
+impl Transport {
+    pub(crate) fn new(
+        server: &str,
+        schema_version: Option<i64>,
+        tokens: Tokens,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            http: http_client()?,
+            base: base_url(server)?,
+            schema_version,
+            tokens,
+        })
+    }
+
+    /// The address of the WebSocket.
+    pub(crate) fn socket_url(&self) -> Url {
+        let mut url = self.endpoint("sync/ws");
+        let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
+        url.set_scheme(scheme)
+            .expect("BUG: http and ws are both special schemes");
+        url
+    }
+
+    fn endpoint(&self, path: &str) -> Url {
+        self.base.join(path).expect("BUG: a constant path")
+    }
+
+    pub(crate) async fn upload(
+        &self,
+        request: &UploadRequest,
+    ) -> Result<UploadReply, NetworkError> {
+        let body = serde_json::to_vec(request)
+            .map_err(|error| NetworkError::Protocol(error.to_string()))?;
+        self.send(|| {
+            self.http
+                .request(Method::POST, self.endpoint("sync/upload"))
+                .header("content-type", "application/json")
+                .body(body.clone())
+        })
+        .await
+    }
+
+    pub(crate) async fn download(&self, page: &PageRequest) -> Result<DownloadReply, NetworkError> {
+        let mut url = self.endpoint("sync/download");
+        {
+            let mut query = url.query_pairs_mut();
+            query.append_pair("after", &page.after.to_string());
+            query.append_pair("limit", &page.limit.to_string());
+            query.append_pair("schema", &page.schema);
+            if let Some(until) = page.until {
+                query.append_pair("until", &until.to_string());
+            }
+            if page.include_self {
+                query.append_pair("include_self", "true");
+            }
+            if let Some(epoch) = &page.epoch {
+                query.append_pair("epoch", epoch);
+            }
+        }
+        self.send(|| self.http.request(Method::GET, url.clone()))
+            .await
+    }
+
+    /// `None` from a server that has no such endpoint.
+    pub(crate) async fn capabilities(&self) -> Result<Option<Capabilities>, NetworkError> {
+        let url = self.endpoint("sync/capabilities");
+        match self
+            .send(|| self.http.request(Method::GET, url.clone()))
+            .await
+        {
+            Ok(found) => Ok(Some(found)),
+            Err(NetworkError::Refused {
+                status: 404 | 405, ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends with the token in use, and once more with a fresh one if it is
+    /// refused.
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<T, NetworkError> {
+        let token = self.tokens.get().await?;
+        match self.send_as(&request, &token).await {
+            Err(NetworkError::Unauthorised) => {
+                self.tokens.refused(&token).await;
+                let token = self.tokens.get().await?;
+                let second = self.send_as(&request, &token).await;
+                if matches!(second, Err(NetworkError::Unauthorised)) {
+                    self.tokens.refused(&token).await;
+                }
+                second
+            }
+            other => other,
+        }
+    }
+
+    async fn send_as<T: DeserializeOwned>(
+        &self,
+        request: &impl Fn() -> RequestBuilder,
+        token: &Arc<str>,
+    ) -> Result<T, NetworkError> {
+        let mut request = request().bearer_auth(token);
+        if let Some(version) = self.schema_version {
+            request = request.header(SCHEMA_VERSION_HEADER, version);
+        }
+        read(request.send().await).await
+    }
+}
+
+/// Signs in at a development server.
+pub async fn sign_in(
+    server: &str,
+    username: &str,
+    password: &str,
+    device: &DeviceId,
+) -> Result<SignInReply, Error> {
+    let url = base_url(server)?
+        .join("signin")
+        .expect("BUG: a constant path");
+    let request = http_client()?.post(url).json(&SignInRequest {
+        username: username.to_owned(),
+        password: password.to_owned(),
+        device_id: device.to_string(),
+    });
+    Ok(read(request.send().await).await?)
+}
+
+async fn read<T: DeserializeOwned>(
+    sent: Result<Response, reqwest::Error>,
+) -> Result<T, NetworkError> {
+    let response = sent.map_err(unreachable)?;
+    let status = response.status();
+    if status.is_success() {
+        let body = response.bytes().await.map_err(unreachable)?;
+        return serde_json::from_slice(&body)
+            .map_err(|error| NetworkError::Protocol(error.to_string()));
+    }
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(Duration::from_secs);
+    let body = response.bytes().await.unwrap_or_default();
+    let body: Option<ErrorBody> = serde_json::from_slice(&body).ok();
+    Err(refusal(status, retry_after, body))
+}
+
+fn refusal(
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Option<ErrorBody>,
+) -> NetworkError {
+    let code = body.as_ref().map_or("", |body| body.error.as_str());
+    match (status, code) {
+        (StatusCode::UNAUTHORIZED, _) => NetworkError::Unauthorised,
+        (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) => {
+            NetworkError::Overloaded { retry_after }
+        }
+        (StatusCode::PAYLOAD_TOO_LARGE, _) => NetworkError::TooLarge {
+            limit_bytes: body.and_then(|body| body.limit_bytes),
+        },
+        (_, error_code::EPOCH_MISMATCH) => NetworkError::EpochMismatch {
+            epoch: body.and_then(|body| body.epoch),
+        },
+        (_, error_code::HISTORY_PRUNED) => NetworkError::HistoryPruned {
+            floor: body.and_then(|body| body.floor),
+        },
+        (_, error_code::SCHEMA_VERSION_UNSUPPORTED) => NetworkError::SchemaVersion {
+            min: body.as_ref().and_then(|body| body.min_schema_version),
+            max: body.as_ref().and_then(|body| body.schema_version),
+        },
+        (_, code) => NetworkError::Refused {
+            status: status.as_u16(),
+            code: code.to_owned(),
+            message: body
+                .as_ref()
+                .map_or_else(String::new, |body| body.message.clone()),
+        },
+    }
+}
+
+/// The whole chain of causes: "connection refused" is at its end.
+fn unreachable(error: reqwest::Error) -> NetworkError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    NetworkError::Unreachable(text)
+}

@@ -1,0 +1,182 @@
+//! One upload: freeze, send, settle.
+
+use crate::capture;
+use crate::core::Core;
+use crate::error::{Error, NetworkError};
+use crate::key::{LocalKey, RowRef};
+use crate::outbox::{self, BatchLimits, Frozen};
+use crate::schema::Tables;
+use crate::settle::{self, Acknowledged};
+use crate::shadow;
+use crate::state::State;
+use oversync_shared::ChangeId;
+use oversync_shared::wire::{UploadChange, UploadRequest};
+use serde_json::value::RawValue;
+
+/// What an upload came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Uploaded {
+    /// Changes sent; 0 when there was nothing to send.
+    pub sent: usize,
+    /// Accepted by the server.
+    pub applied: usize,
+    /// Handed to the resolver.
+    pub conflicts: usize,
+    /// Put into the rejected list.
+    pub rejected: usize,
+    /// Waiting for a row they refer to.
+    pub waiting: usize,
+}
+
+impl Uploaded {
+    /// Adds another upload's numbers.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.applied += other.applied;
+        self.conflicts += other.conflicts;
+        self.rejected += other.rejected;
+        self.waiting += other.waiting;
+    }
+}
+
+/// A batch that is ready to be sent.
+struct Batch {
+    sent: Vec<Frozen>,
+    request: UploadRequest,
+    /// Rows that earlier conflicts have written into tables.
+    written: Vec<(RowRef, LocalKey)>,
+}
+
+/// Uploads one batch, smaller ones if the server asks for that. The caller has
+/// the turn.
+pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
+    loop {
+        let server = core.server().await?;
+        let limits = server.batch;
+        let Some(batch) = core.db.write(move |txn| prepare(txn, limits)).await? else {
+            return Ok(Uploaded::default());
+        };
+        core.announce(batch.written).await?;
+        if batch.sent.is_empty() {
+            return Ok(Uploaded::default());
+        }
+        match core.transport.upload(&batch.request).await {
+            Ok(reply) => {
+                core.saw_head(reply.head.or(Some(reply.highest_server_seq)));
+                let sent = batch.sent.clone();
+                let done = core
+                    .db
+                    .write(move |txn| settle::acknowledge(txn, &sent, &reply))
+                    .await?;
+                if done.smaller_batch {
+                    smaller(core, &batch.sent, None).await?;
+                    continue;
+                }
+                let uploaded = summary(batch.sent.len(), &done);
+                core.announce(done.written).await?;
+                return Ok(uploaded);
+            }
+            Err(NetworkError::TooLarge { limit_bytes }) => {
+                smaller(core, &batch.sent, limit_bytes).await?;
+            }
+            Err(error) => {
+                core.start_over(error).await?;
+                return Ok(Uploaded::default());
+            }
+        }
+    }
+}
+
+fn summary(sent: usize, done: &Acknowledged) -> Uploaded {
+    Uploaded {
+        sent,
+        applied: done.applied,
+        conflicts: done.conflicts,
+        rejected: done.rejected,
+        waiting: done.waiting,
+    }
+}
+
+/// Halves the batch, or takes the server's word for its limit; a single change
+/// that is too large is rejected.
+async fn smaller(core: &Core, sent: &[Frozen], limit_bytes: Option<u64>) -> Result<(), Error> {
+    if let [only] = sent {
+        let only = only.clone();
+        return core
+            .db
+            .write(move |txn| settle::reject_too_large(txn, &only))
+            .await;
+    }
+    let half: usize = sent.iter().map(Frozen::size).sum::<usize>() / 2;
+    let told = limit_bytes.and_then(|limit| usize::try_from(limit).ok());
+    core.shrink(BatchLimits {
+        changes: sent.len().div_ceil(2),
+        bytes: told.map_or(half, |told| told.min(half)).max(1),
+    });
+    Ok(())
+}
+
+fn prepare(txn: &crate::db::Txn<'_>, limits: BatchLimits) -> Result<Option<Batch>, Error> {
+    let state = State::load(txn.conn)?;
+    // Before the first pass the device does not know what the server has.
+    if !state.hydrated {
+        return Ok(None);
+    }
+    capture::collect(txn)?;
+    let settled = shadow::settle_all(txn)?;
+    let mut frozen = outbox::next_batch(txn, limits)?;
+    let settled_below = frozen
+        .first()
+        .map_or(state.next_change_id, |first| first.id);
+    frozen.truncate(fitting(&frozen, limits));
+    let request = UploadRequest {
+        last_server_seq_seen: state.cursor,
+        changes: changes(txn.tables, &state.schema, &frozen)?,
+        epoch: state.epoch,
+        settled_below: Some(settled_below).filter(|id| *id > ChangeId::new(1)),
+    };
+    Ok(Some(Batch {
+        sent: frozen,
+        request,
+        written: settled.written,
+    }))
+}
+
+/// How many of the frozen changes fit into one upload; at least one.
+fn fitting(frozen: &[Frozen], limits: BatchLimits) -> usize {
+    let mut bytes = 0;
+    frozen
+        .iter()
+        .take(limits.changes)
+        .take_while(|change| {
+            let first = bytes == 0;
+            bytes += change.size();
+            first || bytes <= limits.bytes
+        })
+        .count()
+}
+
+fn changes(tables: &Tables, schema: &str, frozen: &[Frozen]) -> Result<Vec<UploadChange>, Error> {
+    frozen
+        .iter()
+        .map(|change| {
+            let table = tables.by_number(change.row.tbl);
+            let payload = change
+                .payload
+                .clone()
+                .map(RawValue::from_string)
+                .transpose();
+            Ok(UploadChange {
+                source_change_id: change.id,
+                schema: schema.to_owned(),
+                // A table that is no longer listed: the server says what it
+                // thinks of the empty name, and the edit is in the rejected list.
+                table: table.map_or_else(String::new, |table| table.wire.clone()),
+                op: change.op,
+                pk: change.row.key.to_string(),
+                server_version: change.version,
+                payload: payload.map_err(|error| NetworkError::Protocol(error.to_string()))?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,517 @@
+//! The device's decisions, without a database or a network in sight.
+//!
+//! Each function takes what a device knows about one row, one answer or one
+//! page, and says what to do; `oversqlite` reads the facts and carries the
+//! action out in one transaction. Every function is total: the last word on a
+//! case that "cannot happen" is written here too, and tested.
+
+use crate::ids::{RowVersion, ServerId};
+use crate::wire::{ChangeStatus, Op, StatusKind, reason};
+
+/// What a device holds of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The newest server version seen or acknowledged.
+    pub version: RowVersion,
+    /// Whether that version was a tombstone.
+    pub deleted: bool,
+}
+
+impl Held {
+    /// Of a row the device has never heard about from the server.
+    pub const NOTHING: Self = Self {
+        version: RowVersion::NEVER_SEEN,
+        deleted: false,
+    };
+}
+
+/// Where a local edit of a row stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsent {
+    /// There is none: the row is as the server has it.
+    None,
+    /// Captured, not yet frozen.
+    Pending,
+    /// Frozen, perhaps sent, not answered.
+    InFlight,
+    /// Refused for good; kept in the rejected list until somebody decides.
+    Rejected,
+}
+
+/// What to do with an entry of a downloaded page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryAction {
+    /// The device already holds this state or a newer one.
+    Skip,
+    /// A local edit stands in the way: remember the entry until it is settled.
+    Shadow,
+    /// Write it into the table.
+    Apply,
+}
+
+/// Decides about one entry of a page (PROTOCOL.md section 6, rules 5 and 8).
+pub fn entry(version: RowVersion, held: Held, unsent: Unsent) -> EntryAction {
+    if version <= held.version {
+        return EntryAction::Skip;
+    }
+    match unsent {
+        Unsent::None => EntryAction::Apply,
+        Unsent::Pending | Unsent::InFlight | Unsent::Rejected => EntryAction::Shadow,
+    }
+}
+
+/// What to do with a remembered server row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShadowAction {
+    /// The edit it met is not settled yet.
+    Keep,
+    /// The device holds this state or a newer one by now.
+    Drop,
+    /// No edit is left: write it into the table.
+    Apply,
+    /// The edit says the same: both are settled, nothing is written.
+    Adopt,
+    /// The server's row is what the edit was made on, under another version:
+    /// the edit stands, based on this version.
+    Rebase,
+    /// A real conflict: ask the resolver.
+    Resolve,
+}
+
+/// How the content of a server row relates to the pending edit it met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meeting {
+    /// Both say the same.
+    SameContent,
+    /// The server's row says what the edit was made on.
+    UnchangedSinceBase,
+    /// Both have changed.
+    BothChanged,
+}
+
+/// Decides about a remembered server row and the edit it met.
+pub fn shadow(version: RowVersion, held: Held, unsent: Unsent, meeting: Meeting) -> ShadowAction {
+    match unsent {
+        Unsent::InFlight => ShadowAction::Keep,
+        _ if version <= held.version => ShadowAction::Drop,
+        Unsent::Rejected => ShadowAction::Keep,
+        Unsent::None => ShadowAction::Apply,
+        Unsent::Pending => match meeting {
+            Meeting::SameContent => ShadowAction::Adopt,
+            Meeting::UnchangedSinceBase => ShadowAction::Rebase,
+            Meeting::BothChanged => ShadowAction::Resolve,
+        },
+    }
+}
+
+/// What a captured edit amounts to, once the row is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// The server has what the device has.
+    Nothing,
+    /// Send this.
+    Send(Op),
+}
+
+/// Derives the operation from the state of the row, never from the sequence of
+/// statements: DELETE, INSERT, DELETE of a row the server has is one DELETE.
+///
+/// `held` must be what the server will hold once everything in flight is
+/// answered; ask only when nothing of this row is in flight.
+pub fn edit(exists: bool, held: Held) -> Edit {
+    let on_server = held.version > RowVersion::NEVER_SEEN && !held.deleted;
+    match (exists, on_server) {
+        (true, true) => Edit::Send(Op::Update),
+        (true, false) => Edit::Send(Op::Insert),
+        (false, true) => Edit::Send(Op::Delete),
+        (false, false) => Edit::Nothing,
+    }
+}
+
+/// Why the server called a change invalid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvalidReason {
+    /// A referenced row does not exist there.
+    FkMissing,
+    /// The change itself is malformed.
+    BadPayload,
+    /// A check before the write failed.
+    Precheck,
+    /// Among others: a row the server has never seen was sent with a version.
+    Internal,
+    /// The table is not synchronised there.
+    UnregisteredTable,
+    /// The batch as a whole, not this change.
+    BatchTooLarge,
+    /// A code this device does not know.
+    Other(String),
+}
+
+impl InvalidReason {
+    /// Reads a code of PROTOCOL.md section 3.
+    pub fn of(code: &str) -> Self {
+        match code {
+            reason::FK_MISSING => Self::FkMissing,
+            reason::BAD_PAYLOAD => Self::BadPayload,
+            reason::PRECHECK_ERROR => Self::Precheck,
+            reason::INTERNAL_ERROR => Self::Internal,
+            reason::UNREGISTERED_TABLE => Self::UnregisteredTable,
+            reason::BATCH_TOO_LARGE => Self::BatchTooLarge,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+
+    /// The code.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::FkMissing => reason::FK_MISSING,
+            Self::BadPayload => reason::BAD_PAYLOAD,
+            Self::Precheck => reason::PRECHECK_ERROR,
+            Self::Internal => reason::INTERNAL_ERROR,
+            Self::UnregisteredTable => reason::UNREGISTERED_TABLE,
+            Self::BatchTooLarge => reason::BATCH_TOO_LARGE,
+            Self::Other(code) => code,
+        }
+    }
+}
+
+/// The server's answer to one change, as far as decisions need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// In the stream; no version for the delete of a row never seen.
+    Applied(Option<RowVersion>),
+    /// The row stands at this version; none when the server sent no row.
+    Conflict(Option<RowVersion>),
+    /// Not as it is.
+    Invalid(InvalidReason),
+}
+
+impl Answer {
+    /// Reads a status of an upload's reply.
+    pub fn of(status: &ChangeStatus) -> Self {
+        match status.status {
+            StatusKind::Applied => Self::Applied(status.new_server_version),
+            StatusKind::Conflict => {
+                Self::Conflict(status.server_row.as_ref().map(|row| row.server_version))
+            }
+            StatusKind::Invalid => Self::Invalid(InvalidReason::of(
+                status
+                    .invalid
+                    .as_ref()
+                    .map_or("", |invalid| invalid.reason.as_str()),
+            )),
+        }
+    }
+}
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// The operation.
+    pub op: Op,
+    /// The version it was based on.
+    pub base: RowVersion,
+}
+
+/// Whether a row that the server misses is on its way from this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// It has an unsent edit here, or stands in the rejected list: the child
+    /// waits with it.
+    OnItsWay,
+    /// This device has nothing to send for it.
+    NotHere,
+}
+
+/// What an answer means for the frozen change it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done; hold this version from now on.
+    Done(Held),
+    /// Done, and the server knows nothing of the row.
+    Forgotten,
+    /// Remember the server's row and let the resolver decide.
+    Conflict,
+    /// The number was used up by another change of this device (a copy of the
+    /// file, a restored file): send the same edit under a new one.
+    Renumber,
+    /// The server has never seen the row: send it again as new.
+    StartOver,
+    /// Keep it, unsent, until the row it refers to has arrived.
+    WaitForParent,
+    /// Into the rejected list.
+    Reject(InvalidReason),
+    /// Nothing was decided about this change: send a smaller batch.
+    SmallerBatch,
+}
+
+/// Decides what an answer means (PROTOCOL.md section 6, rules 2, 3 and 6).
+pub fn settle(sent: Sent, answer: Answer, parent: Parent) -> Settlement {
+    match answer {
+        Answer::Applied(Some(version)) => Settlement::Done(Held {
+            version,
+            deleted: !sent.op.is_upsert(),
+        }),
+        Answer::Applied(None) => Settlement::Forgotten,
+        // The row has not moved since: the number clashed, not the content.
+        Answer::Conflict(Some(version)) if version == sent.base => Settlement::Renumber,
+        Answer::Conflict(Some(_)) => Settlement::Conflict,
+        Answer::Conflict(None) => start_over(sent, InvalidReason::Internal),
+        Answer::Invalid(InvalidReason::Internal) => start_over(sent, InvalidReason::Internal),
+        Answer::Invalid(InvalidReason::FkMissing) => match parent {
+            Parent::OnItsWay => Settlement::WaitForParent,
+            Parent::NotHere => Settlement::Reject(InvalidReason::FkMissing),
+        },
+        Answer::Invalid(InvalidReason::BatchTooLarge) => Settlement::SmallerBatch,
+        Answer::Invalid(why) => Settlement::Reject(why),
+    }
+}
+
+/// A row sent with a version that the server has never seen can be sent once
+/// more as new; one that was sent as new already is refused for good.
+fn start_over(sent: Sent, why: InvalidReason) -> Settlement {
+    if sent.base > RowVersion::NEVER_SEEN {
+        Settlement::StartOver
+    } else {
+        Settlement::Reject(why)
+    }
+}
+
+/// Whether the server still has the history the device knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// Yes, or the server does not say.
+    Same,
+    /// The device has known none so far: keep this one.
+    First,
+    /// Another database, or an older state of it: synchronise anew, without
+    /// losing local rows.
+    Replaced,
+}
+
+/// Judges epoch and head of a reply that was read from the database. Never to
+/// be asked about a hint.
+pub fn history(
+    known: Option<&str>,
+    told: Option<&str>,
+    cursor: ServerId,
+    head: Option<ServerId>,
+) -> History {
+    match (known, told) {
+        (Some(known), Some(told)) if known != told => History::Replaced,
+        _ if head.is_some_and(|head| head < cursor) => History::Replaced,
+        (None, Some(_)) => History::First,
+        _ => History::Same,
+    }
+}
+
+/// The bounds of a downloaded page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageBounds {
+    /// Where the next page starts.
+    pub next_after: ServerId,
+    /// Whether there is one inside the window.
+    pub has_more: bool,
+    /// The window.
+    pub window_until: ServerId,
+    /// The user's head, when the server tells.
+    pub head: Option<ServerId>,
+}
+
+/// Where the cursor stands once a page has been applied. It never moves back,
+/// and beyond the last entry only on a server whose feed has no gaps.
+pub fn cursor_after(cursor: ServerId, page: PageBounds, ordered_feed: bool) -> ServerId {
+    let reached = cursor.max(page.next_after);
+    match page.head {
+        Some(head) if ordered_feed && !page.has_more => reached.max(page.window_until.min(head)),
+        _ => reached,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL_UNSENT: [Unsent; 4] = [
+        Unsent::None,
+        Unsent::Pending,
+        Unsent::InFlight,
+        Unsent::Rejected,
+    ];
+
+    fn version(n: i64) -> RowVersion {
+        RowVersion::new(n)
+    }
+
+    fn held(n: i64, deleted: bool) -> Held {
+        Held {
+            version: version(n),
+            deleted,
+        }
+    }
+
+    #[test]
+    fn an_entry_is_applied_only_when_it_is_newer_and_meets_no_edit() {
+        for unsent in ALL_UNSENT {
+            for deleted in [false, true] {
+                for seen in 1..=3 {
+                    let action = entry(version(seen), held(2, deleted), unsent);
+                    let expected = match (seen > 2, unsent) {
+                        (false, _) => EntryAction::Skip,
+                        (true, Unsent::None) => EntryAction::Apply,
+                        (true, _) => EntryAction::Shadow,
+                    };
+                    assert_eq!(action, expected, "{seen} {unsent:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_shadow_is_never_dropped_while_it_is_news() {
+        for unsent in ALL_UNSENT {
+            for (meeting, expected) in [
+                (Meeting::SameContent, ShadowAction::Adopt),
+                (Meeting::UnchangedSinceBase, ShadowAction::Rebase),
+                (Meeting::BothChanged, ShadowAction::Resolve),
+            ] {
+                for seen in 1..=3 {
+                    let action = shadow(version(seen), held(2, false), unsent, meeting);
+                    let expected = match (unsent, seen > 2) {
+                        (Unsent::InFlight, _) | (Unsent::Rejected, true) => ShadowAction::Keep,
+                        (_, false) => ShadowAction::Drop,
+                        (Unsent::None, true) => ShadowAction::Apply,
+                        (Unsent::Pending, true) => expected,
+                    };
+                    assert_eq!(action, expected, "{seen} {unsent:?} {meeting:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_operation_follows_from_the_state() {
+        assert_eq!(edit(true, Held::NOTHING), Edit::Send(Op::Insert));
+        assert_eq!(edit(true, held(3, false)), Edit::Send(Op::Update));
+        assert_eq!(edit(true, held(3, true)), Edit::Send(Op::Insert));
+        assert_eq!(edit(false, held(3, false)), Edit::Send(Op::Delete));
+        assert_eq!(edit(false, held(3, true)), Edit::Nothing);
+        assert_eq!(edit(false, Held::NOTHING), Edit::Nothing);
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        let known = Sent {
+            op: Op::Update,
+            base: version(4),
+        };
+        let fresh = Sent {
+            op: Op::Insert,
+            base: RowVersion::NEVER_SEEN,
+        };
+        let delete = Sent {
+            op: Op::Delete,
+            base: version(4),
+        };
+        let here = Parent::OnItsWay;
+        let away = Parent::NotHere;
+        let applied = Answer::Applied(Some(version(5)));
+        assert_eq!(
+            settle(known, applied.clone(), away),
+            Settlement::Done(held(5, false))
+        );
+        assert_eq!(
+            settle(delete, applied, away),
+            Settlement::Done(held(5, true))
+        );
+        assert_eq!(
+            settle(delete, Answer::Applied(None), away),
+            Settlement::Forgotten
+        );
+        let conflict = |n| Answer::Conflict(Some(version(n)));
+        assert_eq!(settle(known, conflict(6), away), Settlement::Conflict);
+        assert_eq!(settle(known, conflict(4), away), Settlement::Renumber);
+        assert_eq!(
+            settle(known, Answer::Conflict(None), away),
+            Settlement::StartOver
+        );
+        let invalid = |code: &str| Answer::Invalid(InvalidReason::of(code));
+        assert_eq!(
+            settle(known, invalid(reason::INTERNAL_ERROR), away),
+            Settlement::StartOver
+        );
+        assert_eq!(
+            settle(fresh, invalid(reason::INTERNAL_ERROR), away),
+            Settlement::Reject(InvalidReason::Internal)
+        );
+        assert_eq!(
+            settle(fresh, invalid(reason::FK_MISSING), here),
+            Settlement::WaitForParent
+        );
+        assert_eq!(
+            settle(fresh, invalid(reason::FK_MISSING), away),
+            Settlement::Reject(InvalidReason::FkMissing)
+        );
+        assert_eq!(
+            settle(fresh, invalid(reason::BATCH_TOO_LARGE), away),
+            Settlement::SmallerBatch
+        );
+        for code in [
+            reason::BAD_PAYLOAD,
+            reason::PRECHECK_ERROR,
+            reason::UNREGISTERED_TABLE,
+            "of_tomorrow",
+        ] {
+            assert_eq!(
+                settle(known, invalid(code), here),
+                Settlement::Reject(InvalidReason::of(code))
+            );
+            assert_eq!(InvalidReason::of(code).as_str(), code);
+        }
+    }
+
+    #[test]
+    fn history_is_replaced_by_another_epoch_or_a_head_behind_the_cursor() {
+        let at = ServerId::new;
+        assert_eq!(history(None, None, at(5), None), History::Same);
+        assert_eq!(history(None, Some("e"), at(0), Some(at(9))), History::First);
+        assert_eq!(
+            history(Some("e"), Some("e"), at(5), Some(at(5))),
+            History::Same
+        );
+        assert_eq!(
+            history(Some("e"), Some("f"), at(5), Some(at(9))),
+            History::Replaced
+        );
+        assert_eq!(
+            history(Some("e"), Some("e"), at(5), Some(at(4))),
+            History::Replaced
+        );
+        assert_eq!(history(None, None, at(5), Some(at(4))), History::Replaced);
+        assert_eq!(history(Some("e"), None, at(5), None), History::Same);
+    }
+
+    #[test]
+    fn the_cursor_moves_forward_only() {
+        let at = ServerId::new;
+        let page = |next_after, has_more, window, head| PageBounds {
+            next_after: at(next_after),
+            has_more,
+            window_until: at(window),
+            head,
+        };
+        let end = page(7, false, 9, Some(at(12)));
+        assert_eq!(cursor_after(at(5), end, true), at(9));
+        assert_eq!(cursor_after(at(5), end, false), at(7));
+        // A head that is behind the window holds the cursor back.
+        assert_eq!(
+            cursor_after(at(5), page(7, false, 9, Some(at(8))), true),
+            at(8)
+        );
+        assert_eq!(
+            cursor_after(at(5), page(7, true, 9, Some(at(9))), true),
+            at(7)
+        );
+        assert_eq!(cursor_after(at(5), page(3, false, 4, None), true), at(5));
+    }
+}
