@@ -38,7 +38,7 @@ pub struct EmbeddedStore {
     readers: Threads,
     table_keys: OnceLock<Arc<[i64]>>,
     clock: Clock,
-    _lock: File,
+    lock: File,
 }
 
 impl EmbeddedStore {
@@ -71,7 +71,7 @@ impl EmbeddedStore {
             readers: Threads::start("store-read", readers, READS_WAITING)?,
             table_keys: OnceLock::new(),
             clock,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -195,6 +195,10 @@ impl Store for EmbeddedStore {
     async fn close(&self) {
         self.readers.stop();
         self.writer.stop();
+        if let Err(error) = self.lock.unlock() {
+            // It ends with the process at the latest.
+            tracing::warn!(%error, "the lock on the database file stays");
+        }
     }
 }
 
