@@ -83,13 +83,13 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
         return Ok(());
     }
     let base_cells = row::read_base(txn.conn, table, &touch.key)?;
+    let on_server = edit(false, known.remembered()) != Edit::Nothing;
     match known.unsent {
         // Nothing unsent so far: perhaps there still is nothing.
         Unsent::None => {
             if edit(cells.is_some(), known.remembered()) == Edit::Nothing {
                 return Ok(());
             }
-            let on_server = edit(false, known.remembered()) != Edit::Nothing;
             if on_server && cells.is_some() && cells == base_cells {
                 return Ok(());
             }
@@ -106,6 +106,8 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
     }
     let base = match (known.unsent, base_cells) {
         (Unsent::Rejected, _) => rejected::base_of(txn.conn, row)?,
+        // What was there before is not what the server has.
+        (Unsent::None | Unsent::Pending, _) if !on_server => None,
         (_, Some(cells)) => row::to_payload(txn.conn, table, row, &cells)?.ok(),
         (_, None) => None,
     };

@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_secs(30);
 
 /// How often to look whether another program has written to the file. A look
 /// costs a few microseconds.
-const FOREIGN_WRITERS: Duration = Duration::from_millis(250);
+const FOREIGN_WRITERS: Duration = Duration::from_millis(100);
 
 /// One synchronised table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Config {
     }
 
     /// How often the engine looks for commits of connections that did not come
-    /// from [`Client::connection`](crate::Client::connection) (default 250 ms).
+    /// from [`Client::connection`](crate::Client::connection) (default 100 ms).
     #[must_use]
     pub fn foreign_writers_interval(mut self, every: Duration) -> Self {
         self.foreign_writers = every;

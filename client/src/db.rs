@@ -140,7 +140,11 @@ impl Store {
 }
 
 /// Seconds since 1970.
-pub(crate) fn unix_now() -> i64 {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the device's only clock: shown to people, never used for order"
+)]
+fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }

@@ -86,7 +86,7 @@ impl SyncService {
         };
         let store =
             store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
-        let catalog = Arc::new(register(&settings.tables, &*store).await?);
+        let catalog = Arc::new(register(&settings.tables, settings.strict_tables, &*store).await?);
         let epoch = store.epoch().await?;
         let lanes = Lanes::start(&store);
         let board = Board::default();

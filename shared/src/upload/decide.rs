@@ -51,6 +51,9 @@ pub struct View {
     pub rows: HashMap<RowAt, RowState>,
     /// The calling device's change ids on record.
     pub recorded: HashMap<ChangeId, Recorded>,
+    /// Rows that count as parents because the business table has them for this
+    /// user, synchronised or not.
+    pub in_business: HashSet<RowAt>,
 }
 
 /// What must be in the [`View`] before an upload can be decided.
@@ -350,7 +353,9 @@ impl Run<'_> {
                 table: link.parent,
                 key: *key,
             };
-            let exists = self.is_live(parent) || assumed.contains(&parent);
+            let exists = self.is_live(parent)
+                || assumed.contains(&parent)
+                || self.view.in_business.contains(&parent);
             let counts = parent == row || (exists && !self.doomed.contains(&parent));
             if !counts {
                 missing.push(format!("{}:{text}", self.catalog.table(link.parent).name));
