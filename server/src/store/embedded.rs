@@ -43,7 +43,7 @@ pub struct EmbeddedStore {
     readers: Threads,
     tables: OnceLock<Arc<Tables>>,
     clock: Clock,
-    _lock: File,
+    lock: File,
 }
 
 /// The registered tables as this database numbers them.
@@ -84,7 +84,7 @@ impl EmbeddedStore {
             readers: Threads::start("store-read", readers, READS_WAITING)?,
             tables: OnceLock::new(),
             clock,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -254,6 +254,10 @@ impl Store for EmbeddedStore {
     async fn close(&self) {
         self.readers.stop();
         self.writer.stop();
+        if let Err(error) = self.lock.unlock() {
+            // It ends with the process at the latest.
+            tracing::warn!(%error, "the lock on the database file stays");
+        }
     }
 }
 
