@@ -103,7 +103,13 @@ struct Ready {
 /// order in which the edits were made, deletes backwards.
 fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
     let mut state = State::load(txn.conn)?;
+    let first_id = state.next_change_id;
     let mut room = limits;
+    let save = |state: &State| match state.next_change_id == first_id {
+        // Nothing frozen, nothing to write: the commit costs no sync of the disk.
+        true => Ok(()),
+        false => state.save(txn.conn),
+    };
     let parents_first: Vec<&Table> = txn.tables.iter().collect();
     let upserts = parents_first.iter().map(|table| (table, READY_UPSERTS));
     let deletes = parents_first
@@ -117,7 +123,7 @@ fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
             };
             let size = frozen.size();
             if size > room.bytes && room != limits {
-                return state.save(txn.conn);
+                return save(&state);
             }
             store(txn.conn, &frozen)?;
             capture::remove(txn.conn, frozen.row)?;
@@ -129,7 +135,7 @@ fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
             break;
         }
     }
-    state.save(txn.conn)
+    save(&state)
 }
 
 fn ready(
