@@ -52,6 +52,12 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         poll: u64,
     },
+    /// Run SQL in the file and print the rows it gives; the edits are
+    /// synchronised like any other program's.
+    Sql {
+        /// One or more statements.
+        sql: String,
+    },
     /// Show how things stand, without the network.
     Status,
     /// List local edits that the server can never take, with the reason.
@@ -131,6 +137,10 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Init(init) => initialise(database, init, arguments.json).await,
         Command::Sync => sync(database, arguments.json).await,
         Command::Watch { poll } => watch(database, *poll, arguments.json).await,
+        Command::Sql { sql } => {
+            crate::sql::run(database, sql, arguments.json, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Status => {
             let status = look_at(database)?.status()?;
             print_status(&status, arguments.json);

@@ -8,13 +8,6 @@ mod conformance;
 // Rows in business tables: the upload's own transaction, scoped to the user,
 // failures recorded and retried.
 mod projection;
-
-// ----------------------------------------------------------------- the devices
-// Real clients against real servers: hints instead of polls, kill -9 on either
-// side, a server that goes away and comes back.
-mod devices;
-// The programs people try first: the command line, the examples.
-mod programs;
 // The storage contract: one story, told to every store without a server.
 mod stores;
 // Bodies, queries, tokens and frames made by mutation: never a 5xx, never a panic.
@@ -37,6 +30,13 @@ mod long_poll;
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
+
+// ----------------------------------------------------------------- the devices
+// Real clients against real servers: hints instead of polls, kill -9 on either
+// side, a server that goes away and comes back.
+mod devices;
+// The programs people try first: the command line, the examples.
+mod programs;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

@@ -167,10 +167,13 @@ async fn the_quickstart_runs() {
     let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
     let url = format!("http://{}", server.address());
     let output = run(Command::new(binary("examples/quickstart"))
-        .arg(&url)
+        .args(["quickstart.db", &url])
         .current_dir(&folder));
     let text = String::from_utf8(output.stdout).expect("text");
-    assert!(text.contains("2"), "it counts what it uploaded: {text}");
+    assert!(
+        text.contains("1 users, 1 posts"),
+        "it counts what it has: {text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

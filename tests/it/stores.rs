@@ -43,7 +43,10 @@ impl Stage {
         let store = open(database.url(), None, Clock::system())
             .await
             .expect("the store opens");
-        store.register(&catalog).await.expect("tables register");
+        store
+            .register(&catalog, Vec::new())
+            .await
+            .expect("tables register");
         Self {
             store,
             catalog,
@@ -150,6 +153,8 @@ fn commit(loaded: &Loaded, device: &str, writes: &[Write]) -> Commit {
     let highest = writes.iter().map(|write| ChangeId::new(write.id)).max();
     Commit {
         user,
+        // Only business rows carry it, and there are none here.
+        user_id: UserId::new("nobody").expect("a valid user"),
         revision,
         head: ServerId::new(head.get() + writes.len() as i64),
         device: DeviceWrite {

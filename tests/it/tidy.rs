@@ -219,7 +219,10 @@ fn what_does_not_occur_in_product_code() {
         "dbg!(",
         "todo!(",
     ];
-    no_mention(&product(PRODUCT), &words, |_| false);
+    // Each side has one clock.
+    no_mention(&product(PRODUCT), &words, |path| {
+        path.ends_with("/clock.rs")
+    });
 }
 
 #[test]
