@@ -11,6 +11,7 @@ mod clock;
 mod commit;
 mod http;
 mod live;
+pub mod projection;
 mod registration;
 mod serve;
 mod service;

@@ -1,11 +1,13 @@
 //! From configured tables to the catalog: names checked, foreign keys
 //! discovered and joined with the configured ones.
 
+use crate::projection::{BusinessTable, Projection, ProjectionError};
 use crate::settings::TableSettings;
 use crate::store::{Store, StoreError};
 use oversync_shared::catalog::{CatalogError, Reference, TableSpec};
 use oversync_shared::names::TableNameError;
 use oversync_shared::{Catalog, TableName};
+use std::collections::HashMap;
 
 /// Schemas that the server keeps for itself.
 const RESERVED_SCHEMAS: &[&str] = &["oversync", "pg_catalog", "information_schema"];
@@ -30,14 +32,26 @@ pub enum RegistrationError {
     /// They do not fit together.
     #[error("tables: {0}")]
     Catalog(#[from] CatalogError),
+    /// A business table cannot be projected into.
+    #[error("tables: {0}")]
+    Projection(#[from] ProjectionError),
+    /// Two business tables that are one in the embedded store.
+    #[error("tables: {0} and {1} would be the same table of the embedded store")]
+    SameTable(TableName, TableName),
+    /// Asked for, and not there.
+    #[error("tables: {0} does not exist in the database, and strict_tables is set")]
+    Missing(TableName),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Builds the catalog of the configured tables and registers it with the store.
+/// Builds the catalog of the configured tables, finds out which of them have a
+/// business table, and registers all with the store. With `strict`, every table
+/// must have one.
 pub async fn register(
     tables: &[TableSettings],
+    strict: bool,
     store: &dyn Store,
 ) -> Result<Catalog, RegistrationError> {
     if tables.is_empty() {
@@ -47,40 +61,105 @@ pub async fn register(
         .iter()
         .map(|table| checked_name(&table.schema, &table.table))
         .collect::<Result<Vec<_>, _>>()?;
-    let declared = store.declared_references(&names).await?;
+    let described = store.describe(&names).await?;
     let mut specs = Vec::with_capacity(tables.len());
     for (settings, name) in tables.iter().zip(&names) {
-        let mut references = Vec::new();
-        for reference in declared.get(name).into_iter().flatten() {
-            // A parent that is not synchronised is the database's own affair.
-            if names.contains(&reference.parent) {
-                references.push(reference.clone());
-            } else {
-                tracing::info!(table = %name, column = reference.column, parent = %reference.parent,
-                    "foreign key to a table that is not registered: not checked");
-            }
+        let found = described.get(name);
+        if strict && found.is_none() {
+            return Err(RegistrationError::Missing(name.clone()));
         }
-        for reference in &settings.references {
-            let (schema, table) = reference
-                .table
-                .split_once('.')
-                .unwrap_or((&name.schema, &reference.table));
-            let reference = Reference {
-                column: reference.column.to_lowercase(),
-                parent: TableName::parse(schema, table)?,
-            };
-            if !references.contains(&reference) {
-                references.push(reference);
-            }
-        }
+        let declared = found.map_or(&[][..], |found| &found.references);
         specs.push(TableSpec {
             name: name.clone(),
-            references,
+            references: references(settings, name, &names, declared)?,
         });
     }
     let catalog = Catalog::new(specs)?;
-    store.register(&catalog).await?;
+    let projections = projections(tables, &catalog, &described)?;
+    if !store.is_shared() {
+        refuse_same_tables(&projections)?;
+    }
+    for projection in &projections {
+        tracing::info!(table = %projection.name, key = projection.key.name, "rows are projected");
+    }
+    store.register(&catalog, projections).await?;
     Ok(catalog)
+}
+
+/// Declared foreign keys and configured ones, each once.
+fn references(
+    settings: &TableSettings,
+    name: &TableName,
+    registered: &[TableName],
+    declared: &[Reference],
+) -> Result<Vec<Reference>, RegistrationError> {
+    let mut references = Vec::new();
+    for reference in declared {
+        // A parent that is not synchronised is the database's own affair.
+        if registered.contains(&reference.parent) {
+            references.push(reference.clone());
+        } else {
+            tracing::info!(table = %name, column = reference.column, parent = %reference.parent,
+                "foreign key to a table that is not registered: not checked");
+        }
+    }
+    for reference in &settings.references {
+        let (schema, table) = reference
+            .table
+            .split_once('.')
+            .unwrap_or((&name.schema, &reference.table));
+        let parent = TableName::parse(schema, table)?;
+        let reference = Reference {
+            column: reference.column.to_lowercase(),
+            parent,
+        };
+        if !references.contains(&reference) {
+            references.push(reference);
+        }
+    }
+    Ok(references)
+}
+
+fn projections(
+    tables: &[TableSettings],
+    catalog: &Catalog,
+    described: &HashMap<TableName, BusinessTable>,
+) -> Result<Vec<Projection>, ProjectionError> {
+    catalog
+        .tables()
+        .zip(tables)
+        .filter_map(|((ix, table), settings)| {
+            let found = described.get(&table.name)?;
+            let columns: Vec<String> = table
+                .foreign_keys
+                .iter()
+                .map(|key| key.column.clone())
+                .collect();
+            Some(Projection::new(
+                ix,
+                &table.name,
+                table.rank,
+                table.cyclic,
+                settings,
+                found,
+                &columns,
+            ))
+        })
+        .collect()
+}
+
+/// The embedded store has no schemas: `a.users` and `b.users` are one table.
+fn refuse_same_tables(projections: &[Projection]) -> Result<(), RegistrationError> {
+    let mut by_table: HashMap<&str, &TableName> = HashMap::new();
+    for projection in projections {
+        if let Some(other) = by_table.insert(&projection.name.table, &projection.name) {
+            return Err(RegistrationError::SameTable(
+                other.clone(),
+                projection.name.clone(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn checked_name(schema: &str, table: &str) -> Result<TableName, RegistrationError> {

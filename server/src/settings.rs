@@ -96,6 +96,9 @@ pub struct Settings {
     pub log: String,
     /// What one request may carry.
     pub limits: LimitSettings,
+    /// Whether every synchronised table must exist in the database. Otherwise
+    /// those that do are projected, and the others only synchronised.
+    pub strict_tables: bool,
     /// The synchronised tables.
     pub tables: Vec<TableSettings>,
 }
@@ -202,6 +205,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             limits: LimitSettings::default(),
+            strict_tables: false,
             tables: Vec::new(),
         }
     }

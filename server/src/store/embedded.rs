@@ -4,18 +4,23 @@
 //! `synchronous=FULL`: an acknowledged upload survives power loss. Business
 //! tables may share the file; `business.users` is then the table `users`.
 
+mod describe;
 mod file;
+mod project;
 mod read;
 mod threads;
 mod write;
 
-use super::{Ask, Commit, Loaded, Outcome, Page, PageQuery, Store, StoreError};
+use super::{
+    Ask, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,
+};
 use crate::clock::Clock;
+use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
-use oversync_shared::catalog::{Catalog, Reference};
-use oversync_shared::{ServerId, TableName, UserId};
+use oversync_shared::upload::RowAt;
+use oversync_shared::{Catalog, ServerId, TableName, UserId};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -36,9 +41,17 @@ const WRITES_WAITING: usize = 1_024;
 pub struct EmbeddedStore {
     writer: Threads,
     readers: Threads,
-    table_keys: OnceLock<Arc<[i64]>>,
+    tables: OnceLock<Arc<Tables>>,
     clock: Clock,
-    _lock: File,
+    lock: File,
+}
+
+/// The registered tables as this database numbers them.
+struct Tables {
+    /// By place in the catalog.
+    keys: Vec<i64>,
+    /// By number.
+    projections: HashMap<i64, Projection>,
 }
 
 impl EmbeddedStore {
@@ -69,14 +82,14 @@ impl EmbeddedStore {
         Ok(Self {
             writer: Threads::start("store-write", vec![connection], WRITES_WAITING)?,
             readers: Threads::start("store-read", readers, READS_WAITING)?,
-            table_keys: OnceLock::new(),
+            tables: OnceLock::new(),
             clock,
-            _lock: lock,
+            lock,
         })
     }
 
-    fn table_keys(&self) -> Arc<[i64]> {
-        self.table_keys
+    fn tables(&self) -> Arc<Tables> {
+        self.tables
             .get()
             .expect("BUG: register comes first")
             .clone()
@@ -93,17 +106,21 @@ impl Store for EmbeddedStore {
         1
     }
 
-    async fn declared_references(
+    async fn describe(
         &self,
         tables: &[TableName],
-    ) -> Result<HashMap<TableName, Vec<Reference>>, StoreError> {
+    ) -> Result<HashMap<TableName, BusinessTable>, StoreError> {
         let tables = tables.to_vec();
         self.readers
-            .run(move |connection| declared_references(connection, &tables))
+            .run(move |connection| describe::describe(connection, &tables))
             .await
     }
 
-    async fn register(&self, catalog: &Catalog) -> Result<(), StoreError> {
+    async fn register(
+        &self,
+        catalog: &Catalog,
+        projections: Vec<Projection>,
+    ) -> Result<(), StoreError> {
         let names: Vec<TableName> = catalog
             .tables()
             .map(|(_, table)| table.name.clone())
@@ -112,8 +129,12 @@ impl Store for EmbeddedStore {
             .writer
             .run(move |connection| register(connection, &names))
             .await?;
-        self.table_keys
-            .set(keys.into())
+        let projections = projections
+            .into_iter()
+            .map(|p| (keys[p.table.index()], p))
+            .collect();
+        self.tables
+            .set(Arc::new(Tables { keys, projections }))
             .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
     }
 
@@ -137,12 +158,12 @@ impl Store for EmbeddedStore {
     }
 
     async fn load(&self, ask: &Ask) -> Result<Loaded, StoreError> {
-        let keys = self.table_keys();
+        let tables = self.tables();
         loop {
-            let (keys, question) = (keys.clone(), ask.clone());
+            let (tables, question) = (tables.clone(), ask.clone());
             if let Some(loaded) = self
                 .readers
-                .run(move |connection| read::load(connection, &question, &keys))
+                .run(move |connection| read::load(connection, &question, &tables.keys))
                 .await?
             {
                 return Ok(loaded);
@@ -160,11 +181,49 @@ impl Store for EmbeddedStore {
     }
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError> {
-        let keys = self.table_keys();
+        let tables = self.tables();
         let now = self.clock.now();
         let ts = (now.unix_timestamp_nanos() / 1_000) as i64;
         self.writer
-            .run(move |connection| write::commit(connection, &commits, &keys, ts))
+            .run(move |connection| write::commit(connection, &commits, &tables, ts))
+            .await
+    }
+
+    async fn in_business(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        rows: &[RowAt],
+    ) -> Result<HashSet<RowAt>, StoreError> {
+        let tables = self.tables();
+        let rows: Vec<(i64, RowAt)> = rows
+            .iter()
+            .map(|row| (tables.keys[row.table.index()], *row))
+            .collect();
+        let user_id = user_id.clone();
+        self.readers
+            .run(move |connection| {
+                project::in_business(connection, &tables.projections, user.0, &user_id, &rows)
+            })
+            .await
+    }
+
+    async fn failures(
+        &self,
+        user: &UserId,
+        only: FailureFilter,
+        limit: i64,
+    ) -> Result<Vec<Failure>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .run(move |connection| project::list(connection, &user, &only, limit))
+            .await
+    }
+
+    async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
+        let (tables, user) = (self.tables(), user.clone());
+        self.writer
+            .run(move |connection| project::retry(connection, &user, failure, &tables.projections))
             .await
     }
 
@@ -195,6 +254,10 @@ impl Store for EmbeddedStore {
     async fn close(&self) {
         self.readers.stop();
         self.writer.stop();
+        if let Err(error) = self.lock.unlock() {
+            // It ends with the process at the latest.
+            tracing::warn!(%error, "the lock on the database file stays");
+        }
     }
 }
 
@@ -215,37 +278,4 @@ fn register(connection: &mut Connection, names: &[TableName]) -> Result<Vec<i64>
     }
     tx.commit()?;
     Ok(keys)
-}
-
-/// SQLite has one name space: a parent has the schema of its child.
-fn declared_references(
-    connection: &mut Connection,
-    tables: &[TableName],
-) -> Result<HashMap<TableName, Vec<Reference>>, StoreError> {
-    let mut foreign_keys = connection.prepare(
-        "SELECT lower(k.\"from\"), lower(k.\"table\") FROM pragma_foreign_key_list(?1) k \
-         WHERE (SELECT count(*) FROM pragma_foreign_key_list(?1) o WHERE o.id = k.id) = 1 \
-           AND (k.\"to\" IS NULL OR lower(k.\"to\") = \
-                (SELECT lower(max(name)) FROM pragma_table_info(k.\"table\") WHERE pk > 0 HAVING count(*) = 1)) \
-         ORDER BY k.id DESC",
-    )?;
-    let mut found = HashMap::new();
-    for child in tables {
-        let references = foreign_keys
-            .query_map([&child.table], |row| {
-                let parent = TableName {
-                    schema: child.schema.clone(),
-                    table: row.get(1)?,
-                };
-                Ok(Reference {
-                    column: row.get(0)?,
-                    parent,
-                })
-            })?
-            .collect::<Result<Vec<_>, _>>()?;
-        if !references.is_empty() {
-            found.insert(child.clone(), references);
-        }
-    }
-    Ok(found)
 }

@@ -13,13 +13,14 @@ pub use embedded::EmbeddedStore;
 pub use postgres::PostgresStore;
 
 use crate::clock::Clock;
+use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
 use bytestring::ByteString;
-use oversync_shared::catalog::{Catalog, Reference};
+use oversync_shared::Catalog;
 use oversync_shared::upload::{Fingerprint, Recorded, RowAt, RowState, RowWrite};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableName, UserId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -147,6 +148,8 @@ pub struct DeviceWrite {
 pub struct Commit {
     /// Whose.
     pub user: UserKey,
+    /// The user's name, for business rows.
+    pub user_id: UserId,
     /// The revision the decision was made at.
     pub revision: Revision,
     /// The user's head afterwards.
@@ -233,6 +236,15 @@ pub struct Page {
     pub has_more: bool,
 }
 
+/// Which failures are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct FailureFilter {
+    /// Only of this schema.
+    pub schema: Option<String>,
+    /// Only of this table.
+    pub table: Option<String>,
+}
+
 /// The database behind a server.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -242,17 +254,21 @@ pub trait Store: Send + Sync + 'static {
     /// How many commits may run at a time.
     fn lanes(&self) -> usize;
 
-    /// The foreign keys that the business tables of this database declare, from
-    /// any table in the list to the single-column key of any other. Tables that
-    /// do not exist have none.
-    async fn declared_references(
+    /// How the database describes the business tables; those that do not exist
+    /// are left out.
+    async fn describe(
         &self,
         tables: &[TableName],
-    ) -> Result<HashMap<TableName, Vec<Reference>>, StoreError>;
+    ) -> Result<HashMap<TableName, BusinessTable>, StoreError>;
 
-    /// Tells the store which tables are registered; once, before the verbs
-    /// below. Tables keep their numbers across restarts.
-    async fn register(&self, catalog: &Catalog) -> Result<(), StoreError>;
+    /// Tells the store which tables are registered and which of them are
+    /// projected; once, before the verbs below. Tables keep their numbers across
+    /// restarts.
+    async fn register(
+        &self,
+        catalog: &Catalog,
+        projections: Vec<Projection>,
+    ) -> Result<(), StoreError>;
 
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -267,6 +283,27 @@ pub trait Store: Send + Sync + 'static {
     /// One outcome each, in order. On an error the fate of all is unknown until
     /// they are loaded again.
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError>;
+
+    /// Which of these rows the business tables have for this user: its own, or
+    /// nobody's.
+    async fn in_business(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        rows: &[RowAt],
+    ) -> Result<HashSet<RowAt>, StoreError>;
+
+    /// The user's rows that could not be projected, newest first, at most
+    /// `limit`; of one schema or table only when given.
+    async fn failures(
+        &self,
+        user: &UserId,
+        only: FailureFilter,
+        limit: i64,
+    ) -> Result<Vec<Failure>, StoreError>;
+
+    /// Projects the current state of a failed row again.
+    async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError>;
 
     /// Reads a page of one user's stream.
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError>;

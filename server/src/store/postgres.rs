@@ -4,17 +4,23 @@
 //! prepared once per connection with generic plans. Other processes may write
 //! to the same database at any time.
 
+mod describe;
+mod failures;
+mod project;
+
 use super::{
-    Ask, Commit, DeviceKey, Entry, Head, KnownDevice, Loaded, Outcome, Page, PageQuery, Revision,
-    Store, StoreError, UserKey, fingerprint_from, op_code, op_from_code,
+    Ask, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry, Outcome,
+    Page, PageQuery, Revision, Store, StoreError, UserKey, fingerprint_from, op_code, op_from_code,
 };
+use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
-use oversync_shared::catalog::{Catalog, Reference};
-use oversync_shared::upload::{Recorded, RowState};
+use oversync_shared::Catalog;
+use oversync_shared::upload::{Recorded, RowAt, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
+use project::Work;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Executor as _, Row as _};
-use std::collections::HashMap;
+use sqlx::{Executor as _, Postgres, Row as _, Transaction};
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -39,7 +45,15 @@ const SCHEMA_LOCK: i64 = 0x6f76_6572_7379_6e63;
 /// A store on PostgreSQL 13 or later.
 pub struct PostgresStore {
     pool: PgPool,
-    table_keys: OnceLock<Vec<i32>>,
+    tables: OnceLock<Tables>,
+}
+
+/// The registered tables as this database numbers them.
+struct Tables {
+    keys: Vec<i32>,
+    /// By place in the catalog.
+    projections: Vec<Option<Projection>>,
+    any_projection: bool,
 }
 
 impl PostgresStore {
@@ -49,7 +63,10 @@ impl PostgresStore {
             .application_name("oversync")
             // The statements are few and their best plan does not depend on the
             // parameters: planning each time costs more than running.
-            .options([("plan_cache_mode", "force_generic_plan")]);
+            .options([
+                ("plan_cache_mode", "force_generic_plan"),
+                ("timezone", "UTC"),
+            ]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -78,12 +95,59 @@ impl PostgresStore {
             .await?;
         Ok(Self {
             pool,
-            table_keys: OnceLock::new(),
+            tables: OnceLock::new(),
         })
     }
 
+    fn tables(&self) -> &Tables {
+        self.tables.get().expect("BUG: register comes first")
+    }
+
     fn table_key(&self, table: TableIx) -> i32 {
-        self.table_keys.get().expect("BUG: register comes first")[table.index()]
+        self.tables().keys[table.index()]
+    }
+
+    /// Writes the rows of committed uploads into their business tables, in the
+    /// same transaction.
+    async fn project(
+        &self,
+        tx: &mut Transaction<'_, Postgres>,
+        commits: &[Commit],
+        held: &[i64],
+    ) -> Result<(), StoreError> {
+        let mut work = Vec::new();
+        for commit in commits
+            .iter()
+            .filter(|commit| held.contains(&commit.user.0))
+        {
+            let payloads: HashMap<ServerId, &NewEntry> = commit
+                .entries
+                .iter()
+                .map(|entry| (entry.server_id, entry))
+                .collect();
+            for write in &commit.rows {
+                let Some(projection) = &self.tables().projections[write.row.table.index()] else {
+                    continue;
+                };
+                let entry = payloads[&write.state.at];
+                work.push(Work {
+                    user: commit.user.0,
+                    user_id: &commit.user_id,
+                    projection,
+                    table_key: self.table_key(write.row.table),
+                    pk: write.row.key.uuid(),
+                    version: write.state.version,
+                    payload: entry.payload.as_deref(),
+                    op: op_code(entry.op),
+                });
+            }
+        }
+        if work.is_empty() {
+            return Ok(());
+        }
+        work.sort_by_key(Work::order);
+        let failed = project::project(tx, &work).await?;
+        failures::record(tx, &work, &failed).await
     }
 
     async fn show(
@@ -123,36 +187,18 @@ impl Store for PostgresStore {
         LANES
     }
 
-    async fn declared_references(
+    async fn describe(
         &self,
         tables: &[TableName],
-    ) -> Result<HashMap<TableName, Vec<Reference>>, StoreError> {
-        let schemas: Vec<&str> = tables.iter().map(|name| name.schema.as_str()).collect();
-        let names: Vec<&str> = tables.iter().map(|name| name.table.as_str()).collect();
-        let rows = sqlx::query(include_str!("postgres/references.sql"))
-            .bind(schemas)
-            .bind(names)
-            .fetch_all(&self.pool)
-            .await?;
-        let mut found: HashMap<TableName, Vec<Reference>> = HashMap::new();
-        for row in rows {
-            let child = TableName {
-                schema: row.try_get(0)?,
-                table: row.try_get(1)?,
-            };
-            let parent = TableName {
-                schema: row.try_get(3)?,
-                table: row.try_get(4)?,
-            };
-            found.entry(child).or_default().push(Reference {
-                column: row.try_get(2)?,
-                parent,
-            });
-        }
-        Ok(found)
+    ) -> Result<HashMap<TableName, BusinessTable>, StoreError> {
+        describe::describe(&self.pool, tables).await
     }
 
-    async fn register(&self, catalog: &Catalog) -> Result<(), StoreError> {
+    async fn register(
+        &self,
+        catalog: &Catalog,
+        projections: Vec<Projection>,
+    ) -> Result<(), StoreError> {
         let mut keys = Vec::with_capacity(catalog.len());
         for (_, table) in catalog.tables() {
             sqlx::query("INSERT INTO oversync.tables (schema_name, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING")
@@ -169,8 +215,18 @@ impl Store for PostgresStore {
             .await?;
             keys.push(key);
         }
-        self.table_keys
-            .set(keys)
+        let any_projection = !projections.is_empty();
+        let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
+        for projection in projections {
+            let place = projection.table.index();
+            by_place[place] = Some(projection);
+        }
+        self.tables
+            .set(Tables {
+                keys,
+                projections: by_place,
+                any_projection,
+            })
             .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
     }
 
@@ -218,13 +274,18 @@ impl Store for PostgresStore {
         // guard; the guard then proves that it was current.
         let mut shown = self.show(&commits).await?;
         let columns = Columns::collect(&commits, |table| self.table_key(table));
-        let held: Vec<i64> = columns
-            .query()
-            .fetch_all(&self.pool)
-            .await?
-            .iter()
-            .map(|r| r.get(0))
-            .collect();
+        let read_held =
+            |rows: Vec<PgRow>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
+        let held = if self.tables().any_projection {
+            let mut tx = self.pool.begin().await?;
+            let held = read_held(columns.query().fetch_all(&mut *tx).await?);
+            self.project(&mut tx, &commits, &held).await?;
+            tx.commit().await?;
+            held
+        } else {
+            // One statement is its own transaction.
+            read_held(columns.query().fetch_all(&self.pool).await?)
+        };
         Ok(commits
             .iter()
             .map(|commit| {
@@ -241,6 +302,52 @@ impl Store for PostgresStore {
                 Outcome::Done { shown: payloads }
             })
             .collect())
+    }
+
+    async fn in_business(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        rows: &[RowAt],
+    ) -> Result<HashSet<RowAt>, StoreError> {
+        let mut found = HashSet::new();
+        for (place, projection) in self.tables().projections.iter().enumerate() {
+            let Some(projection) = projection else {
+                continue;
+            };
+            let asked: Vec<RowAt> = rows
+                .iter()
+                .copied()
+                .filter(|row| row.table.index() == place)
+                .collect();
+            if !asked.is_empty() {
+                let key = self.table_key(projection.table);
+                let held =
+                    project::visible(&self.pool, projection, key, user.0, user_id, &asked).await?;
+                found.extend(held);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn failures(
+        &self,
+        user: &UserId,
+        only: FailureFilter,
+        limit: i64,
+    ) -> Result<Vec<Failure>, StoreError> {
+        failures::list(&self.pool, user, &only, limit).await
+    }
+
+    async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
+        let projections: HashMap<i32, &Projection> = self
+            .tables()
+            .projections
+            .iter()
+            .flatten()
+            .map(|projection| (self.table_key(projection.table), projection))
+            .collect();
+        failures::retry(&self.pool, user, failure, &projections).await
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {

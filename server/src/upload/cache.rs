@@ -111,6 +111,7 @@ impl UserCache {
                 head: known.head.head,
                 rows,
                 recorded,
+                in_business: HashSet::new(),
             },
             head: known.head.clone(),
             epoch: known.epoch.clone(),

@@ -19,7 +19,7 @@ use crate::store::{
 };
 use bytestring::ByteString;
 use cache::{Snapshot, Trust};
-use oversync_shared::upload::{Change, Decision, Fault, RowAt, Verdict, check, decide};
+use oversync_shared::upload::{Change, Decision, Fault, LinkValue, RowAt, Verdict, check, decide};
 use oversync_shared::wire::Limits;
 use oversync_shared::{Catalog, ChangeId, DeviceId, ServerId, UserId};
 use std::collections::{HashMap, HashSet};
@@ -134,7 +134,7 @@ pub async fn apply(
     for round in 0..MAX_ROUNDS {
         // Until its end is known, nothing is remembered.
         let mut current = std::mem::take(cache);
-        let snapshot = current.snapshot(store, upload, trust).await?;
+        let mut snapshot = current.snapshot(store, upload, trust).await?;
         if upload
             .epoch
             .as_deref()
@@ -142,7 +142,17 @@ pub async fn apply(
         {
             return Err(UploadError::EpochMismatch(snapshot.epoch));
         }
-        let decision = decide(catalog, &snapshot.view, &upload.changes);
+        let mut decision = decide(catalog, &snapshot.view, &upload.changes);
+        let missing = missing_parents(&decision, upload);
+        if !missing.is_empty() {
+            let found = store
+                .in_business(snapshot.head.user, &upload.user, &missing)
+                .await?;
+            if !found.is_empty() {
+                snapshot.view.in_business = found;
+                decision = decide(catalog, &snapshot.view, &upload.changes);
+            }
+        }
         if !proves_assumptions(&decision, &snapshot) {
             *cache = current;
             trust = Trust::Nothing;
@@ -186,6 +196,28 @@ pub async fn apply(
         }
     }
     Err(StoreError::Overloaded.into())
+}
+
+/// The rows that some change was refused for not being there. They may still be
+/// in the business table, which only these rare cases ask.
+fn missing_parents(decision: &Decision, upload: &Upload) -> Vec<RowAt> {
+    let refused =
+        |verdict: &Verdict| matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_)));
+    let parents: HashSet<RowAt> = decision
+        .verdicts
+        .iter()
+        .zip(&upload.changes)
+        .filter(|(verdict, _)| refused(verdict))
+        .flat_map(|(_, change)| change.iter().flat_map(|change| &change.links))
+        .filter_map(|link| match &link.value {
+            LinkValue::Key(key, _) => Some(RowAt {
+                table: link.parent,
+                key: *key,
+            }),
+            LinkValue::NotKey => None,
+        })
+        .collect();
+    parents.into_iter().collect()
 }
 
 /// Whether every row that was taken for new unread is written as new.
@@ -270,6 +302,7 @@ fn commit_of(
         .collect();
     Commit {
         user: snapshot.head.user,
+        user_id: upload.user.clone(),
         revision: snapshot.head.revision,
         head: decision.plan.head,
         device: DeviceWrite {

@@ -51,6 +51,9 @@ pub struct View {
     pub rows: HashMap<RowAt, RowState>,
     /// The calling device's change ids on record.
     pub recorded: HashMap<ChangeId, Recorded>,
+    /// Rows that count as parents because the business table has them for this
+    /// user, synchronised or not.
+    pub in_business: HashSet<RowAt>,
 }
 
 /// What must be in the [`View`] before an upload can be decided.
@@ -245,6 +248,9 @@ impl Run<'_> {
 
     /// Rows that need each other: assumes all of them present, and takes back
     /// the assumption for those that did not come to be, until it holds.
+    ///
+    /// A change that fails with all of them assumed keeps that answer: it is why
+    /// the ring fell, and "missing parent" all round would hide it for ever.
     fn execute_ring(&mut self, ring: &[(usize, &Change)]) -> Vec<(usize, Verdict)> {
         let before = self.done.clone();
         let row_of = |change: &Change| RowAt {
@@ -252,8 +258,10 @@ impl Run<'_> {
             key: change.key,
         };
         let mut assumed: HashSet<RowAt> = ring.iter().map(|(_, change)| row_of(change)).collect();
+        let mut reasons: HashMap<usize, Verdict> = HashMap::new();
+        let mut is_first = true;
         loop {
-            let verdicts: Vec<(usize, Verdict)> = ring
+            let mut verdicts: Vec<(usize, Verdict)> = ring
                 .iter()
                 .map(|(position, change)| (*position, self.execute(*position, change, &assumed)))
                 .collect();
@@ -263,10 +271,30 @@ impl Run<'_> {
                 .filter(|row| self.is_live(*row))
                 .collect();
             if kept.len() == assumed.len() {
+                for (position, verdict) in &mut verdicts {
+                    if matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_)))
+                        && let Some(reason) = reasons.remove(position)
+                    {
+                        *verdict = reason;
+                    }
+                }
                 return verdicts;
+            }
+            if std::mem::take(&mut is_first) {
+                reasons.extend(verdicts.into_iter().filter(|(_, v)| self.is_own_failure(v)));
             }
             assumed = kept;
             self.done = before.clone();
+        }
+    }
+
+    /// Whether a verdict says what is wrong with the change itself: not with its
+    /// parents, and not by a row that only this upload has written.
+    fn is_own_failure(&self, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Applied(_) | Verdict::Invalid(Fault::ForeignKeyMissing(_)) => false,
+            Verdict::Conflict(current) => current.state.at <= self.view.head,
+            Verdict::Invalid(_) => true,
         }
     }
 
@@ -325,7 +353,9 @@ impl Run<'_> {
                 table: link.parent,
                 key: *key,
             };
-            let exists = self.is_live(parent) || assumed.contains(&parent);
+            let exists = self.is_live(parent)
+                || assumed.contains(&parent)
+                || self.view.in_business.contains(&parent);
             let counts = parent == row || (exists && !self.doomed.contains(&parent));
             if !counts {
                 missing.push(format!("{}:{text}", self.catalog.table(link.parent).name));

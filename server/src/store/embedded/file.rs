@@ -7,7 +7,10 @@ use std::path::Path;
 use uuid::Uuid;
 
 /// All schema steps, oldest first; a database has run the first `n` of them.
-const MIGRATIONS: &[&str] = &[include_str!("../../../../migrations/sqlite/0001_init.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../../migrations/sqlite/0001_init.sql"),
+    include_str!("../../../../migrations/sqlite/0002_projection.sql"),
+];
 
 /// How long a statement waits for another connection's lock, in milliseconds.
 /// Only a checkpoint or a person's shell ever holds one.
@@ -51,6 +54,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     // An acknowledged upload survives power loss: each commit is flushed.
     connection.pragma_update(None, "synchronous", "full")?;
+    // See project.rs: references are checked when an upload is decided.
+    connection.pragma_update(None, "foreign_keys", false)?;
     prepare(&connection)?;
     Ok(connection)
 }
@@ -67,8 +72,9 @@ fn prepare(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS.into()))?;
     // 16 MiB: the hot part of the row states stays in memory.
     connection.pragma_update(None, "cache_size", -16_384)?;
-    // Every statement of this store is prepared once per connection.
-    connection.set_prepared_statement_cache_capacity(64);
+    // Every statement of this store is prepared once per connection, those of
+    // the business tables included.
+    connection.set_prepared_statement_cache_capacity(256);
     Ok(())
 }
 

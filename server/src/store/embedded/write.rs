@@ -1,6 +1,8 @@
 //! Writing the uploads of many users in one SQLite transaction.
 
-use super::super::{Commit, Outcome, StoreError, op_code};
+use super::super::{Commit, NewEntry, Outcome, StoreError, op_code};
+use super::Tables;
+use super::project::{self, Work};
 use oversync_shared::upload::RowWrite;
 use oversync_shared::{RowVersion, ServerId, TableIx};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -10,13 +12,13 @@ use std::collections::HashMap;
 pub(super) fn commit(
     connection: &mut Connection,
     commits: &[Commit],
-    table_keys: &[i64],
+    tables: &Tables,
     ts: i64,
 ) -> Result<Vec<Outcome>, StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let outcomes = commits
         .iter()
-        .map(|commit| commit_one(&tx, commit, table_keys, ts))
+        .map(|commit| commit_one(&tx, commit, tables, ts))
         .collect::<Result<Vec<_>, _>>()?;
     tx.commit()?;
     Ok(outcomes)
@@ -25,10 +27,10 @@ pub(super) fn commit(
 fn commit_one(
     tx: &Transaction<'_>,
     commit: &Commit,
-    table_keys: &[i64],
+    tables: &Tables,
     ts: i64,
 ) -> Result<Outcome, StoreError> {
-    let key_of = |table: TableIx| table_keys[table.index()];
+    let key_of = |table: TableIx| tables.keys[table.index()];
     let revision: Option<i64> = tx
         .prepare_cached("SELECT revision FROM _oversync_users WHERE user_key = ?1")?
         .query_row([commit.user.0], |row| row.get(0))
@@ -107,7 +109,38 @@ fn commit_one(
             write.state.deleted,
         ])?;
     }
+    project::project(tx, business_rows(commit, tables), ts)?;
     Ok(Outcome::Done { shown })
+}
+
+/// The rows of this upload that have a business table, as they stand after it.
+fn business_rows<'a>(commit: &'a Commit, tables: &'a Tables) -> Vec<Work<'a>> {
+    if tables.projections.is_empty() {
+        return Vec::new();
+    }
+    let entries: HashMap<ServerId, &NewEntry> = commit
+        .entries
+        .iter()
+        .map(|entry| (entry.server_id, entry))
+        .collect();
+    commit
+        .rows
+        .iter()
+        .filter_map(|write| {
+            let table_key = tables.keys[write.row.table.index()];
+            let entry = entries[&write.state.at];
+            Some(Work {
+                user: commit.user.0,
+                user_id: &commit.user_id,
+                projection: tables.projections.get(&table_key)?,
+                table_key,
+                key: write.row.key,
+                version: write.state.version,
+                op: entry.op,
+                payload: entry.payload.as_deref(),
+            })
+        })
+        .collect()
 }
 
 fn show(

@@ -1,0 +1,255 @@
+//! Which business tables rows are projected into, and how.
+//!
+//! Plain data, discovered once at start: a registered table that exists in the
+//! database gets its rows written there, in the upload's own transaction. The
+//! stores write them; a row that cannot be written is recorded as a failure and
+//! never fails the upload.
+
+use crate::settings::TableSettings;
+use oversync_shared::catalog::Reference;
+use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// The text of a failure when the business row is not this user's. It says
+/// nothing about whose it is.
+pub const NOT_YOURS: &str = "the business row belongs to somebody else";
+
+/// The text of a failure when a UNIQUE column has the value already: constant,
+/// since the other row may be another user's.
+pub const NOT_UNIQUE: &str = "a unique column of the business table has this value already";
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A UUID type.
+    Uuid,
+    /// Text of any length.
+    Text,
+    /// An integer of up to 64 bits.
+    Integer,
+    /// A binary floating point number.
+    Real,
+    /// An exact decimal.
+    Numeric,
+    /// True or false.
+    Boolean,
+    /// A point in time.
+    Timestamp,
+    /// JSON.
+    Json,
+    /// Bytes.
+    Bytes,
+    /// Read from its text form (dates, times, enumerations, …).
+    FromText,
+    /// Cannot be projected.
+    Array,
+}
+
+/// A column of a business table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// As declared.
+    pub name: String,
+    /// What it holds.
+    pub kind: Kind,
+    /// The type's name in the database.
+    pub type_name: String,
+    /// Computed by the database: never written.
+    pub generated: bool,
+    /// Alone unique or the primary key.
+    pub unique: bool,
+}
+
+/// A business table as the database describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BusinessTable {
+    /// In declared order.
+    pub columns: Vec<Column>,
+    /// Columns of the declared primary key.
+    pub primary_key: Vec<String>,
+    /// Single-column foreign keys to the single-column primary key of a table.
+    pub references: Vec<Reference>,
+}
+
+/// How one registered table is projected.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    /// The registered table.
+    pub table: TableIx,
+    /// Its name.
+    pub name: TableName,
+    /// Parents rank below their children.
+    pub rank: usize,
+    /// Whether its rows may refer to each other.
+    pub cyclic: bool,
+    /// The column with the row's key.
+    pub key: Column,
+    /// The column with the owning user, where there is one.
+    pub owner: Option<Column>,
+    /// All other columns that can be written.
+    pub columns: Vec<ProjectedColumn>,
+}
+
+/// A column that is filled from the payload.
+#[derive(Debug, Clone)]
+pub struct ProjectedColumn {
+    /// The column.
+    pub column: Column,
+    /// Its name in payloads.
+    pub wire_name: String,
+    /// Whether it refers to a registered table's key.
+    pub is_reference: bool,
+}
+
+/// Why a business table cannot be projected into; names what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProjectionError {
+    /// No key can be told.
+    #[error("{0} has no single-column primary key; name its key with key_column")]
+    NoKey(TableName),
+    /// The primary key has several columns.
+    #[error(
+        "{0} has a composite primary key ({1}); rows need one UUID column: name it with key_column"
+    )]
+    CompositeKey(TableName, String),
+    /// A named column does not exist.
+    #[error("{0} has no column {1}, which {2} names")]
+    NoColumn(TableName, String, &'static str),
+    /// The key cannot hold a UUID.
+    #[error("{0}.{1} is of type {2}; a key must be able to hold a UUID: uuid, text or bytes")]
+    KeyType(TableName, String, String),
+    /// The key is not unique.
+    #[error("{0}.{1} is neither the primary key nor UNIQUE, so it cannot be the key")]
+    KeyNotUnique(TableName, String),
+    /// The owner column cannot hold a user's name.
+    #[error("{0}.{1} is of type {2}; an owner column holds the user's name: text or uuid")]
+    OwnerType(TableName, String, String),
+}
+
+impl Projection {
+    /// Fits the settings of a registered table to what the database describes.
+    pub(crate) fn new(
+        table: TableIx,
+        name: &TableName,
+        rank: usize,
+        cyclic: bool,
+        settings: &TableSettings,
+        found: &BusinessTable,
+        reference_columns: &[String],
+    ) -> Result<Self, ProjectionError> {
+        let find = |column: &str, setting| {
+            let found = found
+                .columns
+                .iter()
+                .find(|c| c.name.eq_ignore_ascii_case(column));
+            found
+                .cloned()
+                .ok_or_else(|| ProjectionError::NoColumn(name.clone(), column.to_owned(), setting))
+        };
+        let key = match (&settings.key_column, &found.primary_key[..]) {
+            (Some(column), _) => find(column, "key_column")?,
+            (None, [column]) => find(column, "the primary key")?,
+            (None, []) => return Err(ProjectionError::NoKey(name.clone())),
+            (None, several) => {
+                return Err(ProjectionError::CompositeKey(
+                    name.clone(),
+                    several.join(", "),
+                ));
+            }
+        };
+        if !matches!(key.kind, Kind::Uuid | Kind::Text | Kind::Bytes) {
+            return Err(ProjectionError::KeyType(
+                name.clone(),
+                key.name,
+                key.type_name,
+            ));
+        }
+        if !key.unique {
+            return Err(ProjectionError::KeyNotUnique(name.clone(), key.name));
+        }
+        let owner = settings
+            .owner_column
+            .as_deref()
+            .map(|column| find(column, "owner_column"))
+            .transpose()?;
+        if let Some(owner) = owner
+            .as_ref()
+            .filter(|owner| !matches!(owner.kind, Kind::Text | Kind::Uuid))
+        {
+            return Err(ProjectionError::OwnerType(
+                name.clone(),
+                owner.name.clone(),
+                owner.type_name.clone(),
+            ));
+        }
+        let columns = found
+            .columns
+            .iter()
+            .filter(|column| {
+                !column.generated && **column != key && Some(*column) != owner.as_ref()
+            })
+            .map(|column| {
+                let wire_name = column.name.to_lowercase();
+                let is_reference = reference_columns.contains(&wire_name);
+                ProjectedColumn {
+                    column: column.clone(),
+                    wire_name,
+                    is_reference,
+                }
+            })
+            .collect();
+        Ok(Self {
+            table,
+            name: name.clone(),
+            rank,
+            cyclic,
+            key,
+            owner,
+            columns,
+        })
+    }
+}
+
+/// A row that could not be projected, as operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// To name it when retrying.
+    pub id: i64,
+    /// The owning user.
+    pub user_id: String,
+    /// The table's schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// The row.
+    pub pk: RowKey,
+    /// The version that could not be written.
+    pub attempted_version: RowVersion,
+    /// What happened to the row.
+    pub op: &'static str,
+    /// The row at that version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    /// Why.
+    pub error: String,
+    /// When it first failed, RFC 3339 UTC.
+    pub first_seen: String,
+    /// How often it was retried.
+    pub retry_count: i32,
+}
+
+/// What became of a retry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retried {
+    /// No such failure of this user.
+    NotFound,
+    /// Somebody retries it right now.
+    InProgress,
+    /// The row's current state is in the business table.
+    Projected(RowVersion),
+    /// The row is not there any more; the record is gone too.
+    Stale,
+    /// It failed again, with this text.
+    Failed(String),
+}

@@ -1,0 +1,104 @@
+//! What SQLite says about business tables. There is one name space: the table
+//! `business.users` is the table `users` of the file.
+
+use crate::projection::{BusinessTable, Column, Kind};
+use crate::store::StoreError;
+use oversync_shared::TableName;
+use oversync_shared::catalog::Reference;
+use rusqlite::Connection;
+use std::collections::HashMap;
+
+pub(super) fn describe(
+    connection: &mut Connection,
+    tables: &[TableName],
+) -> Result<HashMap<TableName, BusinessTable>, StoreError> {
+    let mut found = HashMap::new();
+    for name in tables {
+        let table = BusinessTable {
+            columns: columns(connection, &name.table)?,
+            primary_key: primary_key(connection, &name.table)?,
+            references: references(connection, name)?,
+        };
+        if !table.columns.is_empty() {
+            found.insert(name.clone(), table);
+        }
+    }
+    Ok(found)
+}
+
+fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT x.name, x.type, x.hidden IN (2, 3), \
+                (x.pk = 1 AND (SELECT count(*) FROM pragma_table_xinfo(?1) p WHERE p.pk > 0) = 1) OR EXISTS ( \
+                    SELECT 1 FROM pragma_index_list(?1) l \
+                    WHERE l.\"unique\" AND NOT l.partial \
+                      AND (SELECT group_concat(i.name) FROM pragma_index_info(l.name) i) = x.name) \
+         FROM pragma_table_xinfo(?1) x ORDER BY x.cid",
+    )?;
+    let columns = statement.query_map([table], |row| {
+        let type_name: String = row.get(1)?;
+        Ok(Column {
+            name: row.get(0)?,
+            kind: kind(&type_name),
+            type_name,
+            generated: row.get(2)?,
+            unique: row.get(3)?,
+        })
+    })?;
+    Ok(columns.collect::<Result<_, _>>()?)
+}
+
+fn primary_key(connection: &Connection, table: &str) -> Result<Vec<String>, StoreError> {
+    let mut statement =
+        connection.prepare("SELECT name FROM pragma_table_xinfo(?1) WHERE pk > 0 ORDER BY pk")?;
+    Ok(statement
+        .query_map([table], |row| row.get(0))?
+        .collect::<Result<_, _>>()?)
+}
+
+/// A parent has the schema of its child.
+fn references(connection: &Connection, child: &TableName) -> Result<Vec<Reference>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT lower(k.\"from\"), lower(k.\"table\") FROM pragma_foreign_key_list(?1) k \
+         WHERE (SELECT count(*) FROM pragma_foreign_key_list(?1) o WHERE o.id = k.id) = 1 \
+           AND (k.\"to\" IS NULL OR lower(k.\"to\") = \
+                (SELECT lower(max(name)) FROM pragma_table_info(k.\"table\") WHERE pk > 0 HAVING count(*) = 1)) \
+         ORDER BY k.id DESC",
+    )?;
+    let references = statement.query_map([&child.table], |row| {
+        let parent = TableName {
+            schema: child.schema.clone(),
+            table: row.get(1)?,
+        };
+        Ok(Reference {
+            column: row.get(0)?,
+            parent,
+        })
+    })?;
+    Ok(references.collect::<Result<_, _>>()?)
+}
+
+/// By SQLite's affinity rules (SQLite documentation, "Datatypes", 3.1), except
+/// that a column declared UUID is one.
+fn kind(type_name: &str) -> Kind {
+    let name = type_name.to_ascii_uppercase();
+    if name == "UUID" {
+        Kind::Text
+    } else if name.contains("INT") {
+        Kind::Integer
+    } else if ["CHAR", "CLOB", "TEXT"]
+        .iter()
+        .any(|part| name.contains(part))
+    {
+        Kind::Text
+    } else if name.contains("BLOB") || name.is_empty() {
+        Kind::Bytes
+    } else if ["REAL", "FLOA", "DOUB"]
+        .iter()
+        .any(|part| name.contains(part))
+    {
+        Kind::Real
+    } else {
+        Kind::Numeric
+    }
+}

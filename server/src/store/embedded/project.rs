@@ -1,0 +1,482 @@
+//! Writing rows into business tables of the same file, inside the upload's
+//! transaction, each row under its own savepoint.
+//!
+//! The connection does not enforce foreign keys: references between
+//! synchronised tables have been checked when the upload was decided, and a
+//! deferred one failing at COMMIT would take everybody's upload with it.
+
+use crate::projection::{
+    Failure, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection, Retried,
+};
+use crate::store::{FailureFilter, StoreError, op_code, op_from_code};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use oversync_shared::json::{self, Kind as JsonKind, Reader};
+use oversync_shared::upload::RowAt;
+use oversync_shared::wire::Op;
+use oversync_shared::{RowKey, RowVersion, UserId};
+use rusqlite::types::Value;
+use rusqlite::{
+    Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
+    params_from_iter,
+};
+use serde_json::value::RawValue;
+use std::collections::{HashMap, HashSet};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+/// A row to be written or removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Work<'a> {
+    pub(super) user: i64,
+    pub(super) user_id: &'a UserId,
+    pub(super) projection: &'a Projection,
+    pub(super) table_key: i64,
+    pub(super) key: RowKey,
+    pub(super) version: RowVersion,
+    pub(super) op: Op,
+    /// `None` removes the row.
+    pub(super) payload: Option<&'a str>,
+}
+
+/// Why a row could not be written.
+enum Trouble {
+    /// The data; the text for the failure list.
+    Data(String),
+    /// The database.
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+        match &error {
+            rusqlite::Error::SqliteFailure(cause, message) => match cause.code {
+                ConstraintViolation | TooBig | TypeMismatch => {
+                    let unique = [
+                        rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE,
+                        rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
+                    ];
+                    if unique.contains(&cause.extended_code) {
+                        return Self::Data(NOT_UNIQUE.to_owned());
+                    }
+                    Self::Data(message.clone().unwrap_or_else(|| cause.to_string()))
+                }
+                _ => Self::Store(error.into()),
+            },
+            _ => Self::Store(error.into()),
+        }
+    }
+}
+
+/// Writes what can be written, parents first; records what cannot.
+pub(super) fn project(
+    tx: &Transaction<'_>,
+    mut work: Vec<Work<'_>>,
+    ts: i64,
+) -> Result<(), StoreError> {
+    work.sort_by_key(|work| {
+        let rank = work.projection.rank as i64;
+        if work.payload.is_some() {
+            (false, rank)
+        } else {
+            (true, -rank)
+        }
+    });
+    for work in work {
+        match attempt(tx, &work)? {
+            None => clear(tx, &work)?,
+            Some(error) => {
+                tracing::warn!(table = %work.projection.name, error, "a row could not be projected");
+                record(tx, &work, &error, ts)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `Some` when the row could not be written; nothing of it is written then.
+fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Option<String>, StoreError> {
+    tx.execute_batch("SAVEPOINT projection")?;
+    match write(tx, work) {
+        Ok(()) => {
+            tx.execute_batch("RELEASE projection")?;
+            Ok(None)
+        }
+        Err(Trouble::Data(error)) => {
+            tx.execute_batch("ROLLBACK TO projection; RELEASE projection")?;
+            Ok(Some(error))
+        }
+        Err(Trouble::Store(error)) => Err(error),
+    }
+}
+
+fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
+    let Projection { key, name, .. } = work.projection;
+    let (table, key_name) = (quoted(&name.table), quoted(&key.name));
+    let there = find(tx, work.projection, work.key)?;
+    let mine = is_mine(tx, work, there.as_ref())?;
+    let Some(payload) = work.payload else {
+        if let Some(there) = there.filter(|_| mine) {
+            tx.prepare_cached(&format!("DELETE FROM {table} WHERE {key_name} = ?1"))?
+                .execute([there.key])?;
+            release(tx, work)?;
+        }
+        return Ok(());
+    };
+    if !mine {
+        return Err(Trouble::Data(NOT_YOURS.to_owned()));
+    }
+    let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    for column in &work.projection.columns {
+        if let Some((_, text)) = members
+            .iter()
+            .find(|(name, _)| *name == column.wire_name.as_str())
+        {
+            names.push(quoted(&column.column.name));
+            values.push(value(column, text)?);
+        }
+    }
+    if let Some(there) = there {
+        if !names.is_empty() {
+            let sets: Vec<String> = names.iter().map(|name| format!("{name} = ?")).collect();
+            let sql = format!(
+                "UPDATE {table} SET {} WHERE {key_name} = ?",
+                sets.join(", ")
+            );
+            values.push(there.key);
+            tx.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        }
+        return Ok(());
+    }
+    names.push(key_name);
+    values.push(own_key(work, &members));
+    if let Some(owner) = &work.projection.owner {
+        names.push(quoted(&owner.name));
+        values.push(Value::Text(work.user_id.to_string()));
+    }
+    let places = vec!["?"; names.len()].join(", ");
+    let sql = format!(
+        "INSERT INTO {table} ({}) VALUES ({places})",
+        names.join(", ")
+    );
+    tx.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+    if work.projection.owner.is_none() {
+        tx.prepare_cached(
+            "INSERT INTO _oversync_owners (table_key, pk, user_key) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![work.table_key, work.key.uuid().as_bytes(), work.user])?;
+    }
+    Ok(())
+}
+
+/// A row of a business table.
+struct There {
+    /// As the table spells it.
+    key: Value,
+    /// Of the owner column, where there is one.
+    owner: Option<String>,
+}
+
+fn find(
+    connection: &Connection,
+    projection: &Projection,
+    key: RowKey,
+) -> rusqlite::Result<Option<There>> {
+    let table = quoted(&projection.name.table);
+    let key_name = quoted(&projection.key.name);
+    let owner = projection
+        .owner
+        .as_ref()
+        .map_or("NULL".to_owned(), |owner| quoted(&owner.name));
+    // An application may spell a text key in upper case or without dashes.
+    let canonical = key.to_string();
+    let spellings = [
+        Value::Text(canonical.clone()),
+        Value::Text(canonical.to_uppercase()),
+        Value::Text(key.uuid().simple().to_string()),
+        Value::Blob(key.uuid().as_bytes().to_vec()),
+    ];
+    connection
+        .prepare_cached(&format!(
+            "SELECT {key_name}, {owner} FROM {table} WHERE {key_name} IN (?, ?, ?, ?)"
+        ))?
+        .query_row(params_from_iter(spellings), |row| {
+            Ok(There {
+                key: row.get(0)?,
+                owner: row.get(1)?,
+            })
+        })
+        .optional()
+}
+
+/// Whether this user may write or remove the row.
+fn is_mine(
+    connection: &Connection,
+    work: &Work<'_>,
+    there: Option<&There>,
+) -> rusqlite::Result<bool> {
+    if work.projection.owner.is_some() {
+        let owner = there.map(|there| there.owner.as_deref());
+        return Ok(owner.is_none_or(|owner| owner == Some(work.user_id.as_str())));
+    }
+    let owner = owner_of(connection, work.table_key, work.key)?;
+    Ok(match owner {
+        Some(owner) => owner == work.user,
+        // Nobody has synchronised it: it may be made, not taken.
+        None => there.is_none(),
+    })
+}
+
+fn owner_of(connection: &Connection, table_key: i64, key: RowKey) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT user_key FROM _oversync_owners WHERE table_key = ?1 AND pk = ?2")?
+        .query_row(params![table_key, key.uuid().as_bytes()], |row| row.get(0))
+        .optional()
+}
+
+fn release(tx: &Transaction<'_>, work: &Work<'_>) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "DELETE FROM _oversync_owners WHERE table_key = ?1 AND pk = ?2 AND user_key = ?3",
+    )?
+    .execute(params![
+        work.table_key,
+        work.key.uuid().as_bytes(),
+        work.user
+    ])?;
+    Ok(())
+}
+
+/// The key as the application spells it, when the payload names it.
+fn own_key(work: &Work<'_>, members: &[(std::borrow::Cow<'_, str>, &str)]) -> Value {
+    if work.projection.key.kind == Kind::Bytes {
+        return Value::Blob(work.key.uuid().as_bytes().to_vec());
+    }
+    let wire_name = work.projection.key.name.to_lowercase();
+    let spelled = members.iter().find(|(name, _)| *name == wire_name.as_str());
+    let spelled = spelled.and_then(|(_, text)| Reader::new(text).string().ok());
+    match spelled {
+        Some(text) if RowKey::parse(&text) == Some(work.key) => Value::Text(text.into_owned()),
+        _ => Value::Text(work.key.to_string()),
+    }
+}
+
+/// A payload's value as the column takes it (PROTOCOL.md section 6a).
+fn value(column: &ProjectedColumn, text: &str) -> Result<Value, Trouble> {
+    let name = &column.column.name;
+    let bad = |what: &str| Trouble::Data(format!("column {name}: {what}"));
+    let mut reader = Reader::new(text);
+    match reader.kind().map_err(|fault| bad(&fault.to_string()))? {
+        JsonKind::Null => Ok(Value::Null),
+        JsonKind::Bool => Ok(Value::Integer(i64::from(text == "true"))),
+        JsonKind::Object | JsonKind::Array => Ok(Value::Text(text.to_owned())),
+        JsonKind::Number if text.bytes().all(|b| b.is_ascii_digit() || b == b'-') => text
+            .parse()
+            .map(Value::Integer)
+            .map_err(|_| bad("the integer does not fit 64 bits")),
+        JsonKind::Number => text
+            .parse()
+            .map(Value::Real)
+            .map_err(|_| bad("not a number")),
+        JsonKind::String => {
+            let string = reader.string().map_err(|fault| bad(&fault.to_string()))?;
+            if column.column.kind != Kind::Bytes {
+                return Ok(Value::Text(string.into_owned()));
+            }
+            if column.is_reference {
+                let key = RowKey::parse_reference(&string).ok_or_else(|| bad("not a UUID"))?;
+                return Ok(Value::Blob(key.uuid().as_bytes().to_vec()));
+            }
+            STANDARD
+                .decode(&*string)
+                .map(Value::Blob)
+                .map_err(|_| bad("not base64"))
+        }
+    }
+}
+
+/// Whether the business table has this row for this user: its own, or one that
+/// synchronisation gave to nobody.
+pub(super) fn is_visible(
+    connection: &Connection,
+    projection: &Projection,
+    table_key: i64,
+    user: i64,
+    user_id: &UserId,
+    row: RowAt,
+) -> Result<bool, StoreError> {
+    let Some(there) = find(connection, projection, row.key)? else {
+        return Ok(false);
+    };
+    if projection.owner.is_some() {
+        return Ok(there.owner.as_deref() == Some(user_id.as_str()));
+    }
+    Ok(owner_of(connection, table_key, row.key)?.is_none_or(|owner| owner == user))
+}
+
+fn clear(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "DELETE FROM _oversync_failures WHERE user_key = ?1 AND table_key = ?2 AND pk = ?3",
+    )?
+    .execute(params![
+        work.user,
+        work.table_key,
+        work.key.uuid().as_bytes()
+    ])?;
+    Ok(())
+}
+
+fn record(tx: &Transaction<'_>, work: &Work<'_>, error: &str, ts: i64) -> Result<(), StoreError> {
+    tx.prepare_cached(
+        "INSERT INTO _oversync_failures (user_key, table_key, pk, attempted_version, op, payload, error, first_seen) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+         ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
+    )?
+    .execute(params![
+        work.user,
+        work.table_key,
+        work.key.uuid().as_bytes(),
+        work.version.get(),
+        op_code(work.op),
+        work.payload,
+        error,
+        ts
+    ])?;
+    Ok(())
+}
+
+pub(super) fn list(
+    connection: &mut Connection,
+    user: &UserId,
+    only: &FailureFilter,
+    limit: i64,
+) -> Result<Vec<Failure>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT f.id, u.user_id, t.schema_name, t.table_name, f.pk, f.attempted_version, f.op, f.payload, f.error, \
+                f.first_seen, f.retry_count \
+         FROM _oversync_failures f JOIN _oversync_users u USING (user_key) JOIN _oversync_tables t USING (table_key) \
+         WHERE u.user_id = ?1 AND (?2 IS NULL OR t.schema_name = ?2) AND (?3 IS NULL OR t.table_name = ?3) \
+         ORDER BY f.id DESC LIMIT ?4",
+    )?;
+    let mut rows = statement.query(params![user.as_str(), only.schema, only.table, limit])?;
+    let mut failures = Vec::new();
+    while let Some(row) = rows.next()? {
+        failures.push(read_failure(row)?);
+    }
+    Ok(failures)
+}
+
+fn read_failure(row: &Row<'_>) -> Result<Failure, StoreError> {
+    let payload: Option<String> = row.get(7)?;
+    let micros: i64 = row.get(9)?;
+    let first_seen = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+        .map_err(|error| {
+            StoreError::Failed(format!("a failure holds the time {micros}: {error}"))
+        })?;
+    Ok(Failure {
+        id: row.get(0)?,
+        user_id: row.get(1)?,
+        schema: row.get(2)?,
+        table: row.get(3)?,
+        pk: RowKey::new(Uuid::from_bytes(row.get(4)?)),
+        attempted_version: RowVersion::new(row.get(5)?),
+        op: op_from_code(row.get(6)?)?.as_str(),
+        payload: payload
+            .map(|text| RawValue::from_string(text).expect("BUG: stored payloads are JSON")),
+        error: row.get(8)?,
+        first_seen: first_seen
+            .format(&Rfc3339)
+            .expect("BUG: stored times have years of four digits"),
+        retry_count: row.get(10)?,
+    })
+}
+
+pub(super) fn retry(
+    connection: &mut Connection,
+    user: &UserId,
+    failure: i64,
+    projections: &HashMap<i64, Projection>,
+) -> Result<Retried, StoreError> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let record: Option<(i64, i64, [u8; 16])> = tx
+        .query_row(
+            "SELECT f.user_key, f.table_key, f.pk FROM _oversync_failures f JOIN _oversync_users u USING (user_key) \
+             WHERE f.id = ?1 AND u.user_id = ?2",
+            params![failure, user.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()?;
+    let Some((user_key, table_key, pk)) = record else {
+        return Ok(Retried::NotFound);
+    };
+    let current: Option<(i64, i64, Option<String>)> = tx
+        .query_row(
+            "SELECT r.version, l.op, l.payload FROM _oversync_rows r \
+             JOIN _oversync_log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+             WHERE r.user_key = ?1 AND r.table_key = ?2 AND r.pk = ?3",
+            params![user_key, table_key, pk],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()?;
+    let outcome = match (current, projections.get(&table_key)) {
+        (Some((version, op, payload)), Some(projection)) => {
+            let version = RowVersion::new(version);
+            let work = Work {
+                user: user_key,
+                user_id: user,
+                projection,
+                table_key,
+                key: RowKey::new(Uuid::from_bytes(pk)),
+                version,
+                op: op_from_code(op)?,
+                payload: payload.as_deref(),
+            };
+            match attempt(&tx, &work)? {
+                None => {
+                    clear(&tx, &work)?;
+                    Retried::Projected(version)
+                }
+                Some(error) => {
+                    tx.execute(
+                        "UPDATE _oversync_failures SET retry_count = retry_count + 1, error = ?2 WHERE id = ?1",
+                        params![failure, error],
+                    )?;
+                    Retried::Failed(error)
+                }
+            }
+        }
+        _ => {
+            tx.execute("DELETE FROM _oversync_failures WHERE id = ?1", [failure])?;
+            Retried::Stale
+        }
+    };
+    tx.commit()?;
+    Ok(outcome)
+}
+
+/// Of these rows, those that [`is_visible`] says the user has.
+pub(super) fn in_business(
+    connection: &mut Connection,
+    projections: &HashMap<i64, Projection>,
+    user: i64,
+    user_id: &UserId,
+    rows: &[(i64, RowAt)],
+) -> Result<HashSet<RowAt>, StoreError> {
+    let tx = connection.transaction()?;
+    let mut found = HashSet::new();
+    for (table_key, row) in rows {
+        if let Some(projection) = projections.get(table_key)
+            && is_visible(&tx, projection, *table_key, user, user_id, *row)?
+        {
+            found.insert(*row);
+        }
+    }
+    Ok(found)
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

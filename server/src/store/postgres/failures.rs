@@ -1,0 +1,199 @@
+//! Rows that could not be projected: recorded, listed, tried again.
+
+use super::project::{self, Failed, Work};
+use crate::projection::{Failure, Projection, Retried};
+use crate::store::{FailureFilter, StoreError, op_code, op_from_code};
+use oversync_shared::wire::Op;
+use oversync_shared::{RowKey, RowVersion, UserId};
+use serde_json::value::RawValue;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Postgres, Row as _, Transaction};
+use std::collections::{HashMap, HashSet};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+/// The class of advisory locks that retries take; "over" in ASCII.
+const RETRY_LOCK: i32 = 0x6f76_6572;
+
+/// Records what failed; what was written clears the row's earlier failures.
+pub(super) async fn record(
+    tx: &mut Transaction<'_, Postgres>,
+    work: &[Work<'_>],
+    failed: &[Failed],
+) -> Result<(), StoreError> {
+    let failures: HashSet<usize> = failed.iter().map(|failed| failed.index).collect();
+    let written = || {
+        work.iter()
+            .enumerate()
+            .filter(|(index, _)| !failures.contains(index))
+            .map(|(_, work)| work)
+    };
+    sqlx::query(
+        "DELETE FROM oversync.failures f \
+         USING unnest($1::bigint[], $2::integer[], $3::uuid[]) AS w (user_key, table_key, pk) \
+         WHERE f.user_key = w.user_key AND f.table_key = w.table_key AND f.pk = w.pk",
+    )
+    .bind(written().map(|work| work.user).collect::<Vec<_>>())
+    .bind(written().map(|work| work.table_key).collect::<Vec<_>>())
+    .bind(written().map(|work| work.pk).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    for failed in failed {
+        let work = &work[failed.index];
+        tracing::warn!(table = %work.projection.name, error = failed.error, "a row could not be projected");
+        sqlx::query(
+            "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7) \
+             ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
+        )
+        .bind(work.user)
+        .bind(work.table_key)
+        .bind(work.pk)
+        .bind(work.version.get())
+        .bind(work.op)
+        .bind(work.payload)
+        .bind(&failed.error)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn list(
+    pool: &PgPool,
+    user: &UserId,
+    only: &FailureFilter,
+    limit: i64,
+) -> Result<Vec<Failure>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT f.id, u.user_id, t.schema_name, t.table_name, f.pk, f.attempted_version, f.op, f.payload, f.error, \
+                f.first_seen, f.retry_count \
+         FROM oversync.failures f JOIN oversync.users u USING (user_key) JOIN oversync.tables t USING (table_key) \
+         WHERE u.user_id = $1 AND ($2::text IS NULL OR t.schema_name = $2) AND ($3::text IS NULL OR t.table_name = $3) \
+         ORDER BY f.id DESC LIMIT $4",
+    )
+    .bind(user.as_str())
+    .bind(&only.schema)
+    .bind(&only.table)
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(read_failure).collect()
+}
+
+fn read_failure(row: &PgRow) -> Result<Failure, StoreError> {
+    let payload: Option<String> = row.try_get("payload")?;
+    let first_seen: OffsetDateTime = row.try_get("first_seen")?;
+    Ok(Failure {
+        id: row.try_get("id")?,
+        user_id: row.try_get("user_id")?,
+        schema: row.try_get("schema_name")?,
+        table: row.try_get("table_name")?,
+        pk: RowKey::new(row.try_get("pk")?),
+        attempted_version: RowVersion::new(row.try_get("attempted_version")?),
+        op: op_from_code(row.try_get::<i16, _>("op")?.into())?.as_str(),
+        payload: payload
+            .map(|text| RawValue::from_string(text).expect("BUG: stored payloads are JSON")),
+        error: row.try_get("error")?,
+        first_seen: first_seen
+            .format(&Rfc3339)
+            .expect("BUG: stored times have years of four digits"),
+        retry_count: row.try_get("retry_count")?,
+    })
+}
+
+/// Holds the user's head row, so that no upload writes a newer state of the row
+/// in between.
+pub(super) async fn retry(
+    pool: &PgPool,
+    user: &UserId,
+    failure: i64,
+    projections: &HashMap<i32, &Projection>,
+) -> Result<Retried, StoreError> {
+    let mut tx = pool.begin().await?;
+    let known: Option<i64> = sqlx::query_scalar(
+        "SELECT u.user_key FROM oversync.failures f JOIN oversync.users u USING (user_key) \
+         WHERE f.id = $1 AND u.user_id = $2",
+    )
+    .bind(failure)
+    .bind(user.as_str())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(user_key) = known else {
+        return Ok(Retried::NotFound);
+    };
+    // Not the record's own row lock: uploads take the head row first.
+    let ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
+        .bind(RETRY_LOCK)
+        .bind((failure & 0x7fff_ffff) as i32)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !ours {
+        return Ok(Retried::InProgress);
+    }
+    sqlx::query("SELECT 1 FROM oversync.users WHERE user_key = $1 FOR UPDATE")
+        .bind(user_key)
+        .execute(&mut *tx)
+        .await?;
+    let record = sqlx::query("SELECT table_key, pk FROM oversync.failures WHERE id = $1")
+        .bind(failure)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(record) = record else {
+        return Ok(Retried::NotFound);
+    };
+    let (table_key, pk): (i32, Uuid) = (record.try_get(0)?, record.try_get(1)?);
+    let current = sqlx::query(
+        "SELECT r.version, r.deleted, l.op, l.payload FROM oversync.rows r \
+         JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+         WHERE r.user_key = $1 AND r.table_key = $2 AND r.pk = $3",
+    )
+    .bind(user_key)
+    .bind(table_key)
+    .bind(pk)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let (Some(current), Some(projection)) = (current, projections.get(&table_key)) else {
+        sqlx::query("DELETE FROM oversync.failures WHERE id = $1")
+            .bind(failure)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        return Ok(Retried::Stale);
+    };
+    let version = RowVersion::new(current.try_get("version")?);
+    let payload: Option<String> = current.try_get("payload")?;
+    let work = Work {
+        user: user_key,
+        user_id: user,
+        projection,
+        table_key,
+        pk,
+        version,
+        payload: payload.as_deref(),
+        op: if payload.is_none() {
+            op_code(Op::Delete)
+        } else {
+            current.try_get("op")?
+        },
+    };
+    let work = [work];
+    let failed = project::project(&mut tx, &work).await?;
+    let outcome = match failed.into_iter().next() {
+        None => {
+            self::record(&mut tx, &work, &[]).await?;
+            Retried::Projected(version)
+        }
+        Some(failed) => {
+            sqlx::query("UPDATE oversync.failures SET retry_count = retry_count + 1, error = $2 WHERE id = $1")
+                .bind(failure)
+                .bind(&failed.error)
+                .execute(&mut *tx)
+                .await?;
+            Retried::Failed(failed.error)
+        }
+    };
+    tx.commit().await?;
+    Ok(outcome)
+}

@@ -1,0 +1,492 @@
+//! Writing rows into business tables, set by set, inside the upload's
+//! transaction.
+//!
+//! All of a group commit first, under one savepoint; when that fails, user by
+//! user, then row by row, so that one bad row fails alone. Deferred constraints
+//! are checked before each savepoint is released: at COMMIT they would take
+//! everybody's upload with them.
+
+use crate::projection::{Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use crate::store::StoreError;
+use oversync_shared::json;
+use oversync_shared::upload::RowAt;
+use oversync_shared::{RowVersion, UserId};
+use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
+use std::collections::{BTreeMap, HashSet};
+use uuid::Uuid;
+
+/// A row to be written or removed.
+#[derive(Debug, Clone)]
+pub(super) struct Work<'a> {
+    pub(super) user: i64,
+    pub(super) user_id: &'a UserId,
+    pub(super) projection: &'a Projection,
+    pub(super) table_key: i32,
+    pub(super) pk: Uuid,
+    pub(super) version: RowVersion,
+    /// `None` removes the row.
+    pub(super) payload: Option<&'a str>,
+    pub(super) op: i16,
+}
+
+impl Work<'_> {
+    /// Parents' upserts, children's upserts, children's deletes, parents'
+    /// deletes; tables together.
+    pub(super) fn order(&self) -> (bool, i64, i32) {
+        let rank = self.projection.rank as i64;
+        let is_delete = self.payload.is_none();
+        (
+            is_delete,
+            if is_delete { -rank } else { rank },
+            self.table_key,
+        )
+    }
+}
+
+/// A row that could not be written.
+pub(super) struct Failed {
+    pub(super) index: usize,
+    pub(super) error: String,
+}
+
+/// Why a set of rows could not be written together.
+enum Trouble {
+    /// The data: try smaller sets.
+    Data(String),
+    /// The database: give up.
+    Store(StoreError),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            // 40: deadlocks and the like; 53, 57, 58: resources, shutdown, the
+            // system. None of them is the row's fault.
+            sqlx::Error::Database(cause)
+                if !cause.code().is_some_and(|code| {
+                    ["40", "53", "57", "58"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                }) =>
+            {
+                if cause.is_unique_violation() {
+                    Self::Data(NOT_UNIQUE.to_owned())
+                } else {
+                    Self::Data(cause.message().to_owned())
+                }
+            }
+            _ => Self::Store(error.into()),
+        }
+    }
+}
+
+/// Writes all rows that can be written; says which cannot, and why. `work` is
+/// in the order parents' upserts, children's upserts, children's deletes,
+/// parents' deletes.
+pub(super) async fn project(
+    tx: &mut Transaction<'_, Postgres>,
+    work: &[Work<'_>],
+) -> Result<Vec<Failed>, StoreError> {
+    let all: Vec<usize> = (0..work.len()).collect();
+    let mut failed = Vec::new();
+    if attempt(tx, work, &all, &mut failed).await?.is_none() {
+        return Ok(failed);
+    }
+    let mut by_user: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+    for index in all {
+        by_user.entry(work[index].user).or_default().push(index);
+    }
+    let users = by_user.len();
+    for indexes in by_user.into_values() {
+        if users > 1 && attempt(tx, work, &indexes, &mut failed).await?.is_none() {
+            continue;
+        }
+        // Rows that may need each other are tried together before one by one.
+        for unit in indexes.chunk_by(|a, b| are_one_unit(&work[*a], &work[*b])) {
+            if unit.len() > 1 && attempt(tx, work, unit, &mut failed).await?.is_none() {
+                continue;
+            }
+            for &index in unit {
+                if let Some(error) = attempt(tx, work, &[index], &mut failed).await? {
+                    failed.push(Failed { index, error });
+                }
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn are_one_unit(a: &Work<'_>, b: &Work<'_>) -> bool {
+    a.projection.cyclic
+        && a.projection.rank == b.projection.rank
+        && a.payload.is_some() == b.payload.is_some()
+}
+
+/// Writes these rows under a savepoint. `Some` when that failed: nothing of
+/// them is written then. Rows that are somebody else's are only left out.
+async fn attempt(
+    tx: &mut Transaction<'_, Postgres>,
+    work: &[Work<'_>],
+    indexes: &[usize],
+    failed: &mut Vec<Failed>,
+) -> Result<Option<String>, StoreError> {
+    sqlx::query("SAVEPOINT projection")
+        .execute(&mut **tx)
+        .await?;
+    let mut foreign = Vec::new();
+    let written = write(tx, work, indexes, &mut foreign).await;
+    match written {
+        Ok(()) => {
+            sqlx::query("RELEASE SAVEPOINT projection")
+                .execute(&mut **tx)
+                .await?;
+            failed.extend(foreign.into_iter().map(|index| Failed {
+                index,
+                error: NOT_YOURS.to_owned(),
+            }));
+            Ok(None)
+        }
+        Err(Trouble::Data(error)) => {
+            sqlx::query("ROLLBACK TO SAVEPOINT projection")
+                .execute(&mut **tx)
+                .await?;
+            Ok(Some(error))
+        }
+        Err(Trouble::Store(error)) => Err(error),
+    }
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    work: &[Work<'_>],
+    indexes: &[usize],
+    foreign: &mut Vec<usize>,
+) -> Result<(), Trouble> {
+    let mut mine: HashSet<usize> = indexes.iter().copied().collect();
+    claim(connection, work, &mut mine).await?;
+    foreign.extend(
+        indexes
+            .iter()
+            .copied()
+            .filter(|index| !mine.contains(index)),
+    );
+
+    let mine: Vec<usize> = indexes
+        .iter()
+        .copied()
+        .filter(|index| mine.contains(index))
+        .collect();
+    for set in mine.chunk_by(|a, b| same_table(&work[*a], &work[*b])) {
+        if work[set[0]].payload.is_none() {
+            remove(connection, work, set).await?;
+            continue;
+        }
+        // Absent columns are left alone, so rows with the same columns go together.
+        let mut by_columns: BTreeMap<Vec<bool>, Vec<usize>> = BTreeMap::new();
+        for &index in set {
+            by_columns
+                .entry(present(&work[index])?)
+                .or_default()
+                .push(index);
+        }
+        for (columns, set) in by_columns {
+            upsert(connection, work, &set, &columns, foreign).await?;
+        }
+    }
+    sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("SET CONSTRAINTS ALL DEFERRED")
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
+}
+
+fn same_table(a: &Work<'_>, b: &Work<'_>) -> bool {
+    a.table_key == b.table_key && a.payload.is_some() == b.payload.is_some()
+}
+
+/// Which of the table's columns the payload has.
+fn present(work: &Work<'_>) -> Result<Vec<bool>, Trouble> {
+    let payload = work.payload.expect("BUG: only upserts have columns");
+    let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
+    work.projection
+        .columns
+        .iter()
+        .map(|column| {
+            let value = members
+                .iter()
+                .find(|(name, _)| *name == column.wire_name.as_str());
+            if column.column.kind == Kind::Array && value.is_some_and(|(_, text)| *text != "null") {
+                let name = &column.column.name;
+                return Err(Trouble::Data(format!(
+                    "column {name}: arrays cannot be synchronised"
+                )));
+            }
+            Ok(value.is_some() && column.column.kind != Kind::Array)
+        })
+        .collect()
+}
+
+/// For tables without an owner column: keeps the rows that are this user's, or
+/// nobody's and not yet there.
+async fn claim(
+    connection: &mut PgConnection,
+    work: &[Work<'_>],
+    mine: &mut HashSet<usize>,
+) -> Result<(), Trouble> {
+    let mut by_table: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+    for &index in mine.iter() {
+        if work[index].projection.owner.is_none() {
+            by_table
+                .entry(work[index].table_key)
+                .or_default()
+                .push(index);
+        }
+    }
+    for (table_key, indexes) in by_table {
+        let projection = work[indexes[0]].projection;
+        let users: Vec<i64> = indexes.iter().map(|index| work[*index].user).collect();
+        let keys: Vec<Uuid> = indexes.iter().map(|index| work[*index].pk).collect();
+        let sql = format!(
+            "INSERT INTO oversync.owners (table_key, pk, user_key) \
+             SELECT $1, w.pk, w.user_key FROM unnest($2::uuid[], $3::bigint[]) AS w (pk, user_key) \
+             WHERE NOT EXISTS (SELECT FROM {table} b WHERE b.{key} = {value}) \
+             ON CONFLICT DO NOTHING",
+            table = quoted_table(projection),
+            key = quoted(&projection.key.name),
+            value = key_value("w.pk", projection.key.kind),
+        );
+        query(&sql)
+            .bind(table_key)
+            .bind(&keys)
+            .bind(&users)
+            .execute(&mut *connection)
+            .await?;
+        let rows = sqlx::query(
+            "SELECT w.place FROM unnest($2::uuid[], $3::bigint[]) WITH ORDINALITY AS w (pk, user_key, place) \
+             JOIN oversync.owners o ON o.table_key = $1 AND o.pk = w.pk AND o.user_key = w.user_key",
+        )
+        .bind(table_key)
+        .bind(&keys)
+        .bind(&users)
+        .fetch_all(&mut *connection)
+        .await?;
+        let held: HashSet<usize> = rows
+            .iter()
+            .map(|row| indexes[row.get::<i64, _>(0) as usize - 1])
+            .collect();
+        // The removal of a row that is not there, or not ours, has nothing to do.
+        mine.retain(|index| {
+            work[*index].table_key != table_key
+                || held.contains(index)
+                || work[*index].payload.is_none()
+        });
+    }
+    Ok(())
+}
+
+async fn upsert(
+    connection: &mut PgConnection,
+    work: &[Work<'_>],
+    set: &[usize],
+    present: &[bool],
+    foreign: &mut Vec<usize>,
+) -> Result<(), Trouble> {
+    let projection = work[set[0]].projection;
+    let sql = upsert_sql(projection, present);
+    let keys: Vec<Uuid> = set.iter().map(|index| work[*index].pk).collect();
+    let owners: Vec<&str> = set
+        .iter()
+        .map(|index| work[*index].user_id.as_str())
+        .collect();
+    let payloads: Vec<Option<&str>> = set.iter().map(|index| work[*index].payload).collect();
+    let written = query(&sql)
+        .bind(&keys)
+        .bind(&owners)
+        .bind(&payloads)
+        .execute(&mut *connection)
+        .await?;
+    if written.rows_affected() as usize == set.len() {
+        return Ok(());
+    }
+    if let [only] = set {
+        // The WHERE of the conflict clause held it back: another owner's row.
+        foreign.push(*only);
+        return Ok(());
+    }
+    Err(Trouble::Data(NOT_YOURS.to_owned()))
+}
+
+/// `INSERT … ON CONFLICT` for rows that have these columns; $1 keys, $2 owners,
+/// $3 payloads.
+fn upsert_sql(projection: &Projection, present: &[bool]) -> String {
+    let key = quoted(&projection.key.name);
+    let mut names = vec![key.clone()];
+    let mut values = vec![key_value("w.pk", projection.key.kind)];
+    let mut sets = Vec::new();
+    for (column, _) in projection
+        .columns
+        .iter()
+        .zip(present)
+        .filter(|(_, present)| **present)
+    {
+        let name = quoted(&column.column.name);
+        values.push(column_value(
+            &column.wire_name,
+            &column.column.type_name,
+            column.column.kind,
+            column.is_reference,
+        ));
+        sets.push(format!("{name} = excluded.{name}"));
+        names.push(name);
+    }
+    let mut guard = String::new();
+    if let Some(owner) = &projection.owner {
+        let name = quoted(&owner.name);
+        values.push(format!("w.owner::{}", owner.type_name));
+        guard = format!(" WHERE b.{name} = excluded.{name}");
+        names.push(name);
+    }
+    if sets.is_empty() {
+        // Nothing to set, but the guard must speak.
+        sets.push(format!("{key} = excluded.{key}"));
+    }
+    format!(
+        "INSERT INTO {table} AS b ({names}) SELECT {values} \
+         FROM unnest($1::uuid[], $2::text[], $3::json[]) AS w (pk, owner, payload) \
+         ON CONFLICT ({key}) DO UPDATE SET {sets}{guard}",
+        table = quoted_table(projection),
+        names = names.join(", "),
+        values = values.join(", "),
+        sets = sets.join(", "),
+    )
+}
+
+async fn remove(
+    connection: &mut PgConnection,
+    work: &[Work<'_>],
+    set: &[usize],
+) -> Result<(), Trouble> {
+    let first = &work[set[0]];
+    let projection = first.projection;
+    let keys: Vec<Uuid> = set.iter().map(|index| work[*index].pk).collect();
+    let value = key_value("w.pk", projection.key.kind);
+    let (table, key) = (quoted_table(projection), quoted(&projection.key.name));
+    if let Some(owner) = &projection.owner {
+        let owners: Vec<&str> = set
+            .iter()
+            .map(|index| work[*index].user_id.as_str())
+            .collect();
+        let sql = format!(
+            "DELETE FROM {table} b USING unnest($1::uuid[], $2::text[]) AS w (pk, owner) \
+             WHERE b.{key} = {value} AND b.{owner} = w.owner::{owner_type}",
+            owner = quoted(&owner.name),
+            owner_type = owner.type_name,
+        );
+        query(&sql)
+            .bind(&keys)
+            .bind(&owners)
+            .execute(connection)
+            .await?;
+        return Ok(());
+    }
+    let users: Vec<i64> = set.iter().map(|index| work[*index].user).collect();
+    let sql = format!(
+        "WITH released AS ( \
+             DELETE FROM oversync.owners o USING unnest($1::uuid[], $2::bigint[]) AS w (pk, user_key) \
+             WHERE o.table_key = $3 AND o.pk = w.pk AND o.user_key = w.user_key RETURNING o.pk) \
+         DELETE FROM {table} b USING released w WHERE b.{key} = {value}",
+    );
+    query(&sql)
+        .bind(&keys)
+        .bind(&users)
+        .bind(first.table_key)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Statements built from the database's own catalogue: names are quoted, and no
+/// text of a client is part of them.
+fn query(sql: &str) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
+    sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
+}
+
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn quoted_table(projection: &Projection) -> String {
+    format!(
+        "{}.{}",
+        quoted(&projection.name.schema),
+        quoted(&projection.name.table)
+    )
+}
+
+/// A key as its column holds it.
+pub(super) fn key_value(uuid: &str, kind: Kind) -> String {
+    match kind {
+        Kind::Bytes => format!("uuid_send({uuid})"),
+        Kind::Uuid => uuid.to_owned(),
+        _ => format!("{uuid}::text"),
+    }
+}
+
+/// A payload's column as the table's column takes it.
+fn column_value(wire_name: &str, type_name: &str, kind: Kind, is_reference: bool) -> String {
+    let name = format!("'{}'", wire_name.replace('\'', "''"));
+    let text = format!("(w.payload ->> {name})");
+    match kind {
+        _ if is_reference => key_value(&format!("oversync.to_uuid({text})"), kind),
+        Kind::Uuid => format!("oversync.to_uuid({text})"),
+        Kind::Timestamp => format!("oversync.to_time(w.payload -> {name})::{type_name}"),
+        Kind::Bytes => format!("decode({text}, 'base64')"),
+        Kind::Text
+        | Kind::Integer
+        | Kind::Real
+        | Kind::Numeric
+        | Kind::Boolean
+        | Kind::Json
+        | Kind::FromText
+        | Kind::Array => format!("{text}::{type_name}"),
+    }
+}
+
+/// Which of these rows the business table has for this user: its own, or, where
+/// no column says whose a row is, one that synchronisation gave to nobody.
+pub(super) async fn visible(
+    pool: &PgPool,
+    projection: &Projection,
+    table_key: i32,
+    user: i64,
+    user_id: &UserId,
+    rows: &[RowAt],
+) -> Result<Vec<RowAt>, StoreError> {
+    let keys: Vec<Uuid> = rows.iter().map(|row| row.key.uuid()).collect();
+    let mine = match &projection.owner {
+        Some(owner) => format!("b.{} = $2::{}", quoted(&owner.name), owner.type_name),
+        None => "$2::text IS NOT NULL AND NOT EXISTS (SELECT FROM oversync.owners o \
+                 WHERE o.table_key = $3 AND o.pk = w.pk AND o.user_key <> $4)"
+            .to_owned(),
+    };
+    let sql = format!(
+        "SELECT w.place FROM unnest($1::uuid[]) WITH ORDINALITY AS w (pk, place) \
+         JOIN {table} b ON b.{key} = {value} WHERE ($3::integer, $4::bigint) IS NOT NULL AND {mine}",
+        table = quoted_table(projection),
+        key = quoted(&projection.key.name),
+        value = key_value("w.pk", projection.key.kind),
+    );
+    let found = query(&sql)
+        .bind(keys)
+        .bind(user_id.as_str())
+        .bind(table_key)
+        .bind(user)
+        .fetch_all(pool)
+        .await?;
+    Ok(found
+        .iter()
+        .map(|row| rows[row.get::<i64, _>(0) as usize - 1])
+        .collect())
+}

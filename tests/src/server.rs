@@ -1,0 +1,271 @@
+//! A real server process: the binary `oversync`, on a free port.
+//!
+//! It ends with its [`Server`]. When a test panics, what the process logged is
+//! printed.
+
+use crate::backend::Database;
+use crate::eventually::within;
+use crate::target::Target;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+/// Signs the tokens of every server started here.
+pub const SECRET: &str = "a secret for tests only, forty-two bytes..";
+
+/// The line with which a server says that it is ready to be connected to.
+const READY: &str = "oversync listens on http://";
+
+/// SIGTERM to exit: the pause for `bye` and running requests, on a busy machine.
+const TERMINATE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Settings of a server, as they stand in its file.
+#[derive(Debug, Clone)]
+pub struct Config {
+    table: Table,
+}
+
+impl Default for Config {
+    /// The tables of the conformance suite, two workers, quiet logs.
+    fn default() -> Self {
+        let tables = include_str!("conformance/tables.toml");
+        let mut table: Table = tables.parse().expect("the tables are TOML");
+        table.insert("jwt_secret".into(), SECRET.into());
+        table.insert("workers".into(), 2.into());
+        table.insert("log".into(), "warn,oversync=info".into());
+        Self { table }
+    }
+}
+
+impl Config {
+    /// Sets one setting; the name may have one dot, as in `limits.max_changes`.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        match name.split_once('.') {
+            None => self.table.insert(name.to_owned(), value.into()),
+            Some((section, name)) => self
+                .table
+                .entry(section)
+                .or_insert_with(|| Table::new().into())
+                .as_table_mut()
+                .expect("a section")
+                .insert(name.to_owned(), value.into()),
+        };
+        self
+    }
+
+    /// Uploads without actors and caches.
+    #[must_use]
+    pub fn bypass_actors(self) -> Self {
+        self.set("bypass_actors", true)
+    }
+}
+
+/// Where a server listens after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// Where it listened before.
+    Same,
+    /// On any free port.
+    Free,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    config: PathBuf,
+    log: PathBuf,
+    _folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    // Kept open: a process whose output nobody reads would be told so.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// Starts a process on a database. Several may share one PostgreSQL database.
+    pub async fn start(database: &Database, config: Config) -> Self {
+        let folder = TempDir::with_prefix("oversync-test.").expect("a temporary folder");
+        let config_file = folder.path().join("oversync.toml");
+        let config = config.set("database_url", database.url());
+        std::fs::write(&config_file, config.table.to_string()).expect("the settings are written");
+        let log = folder.path().join("log.txt");
+        let process = launch(config_file.clone(), log.clone(), None).await;
+        Self {
+            process,
+            config: config_file,
+            log,
+            _folder: folder,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.process.address
+    }
+
+    /// How to talk to it.
+    pub fn target(&self) -> Target {
+        Target::new(format!("http://{}", self.address()), SECRET)
+    }
+
+    /// SIGKILL: no goodbye, nothing flushed.
+    pub fn kill(&mut self) {
+        self.process
+            .child
+            .kill()
+            .expect("the process can be killed");
+        self.process.child.wait().expect("the process ends");
+    }
+
+    /// SIGTERM without waiting.
+    pub fn tell_to_stop(&self) {
+        let told = Command::new("kill")
+            .args(["-TERM", &self.process.child.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(told.success(), "the process takes SIGTERM");
+    }
+
+    /// Waits for the end and checks that it was orderly.
+    ///
+    /// # Panics
+    /// When the process is still there after 30 seconds, or its exit code is not 0.
+    pub async fn stopped(&mut self) {
+        let child = &mut self.process.child;
+        let status = within(TERMINATE_DEADLINE, "the server ends after SIGTERM", || {
+            let status = child.try_wait().expect("the process can be waited for");
+            async move { status }
+        })
+        .await;
+        assert!(status.success(), "the server ended with {status}");
+    }
+
+    /// SIGTERM, and an orderly end.
+    pub async fn terminate(&mut self) {
+        self.tell_to_stop();
+        self.stopped().await;
+    }
+
+    /// Starts it again after its end, on the same database.
+    pub async fn restart(&mut self, port: Port) {
+        let address = (port == Port::Same).then(|| self.address());
+        self.process = launch(self.config.clone(), self.log.clone(), address).await;
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.process.child.kill();
+        let _ = self.process.child.wait();
+        if std::thread::panicking() {
+            eprintln!(
+                "--- log of the server on {} ---\n{}",
+                self.address(),
+                self.log()
+            );
+        }
+    }
+}
+
+/// Starts the process and reads where it listens, off the test's own threads.
+async fn launch(config: PathBuf, log: PathBuf, address: Option<SocketAddr>) -> Process {
+    tokio::task::spawn_blocking(move || launch_blocking(&config, &log, address))
+        .await
+        .expect("the server starts")
+}
+
+fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Process {
+    let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let errors = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .expect("a log file");
+    let mut child = command()
+        .args(["serve", "--listen", &address.to_string(), "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .expect("the server binary runs");
+    let mut output = BufReader::new(child.stdout.take().expect("its output is piped"));
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let read = output.read_line(&mut line).expect("its output is text");
+        if let Some(address) = line.trim().strip_prefix(READY) {
+            let address = address.parse().expect("an address");
+            return Process {
+                child,
+                address,
+                _output: output,
+            };
+        }
+        if read == 0 {
+            let status = child.wait().expect("the process ends");
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            panic!("the server did not start ({status}):\n{log}");
+        }
+    }
+}
+
+/// The binary `oversync` with a clean environment of settings.
+pub fn command() -> Command {
+    let mut command = Command::new(binary("oversync"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OVERSYNC_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Finds a binary of this workspace beside the running test.
+///
+/// # Panics
+/// When it is missing, or older than the sources it was built from.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test knows its own path");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("tests run from target/<profile>/deps");
+    let binary = folder.join(name);
+    let built = modified(&binary).unwrap_or_else(|| {
+        panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins")
+    });
+    // Cargo lists what a binary was built from in a file next to it.
+    let sources = std::fs::read_to_string(folder.join(format!("{name}.d"))).unwrap_or_default();
+    let newer = sources
+        .split_whitespace()
+        .skip(1)
+        .find(|source| modified(Path::new(source)).is_some_and(|time| time > built));
+    if let Some(source) = newer {
+        panic!("the binary {name} is older than {source}; run: cargo build --workspace --bins");
+    }
+    binary
+}
+
+fn modified(path: &Path) -> Option<std::time::SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|data| data.modified())
+        .ok()
+}
