@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use oversqlite::{Changed, Client, DeviceId, Error, Inspection, NetworkError, Status};
 use serde::Serialize;
 use serde_json::json;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -179,12 +180,15 @@ fn look_at(database: &Path) -> anyhow::Result<Inspection> {
     Ok(oversqlite::inspect(database)?)
 }
 
+/// One line, or one JSON object. A reader that has gone away (`| head`) ends the
+/// output, not the program.
 fn print(as_json: bool, value: &impl Serialize, text: &str) {
-    if as_json {
-        println!("{}", json!(value));
+    let mut out = std::io::stdout().lock();
+    let _ = if as_json {
+        writeln!(out, "{}", json!(value))
     } else {
-        println!("{text}");
-    }
+        writeln!(out, "{text}")
+    };
 }
 
 async fn initialise(database: &Path, init: &Init, as_json: bool) -> anyhow::Result<ExitCode> {
