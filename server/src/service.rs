@@ -6,7 +6,7 @@
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::commit::Lanes;
-use crate::live::{Board, Notifier, ShutDown, Watch};
+use crate::live::{Board, Notifier, Relay, ShutDown, Watch};
 use crate::projection::{Failure, Retried};
 use crate::registration::{RegistrationError, register};
 use crate::settings::Settings;
@@ -59,6 +59,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     users: Users,
     board: Board,
+    relay: Option<Relay>,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
     clock: Clock,
@@ -92,6 +93,11 @@ impl SyncService {
         let lanes = Lanes::start(&store);
         let board = Board::default();
         let notifier = Notifier::new(store.clone(), board.clone()).start();
+        let relay = store.bus().map(|bus| {
+            let relay = Relay::default();
+            relay.start(bus, board.clone(), notifier.clone());
+            relay
+        });
         let shop = UploadShop {
             store: store.clone(),
             lanes,
@@ -110,6 +116,7 @@ impl SyncService {
             catalog,
             users,
             board,
+            relay,
             notifier,
             auth,
             clock,
@@ -175,6 +182,9 @@ impl SyncService {
             self.inner
                 .board
                 .announce(&self.inner.notifier, &upload.user, applied.head);
+            if let Some(relay) = &self.inner.relay {
+                relay.publish(&upload.user, applied.head);
+            }
         }
         Ok(upload::reply(&upload, &applied, &self.inner.catalog))
     }

@@ -390,3 +390,30 @@ async fn everything_is_there_after_reopening(backend: Backend) {
     assert_eq!(ids(&again.page("bob", 0, 10, false).await), [1]);
     again.store.close().await;
 }
+
+/// What one process announces, another hears; the embedded store has no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_travel_between_the_processes_of_one_postgres() {
+    let database = Backend::Postgres.database().await;
+    let (here, there) = (Stage::set(&database).await, Stage::set(&database).await);
+    let mut heard = there
+        .store
+        .bus()
+        .expect("PostgreSQL has a bus")
+        .listen()
+        .await
+        .expect("it listens");
+    let heads: Vec<(UserId, ServerId)> = (1..300)
+        .map(|n| {
+            let user = UserId::new(format!("user-{n}-{}", "x".repeat(60))).expect("a valid user");
+            (user, ServerId::new(n))
+        })
+        .collect();
+    let bus = here.store.bus().expect("PostgreSQL has a bus");
+    bus.publish(heads.clone()).await.expect("it publishes");
+    for expected in heads {
+        assert_eq!(heard.recv().await, Some(expected));
+    }
+    let embedded = Backend::Embedded.database().await;
+    assert!(Stage::set(&embedded).await.store.bus().is_none());
+}

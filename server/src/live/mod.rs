@@ -1,13 +1,16 @@
 //! Telling connected devices that there is something to download.
 //!
 //! [`hub`] decides who is told what; [`notifier`] is its actor; [`session`] is
-//! one WebSocket. A hint carries no rows: losing it costs time, never data.
+//! one WebSocket; [`relay`] carries heads between
+//! processes. A hint carries no rows: losing it costs time, never data.
 
 mod board;
 mod hub;
 mod notifier;
+mod relay;
 mod session;
 
 pub use board::Board;
 pub use notifier::{Notifier, ShutDown, Watch};
+pub use relay::Relay;
 pub use session::Session;

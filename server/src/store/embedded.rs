@@ -12,7 +12,7 @@ mod threads;
 mod write;
 
 use super::{
-    Ask, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,
+    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{BusinessTable, Failure, Projection, Retried};
@@ -100,6 +100,10 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     fn is_shared(&self) -> bool {
         false
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        None
     }
 
     fn lanes(&self) -> usize {

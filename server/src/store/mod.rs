@@ -23,6 +23,7 @@ use oversync_shared::{ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableNam
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 
 /// What can go wrong in a store: one variant per thing a caller can do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -245,11 +246,25 @@ pub struct FailureFilter {
     pub table: Option<String>,
 }
 
+/// Carries heads between the processes of one database. Messages may be lost,
+/// doubled or late: they say that there is something to read, and no more.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Tells the other processes (and this one).
+    async fn publish(&self, heads: Vec<(UserId, ServerId)>) -> Result<(), StoreError>;
+
+    /// Hears of heads from now on, until the connection is lost for good.
+    async fn listen(&self) -> Result<mpsc::Receiver<(UserId, ServerId)>, StoreError>;
+}
+
 /// The database behind a server.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Whether other processes may write to the same database.
     fn is_shared(&self) -> bool;
+
+    /// The way to the other processes, where there are any.
+    fn bus(&self) -> Option<Arc<dyn Bus>>;
 
     /// How many commits may run at a time.
     fn lanes(&self) -> usize;

@@ -4,13 +4,15 @@
 //! prepared once per connection with generic plans. Other processes may write
 //! to the same database at any time.
 
+mod bus;
 mod describe;
 mod failures;
 mod project;
 
 use super::{
-    Ask, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry, Outcome,
-    Page, PageQuery, Revision, Store, StoreError, UserKey, fingerprint_from, op_code, op_from_code,
+    Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
+    Outcome, Page, PageQuery, Revision, Store, StoreError, UserKey, fingerprint_from, op_code,
+    op_from_code,
 };
 use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
@@ -181,6 +183,12 @@ impl PostgresStore {
 impl Store for PostgresStore {
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        Some(Arc::new(bus::PostgresBus {
+            pool: self.pool.clone(),
+        }))
     }
 
     fn lanes(&self) -> usize {

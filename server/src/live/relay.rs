@@ -1,0 +1,78 @@
+//! Carries announced heads between the processes that share a database.
+
+use super::board::Board;
+use super::notifier::Notifier;
+use crate::store::Bus;
+use actix::Addr;
+use oversync_shared::{ServerId, UserId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How long heads are gathered before they are published: many commits become
+/// one message, and nobody notices.
+const GATHER: Duration = Duration::from_millis(3);
+
+/// How long to wait before listening again when the bus cannot be reached.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Heads on their way to the other processes.
+#[derive(Debug, Clone, Default)]
+pub struct Relay {
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    heads: Mutex<HashMap<UserId, ServerId>>,
+    wake: Notify,
+}
+
+impl Relay {
+    /// Takes a head to be published; at most the newest of each user waits.
+    pub fn publish(&self, user: &UserId, head: ServerId) {
+        let mut heads = self
+            .waiting
+            .heads
+            .lock()
+            .expect("BUG: no panic under this lock");
+        let newest = heads.entry(user.clone()).or_insert(head);
+        *newest = head.max(*newest);
+        drop(heads);
+        self.waiting.wake.notify_one();
+    }
+
+    /// Starts both directions on the current runtime; they end with it.
+    pub fn start(&self, bus: Arc<dyn Bus>, board: Board, notifier: Addr<Notifier>) {
+        tokio::spawn(send(self.waiting.clone(), bus.clone()));
+        tokio::spawn(receive(bus, board, notifier));
+    }
+}
+
+async fn send(waiting: Arc<Waiting>, bus: Arc<dyn Bus>) {
+    loop {
+        waiting.wake.notified().await;
+        tokio::time::sleep(GATHER).await;
+        let heads =
+            std::mem::take(&mut *waiting.heads.lock().expect("BUG: no panic under this lock"));
+        if let Err(error) = bus.publish(heads.into_iter().collect()).await {
+            // Not sent again: the other processes read heads themselves, later.
+            tracing::warn!(%error, "heads could not be published to the other processes");
+        }
+    }
+}
+
+async fn receive(bus: Arc<dyn Bus>, board: Board, notifier: Addr<Notifier>) {
+    while notifier.connected() {
+        match bus.listen().await {
+            Ok(mut heads) => {
+                while let Some((user, head)) = heads.recv().await {
+                    board.announce(&notifier, &user, head);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "not listening for the heads of other processes"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
