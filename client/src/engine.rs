@@ -191,6 +191,8 @@ impl Engine {
             if self.due.upload {
                 let done = upload::once(&core).await?;
                 self.due.upload = done.sent > 0;
+                // A refused edit may stand in the way of a parked entry.
+                self.due.download |= done.rejected > 0;
             }
             if self.due.download {
                 let done = download::once(&core, None).await?;

@@ -10,6 +10,7 @@ use crate::key::{LocalKey, RowRef};
 use crate::payload;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
+use crate::shadow;
 use crate::triggers::base_column;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
@@ -282,6 +283,25 @@ fn delete(
     state: &ServerState,
     known: Known,
 ) -> Result<Placed, Error> {
+    if table.children.is_empty() {
+        return delete_row(txn, table, state, known);
+    }
+    // What was settled for the children holds only if the delete happens.
+    txn.conn.execute_batch("SAVEPOINT carry")?;
+    let placed = delete_row(txn, table, state, known)?;
+    txn.conn.execute_batch(match placed {
+        Placed::Done(_) => "RELEASE carry",
+        _ => "ROLLBACK TO carry; RELEASE carry",
+    })?;
+    Ok(placed)
+}
+
+fn delete_row(
+    txn: &Txn<'_>,
+    table: &Table,
+    state: &ServerState,
+    known: Known,
+) -> Result<Placed, Error> {
     let mut carried_off = Vec::new();
     if let Some(why) = reach(txn, table, &known.key, &mut carried_off)? {
         return Ok(Placed::Blocked(why));
@@ -329,7 +349,16 @@ fn reach<'t>(
             }
             if let Some(canonical) = child_key.canonical(child.key_kind) {
                 let known = row::known(txn.conn, child, RowRef::new(child, canonical))?;
-                if known.unsent != Unsent::None {
+                let refused = known.unsent == Unsent::Rejected;
+                let gives_way = match (foreign_key.on_delete, refused) {
+                    // The child stays, without its parent, and is sent again.
+                    (OnDelete::Set, true) => true,
+                    (_, true) => {
+                        shadow::gives_way(txn, child, RowRef::new(child, canonical), &known)?
+                    }
+                    (_, false) => known.unsent == Unsent::None,
+                };
+                if !gives_way {
                     return Ok(Some(format!(
                         "row {} of {} refers to it and has an unsent edit",
                         child_key.display(),

@@ -8,6 +8,7 @@ use crate::key::RowRef;
 use crate::parked;
 use crate::payload;
 use crate::place::{self, Placed, ServerState};
+use crate::rejected;
 use crate::resolver::{Conflict, Resolution};
 use crate::row::{self, Known};
 use crate::schema::Table;
@@ -139,6 +140,10 @@ fn mine(txn: &Txn<'_>, table: &Table, row: RowRef, known: &Known) -> Result<Mine
         .prepare_cached("SELECT base FROM _sync_pending WHERE tbl = ?1 AND pk = ?2")?
         .query_row(params![row.tbl, row.pk()], |row| row.get(0))
         .optional()?;
+    let base = match known.unsent {
+        Unsent::Rejected => rejected::base_of(txn.conn, row)?,
+        _ => base.flatten(),
+    };
     let cells = row::read(txn.conn, table, &known.key)?;
     let text = match cells {
         // A row that cannot be written as JSON is shown as an empty one.
@@ -147,10 +152,7 @@ fn mine(txn: &Txn<'_>, table: &Table, row: RowRef, known: &Known) -> Result<Mine
         }
         None => None,
     };
-    Ok(Mine {
-        base: base.flatten(),
-        row: text,
-    })
+    Ok(Mine { base, row: text })
 }
 
 fn settle(
@@ -162,7 +164,7 @@ fn settle(
     let known = row::known(txn.conn, table, state.row)?;
     let theirs = state.payload.as_deref();
     let mine = match known.unsent {
-        Unsent::Pending => mine(txn, table, state.row, &known)?,
+        Unsent::Pending | Unsent::Rejected => mine(txn, table, state.row, &known)?,
         _ => Mine {
             base: None,
             row: None,
@@ -181,9 +183,13 @@ fn settle(
         ShadowAction::Apply => write(txn, table, state, settled)?,
         ShadowAction::Adopt => {
             hold(txn, table, state, &known)?;
+            rejected::drop_row(txn.conn, state.row)?;
             capture::remove(txn.conn, state.row)?;
         }
-        ShadowAction::Rebase => hold(txn, table, state, &known)?,
+        ShadowAction::Rebase => {
+            hold(txn, table, state, &known)?;
+            rebase(txn, state, &known)?;
+        }
         ShadowAction::Resolve => {
             let resolution = txn.resolver.resolve(&Conflict {
                 table: &table.name,
@@ -211,12 +217,13 @@ fn carry_out(
 ) -> Result<(), Error> {
     match resolution {
         Resolution::Theirs => {
+            rejected::drop_row(txn.conn, state.row)?;
             capture::remove(txn.conn, state.row)?;
             write(txn, table, state, settled)
         }
         Resolution::Mine => {
             hold(txn, table, state, known)?;
-            rebase(txn, state)
+            rebase(txn, state, known)
         }
         Resolution::Merged(payload) => {
             let merged = ServerState {
@@ -229,7 +236,7 @@ fn carry_out(
                 refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
             }
             hold(txn, table, state, known)?;
-            rebase(txn, state)
+            rebase(txn, state, known)
         }
     }
 }
@@ -265,12 +272,45 @@ fn hold(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Res
     Ok(())
 }
 
-/// The pending edit is based on the server's row from now on.
-fn rebase(txn: &Txn<'_>, state: &ServerState) -> Result<(), Error> {
+/// The edit stands, based on the server's row from now on; a refused one is
+/// tried again.
+fn rebase(txn: &Txn<'_>, state: &ServerState, known: &Known) -> Result<(), Error> {
+    rejected::drop_row(txn.conn, state.row)?;
+    capture::add(txn.conn, state.row, &known.key, 0, None)?;
     txn.conn
         .prepare_cached("UPDATE _sync_pending SET base = ?3 WHERE tbl = ?1 AND pk = ?2")?
         .execute(params![state.row.tbl, state.row.pk(), state.payload])?;
     Ok(())
+}
+
+/// A delete of the server carries off a child whose own edit was refused: asks
+/// the resolver, and keeps what is lost. Tells whether the delete may go on.
+pub(crate) fn gives_way(
+    txn: &Txn<'_>,
+    table: &Table,
+    row: RowRef,
+    known: &Known,
+) -> Result<bool, Error> {
+    let mine = mine(txn, table, row, known)?;
+    let gone = ServerState {
+        row,
+        version: known.held.version,
+        payload: None,
+    };
+    let resolution = txn.resolver.resolve(&Conflict {
+        table: &table.name,
+        key: row.key,
+        base: mine.base.as_deref(),
+        mine: mine.row.as_deref(),
+        theirs: None,
+        theirs_version: gone.version,
+    });
+    if resolution != Resolution::Theirs {
+        return Ok(false);
+    }
+    record(txn, &gone, &mine, &resolution)?;
+    rejected::drop_row(txn.conn, row)?;
+    Ok(true)
 }
 
 fn record(

@@ -94,9 +94,9 @@ pub fn shadow(version: RowVersion, held: Held, unsent: Unsent, meeting: Meeting)
     match unsent {
         Unsent::InFlight => ShadowAction::Keep,
         _ if version <= held.version => ShadowAction::Drop,
-        Unsent::Rejected => ShadowAction::Keep,
         Unsent::None => ShadowAction::Apply,
-        Unsent::Pending => match meeting {
+        // A refused edit whose row has moved on is a conflict like any other.
+        Unsent::Pending | Unsent::Rejected => match meeting {
             Meeting::SameContent => ShadowAction::Adopt,
             Meeting::UnchangedSinceBase => ShadowAction::Rebase,
             Meeting::BothChanged => ShadowAction::Resolve,
@@ -393,10 +393,10 @@ mod tests {
                 for seen in 1..=3 {
                     let action = shadow(version(seen), held(2, false), unsent, meeting);
                     let expected = match (unsent, seen > 2) {
-                        (Unsent::InFlight, _) | (Unsent::Rejected, true) => ShadowAction::Keep,
+                        (Unsent::InFlight, _) => ShadowAction::Keep,
                         (_, false) => ShadowAction::Drop,
                         (Unsent::None, true) => ShadowAction::Apply,
-                        (Unsent::Pending, true) => expected,
+                        (Unsent::Pending | Unsent::Rejected, true) => expected,
                     };
                     assert_eq!(action, expected, "{seen} {unsent:?} {meeting:?}");
                 }

@@ -477,3 +477,41 @@ fn an_entry_that_fails_the_commit_is_parked_alone() {
     assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 0);
     assert!(device.freeze().is_empty());
 }
+
+#[test]
+fn a_refused_child_gives_way_to_its_parents_delete() {
+    let mut device = Device::new(FAMILY, &["c", "p", "s", "x"]);
+    let (parent, old, new) = (uuid(1), uuid(2), uuid(3));
+    let child_row = format!(r#"{{"id":"{old}","p_id":"{parent}","v":1}}"#);
+    device.apply(vec![
+        entry("p", &parent, 1, Some(&row(&parent, 1))),
+        entry("c", &old, 1, Some(&child_row)),
+    ]);
+    device.run(&format!(
+        "UPDATE c SET v = 2; INSERT INTO c VALUES ('{new}', '{parent}', 3)"
+    ));
+    let sent = device.freeze();
+    // Meanwhile another device has deleted the parent and what it had of it.
+    device.apply(vec![
+        entry("c", &old, 2, None),
+        entry("p", &parent, 2, None),
+    ]);
+    assert_eq!(device.count("SELECT count(*) FROM c"), 2);
+    let missing = json!({"missing": [format!("public.p:{parent}")]});
+    let statuses = sent
+        .iter()
+        .map(|_| invalid(reason::FK_MISSING, missing.clone()))
+        .collect();
+    device.settle(&sent, statuses);
+    device.apply(vec![]);
+    assert_eq!(
+        device.count("SELECT (SELECT count(*) FROM c) + (SELECT count(*) FROM p)"),
+        0
+    );
+    let status = device.write(|txn| status::read(txn.conn));
+    assert_eq!(
+        (status.rejected, status.parked, status.conflicts),
+        (0, 0, 2)
+    );
+    assert!(device.freeze().is_empty());
+}
