@@ -11,3 +11,6 @@ CREATE TABLE IF NOT EXISTS posts (
     content   TEXT,
     author_id TEXT REFERENCES users (id) ON DELETE CASCADE
 );
+
+-- Without it, deleting a person looks through all posts.
+CREATE INDEX IF NOT EXISTS posts_author ON posts (author_id);
