@@ -24,6 +24,10 @@ mod hints;
 // Long poll: the HTTP-only client's way to be prompt.
 mod long_poll;
 
+// --------------------------------------------------------------- with devices
+// Real clients on real SQLite files, with the server away, killed, restarted.
+mod devices;
+
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
