@@ -10,3 +10,5 @@ CREATE TABLE IF NOT EXISTS posts (
     content TEXT,
     author_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE
 );
+-- A foreign key without an index makes every delete of a parent scan the children.
+CREATE INDEX IF NOT EXISTS posts_author ON posts (author_id);

@@ -5,7 +5,7 @@
 //! neither holds the page up.
 
 use crate::capture;
-use crate::db::Txn;
+use crate::db::{Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::parked::{self, Why};
@@ -31,12 +31,80 @@ pub(crate) struct PageDone {
     pub(crate) resync: bool,
 }
 
-/// Applies a page that was asked for at `asked_after`.
+/// Applies a page that was asked for at `asked_after`, in one transaction.
+///
+/// Foreign keys are judged at the commit. Should that refuse the page, for a
+/// reason that cannot be told from one row alone, the page is cut in two, each
+/// with its own commit, until a single entry is left; that one is parked.
+pub(crate) fn apply(
+    store: &mut Store,
+    page: DownloadReply,
+    asked_after: ServerId,
+    ordered_feed: bool,
+) -> Result<PageDone, Error> {
+    let mut total = PageDone::default();
+    let mut after = asked_after;
+    let mut parts = vec![page];
+    while let Some(part) = parts.pop() {
+        let outcome =
+            store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::Unknown));
+        let done = match outcome {
+            Err(error) if error.is_foreign_key() && part.changes.len() > 1 => {
+                let (first, second) = halves(part);
+                parts.extend([second, first]);
+                continue;
+            }
+            Err(error) if error.is_foreign_key() => {
+                store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::All))?
+            }
+            other => other?,
+        };
+        after = done.cursor;
+        total.cursor = done.cursor;
+        total.written.extend(done.written);
+        if done.resync {
+            total.resync = true;
+            break;
+        }
+    }
+    Ok(total)
+}
+
+/// Whether the entries of a page have been found to fail its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Poison {
+    Unknown,
+    All,
+}
+
+/// Two pages of the same window.
+fn halves(mut page: DownloadReply) -> (DownloadReply, DownloadReply) {
+    let second = page.changes.split_off(page.changes.len() / 2);
+    let middle = page
+        .changes
+        .last()
+        .map_or(page.next_after, |change| change.server_id);
+    let first = DownloadReply {
+        has_more: true,
+        next_after: middle,
+        changes: std::mem::take(&mut page.changes),
+        epoch: page.epoch.clone(),
+        ..page
+    };
+    let second = DownloadReply {
+        changes: second,
+        ..page
+    };
+    (first, second)
+}
+
+/// Applies a page, or a part of one, inside the caller's transaction.
 pub(crate) fn apply_page(
     txn: &Txn<'_>,
     page: &DownloadReply,
     asked_after: ServerId,
     ordered_feed: bool,
+    poison: Poison,
 ) -> Result<PageDone, Error> {
     if page.has_more && page.next_after <= asked_after {
         let stuck = format!("a page after {asked_after} that does not end behind it");
@@ -77,7 +145,10 @@ pub(crate) fn apply_page(
     let written = place::silently(txn, || {
         let mut round = Round::new(txn);
         for change in &page.changes {
-            round.take(change)?;
+            match poison {
+                Poison::Unknown => round.take(change)?,
+                Poison::All => round.park(change)?,
+            }
         }
         round.finish()
     })?;
@@ -144,6 +215,18 @@ impl<'a> Round<'a> {
             payload: payload.map(str::to_owned),
         };
         self.decide(table, state)
+    }
+
+    /// Parks an entry that fails the page's commit.
+    fn park(&mut self, change: &DownloadChange) -> Result<(), Error> {
+        let payload = change.payload.as_deref().map(|raw| raw.get());
+        let as_it_came = parked::Entry {
+            wire_table: &change.table,
+            pk: &change.pk,
+            version: change.server_version,
+            payload: payload.filter(|_| !change.deleted),
+        };
+        parked::add_unknown(self.txn.conn, &as_it_came, Why::ForeignKeys)
     }
 
     fn decide(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use oversqlite::{Changed, Client, DeviceId, Error, Inspection, NetworkError, Status};
 use serde::Serialize;
 use serde_json::json;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -51,6 +52,12 @@ enum Command {
         /// Seconds between looks at the server when no hint has come.
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         poll: u64,
+    },
+    /// Run SQL in the file and print the rows it gives; the edits are
+    /// synchronised like any other program's.
+    Sql {
+        /// One or more statements.
+        sql: String,
     },
     /// Show how things stand, without the network.
     Status,
@@ -131,6 +138,10 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Init(init) => initialise(database, init, arguments.json).await,
         Command::Sync => sync(database, arguments.json).await,
         Command::Watch { poll } => watch(database, *poll, arguments.json).await,
+        Command::Sql { sql } => {
+            crate::sql::run(database, sql, arguments.json, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Status => {
             let status = look_at(database)?.status()?;
             print_status(&status, arguments.json);
@@ -169,12 +180,15 @@ fn look_at(database: &Path) -> anyhow::Result<Inspection> {
     Ok(oversqlite::inspect(database)?)
 }
 
+/// One line, or one JSON object. A reader that has gone away (`| head`) ends the
+/// output, not the program.
 fn print(as_json: bool, value: &impl Serialize, text: &str) {
-    if as_json {
-        println!("{}", json!(value));
+    let mut out = std::io::stdout().lock();
+    let _ = if as_json {
+        writeln!(out, "{}", json!(value))
     } else {
-        println!("{text}");
-    }
+        writeln!(out, "{text}")
+    };
 }
 
 async fn initialise(database: &Path, init: &Init, as_json: bool) -> anyhow::Result<ExitCode> {

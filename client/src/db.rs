@@ -5,6 +5,7 @@
 //! job is a closure over a [`Store`]; a job that writes does so in one immediate
 //! transaction through [`Store::write`].
 
+use crate::clock::unix_now;
 use crate::config::{Config, TableSpec};
 use crate::error::{Error, StorageError};
 use crate::lock::FileLock;
@@ -15,7 +16,7 @@ use crate::triggers;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long to wait for another connection's write transaction.
@@ -137,16 +138,6 @@ impl Store {
         let version = data_version(&self.conn)?;
         Ok(std::mem::replace(&mut self.data_version, version) != version)
     }
-}
-
-/// Seconds since 1970.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the device's only clock: shown to people, never used for order"
-)]
-fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn schema_cookie(conn: &Connection) -> Result<i64, Error> {

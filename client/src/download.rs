@@ -44,7 +44,7 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
     let asked_after = request.after;
     let done = core
         .db
-        .write(move |txn| apply::apply_page(txn, &page, asked_after, server.ordered_feed))
+        .run(move |store| apply::apply(store, page, asked_after, server.ordered_feed))
         .await?;
     if done.resync {
         core.live(|live| live.head = ServerId::ZERO);

@@ -24,6 +24,18 @@ pub enum Error {
     Stopped,
 }
 
+impl Error {
+    /// Whether a commit was refused because of foreign keys.
+    pub(crate) fn is_foreign_key(&self) -> bool {
+        let Self::Storage(StorageError::Sqlite(error)) = self else {
+            return false;
+        };
+        error
+            .sqlite_error()
+            .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
+    }
+}
+
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         Self::Storage(StorageError::Sqlite(error))

@@ -46,6 +46,7 @@ mod backoff;
 mod capture;
 mod changes;
 mod client;
+mod clock;
 mod config;
 mod core;
 mod db;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod settings;
+mod sql;
 
 use std::process::ExitCode;
 

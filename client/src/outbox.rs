@@ -35,6 +35,9 @@ pub(crate) struct Frozen {
     pub(crate) payload: Option<String>,
     /// The row as the server had it before the edit.
     pub(crate) base: Option<String>,
+    /// How often it was sent under a number that may have been used by another
+    /// file.
+    pub(crate) renumbered: u32,
 }
 
 impl Frozen {
@@ -65,7 +68,7 @@ pub(crate) fn next_batch(txn: &Txn<'_>, limits: BatchLimits) -> Result<Vec<Froze
 /// All frozen changes, by change id.
 pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base
+        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered
          FROM _sync_outbox ORDER BY change_id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -81,6 +84,7 @@ pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
             version: RowVersion::new(row.get(5)?),
             payload: row.get(6)?,
             base: row.get(7)?,
+            renumbered: row.get(8)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -97,13 +101,20 @@ struct Ready {
     row: RowRef,
     key: LocalKey,
     base: Option<String>,
+    renumbered: u32,
 }
 
 /// Upserts parents first, then deletes children first; inside a table in the
 /// order in which the edits were made, deletes backwards.
 fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
     let mut state = State::load(txn.conn)?;
+    let first_id = state.next_change_id;
     let mut room = limits;
+    let save = |state: &State| match state.next_change_id == first_id {
+        // Nothing frozen, nothing to write: the commit costs no sync of the disk.
+        true => Ok(()),
+        false => state.save(txn.conn),
+    };
     let parents_first: Vec<&Table> = txn.tables.iter().collect();
     let upserts = parents_first.iter().map(|table| (table, READY_UPSERTS));
     let deletes = parents_first
@@ -117,7 +128,7 @@ fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
             };
             let size = frozen.size();
             if size > room.bytes && room != limits {
-                return state.save(txn.conn);
+                return save(&state);
             }
             store(txn.conn, &frozen)?;
             capture::remove(txn.conn, frozen.row)?;
@@ -129,7 +140,7 @@ fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
             break;
         }
     }
-    state.save(txn.conn)
+    save(&state)
 }
 
 fn ready(
@@ -149,6 +160,7 @@ fn ready(
             row: RowRef::new(table, RowKey::new(row.get(0)?)),
             key: row.get(1)?,
             base: row.get(3)?,
+            renumbered: row.get(4)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -162,7 +174,12 @@ fn freeze_one(
     ready: Ready,
     id: ChangeId,
 ) -> Result<Option<Frozen>, Error> {
-    let Ready { row, key, base } = ready;
+    let Ready {
+        row,
+        key,
+        base,
+        renumbered,
+    } = ready;
     let cells = row::read(txn.conn, table, &key)?;
     let held = row::known(txn.conn, table, row)?.held;
     let Edit::Send(op) = edit(cells.is_some(), held) else {
@@ -188,14 +205,15 @@ fn freeze_one(
         version: held.version,
         payload,
         base,
+        renumbered,
     }))
 }
 
 fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
     conn.prepare_cached(
         "INSERT INTO _sync_outbox
-         (change_id, tbl, pk, local_key, op, server_version, payload, base)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         (change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         frozen.id.get(),
@@ -205,7 +223,8 @@ fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
         frozen.op.as_str(),
         frozen.version.get(),
         frozen.payload,
-        frozen.base
+        frozen.base,
+        frozen.renumbered
     ])?;
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(crate) enum Why {
     MissingParent,
     Blocked,
     Refused,
+    /// Fails the commit: not tried again until a newer entry comes.
+    ForeignKeys,
 }
 
 impl Why {
@@ -31,6 +33,7 @@ impl Why {
             Self::MissingParent => "missing_parent",
             Self::Blocked => "blocked",
             Self::Refused => "refused",
+            Self::ForeignKeys => "foreign_keys",
         }
     }
 }
@@ -72,7 +75,7 @@ fn insert(
     Ok(())
 }
 
-/// Parks an entry for which there is no table, or no row key.
+/// Parks an entry as it came: no table for it, no row key, or no commit with it.
 pub(crate) fn add_unknown(conn: &Connection, entry: &Entry<'_>, why: Why) -> Result<(), Error> {
     insert(conn, entry, why, "", None)
 }
@@ -149,7 +152,7 @@ pub(crate) fn waiting_for(txn: &Txn<'_>, arrived: &[RowRef]) -> Result<Vec<Serve
 pub(crate) fn to_retry(txn: &Txn<'_>) -> Result<Vec<ServerState>, Error> {
     let mut statement = txn.conn.prepare_cached(
         "SELECT wire_table, pk, version, payload FROM _sync_parked
-         WHERE wire_table = ?1 AND waits_tbl IS NULL",
+         WHERE wire_table = ?1 AND waits_tbl IS NULL AND reason <> 'foreign_keys'",
     )?;
     let mut found = Vec::new();
     for table in txn.tables.iter() {

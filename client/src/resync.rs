@@ -60,8 +60,14 @@ pub(crate) fn continue_above(state: &mut State, highest: Option<ChangeId>) -> bo
     let Some(highest) = highest.filter(|highest| *highest >= state.next_change_id) else {
         return false;
     };
-    tracing::warn!(device = %state.device, %highest, "another file has used this device's name");
     state.next_change_id = ChangeId::new(highest.get().saturating_add(1));
+    name_is_shared(state)
+}
+
+/// Another file uses this device's name: downloads include what "this device"
+/// wrote from now on. Tells whether a new pass over everything begins.
+pub(crate) fn name_is_shared(state: &mut State) -> bool {
+    tracing::warn!(device = %state.device, "another file has used this device's name");
     // A file on its first pass sees everything anyway, and so does one that
     // knows already that it shares its name.
     if !state.hydrated || state.shares_device {

@@ -13,7 +13,7 @@ use crate::row;
 use crate::shadow;
 use crate::state::State;
 use oversync_shared::reconcile::{
-    Answer, History, InvalidReason, Parent, Sent, Settlement, history, settle,
+    Answer, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
 };
 use oversync_shared::wire::{ChangeStatus, UploadReply};
 use oversync_shared::{RowKey, TableName};
@@ -26,6 +26,8 @@ pub(crate) struct Acknowledged {
     pub(crate) conflicts: usize,
     pub(crate) rejected: usize,
     pub(crate) waiting: usize,
+    /// Another file uses this device's name.
+    shared_name: bool,
     /// The server wants fewer changes at once.
     pub(crate) smaller_batch: bool,
     /// Rows of conflicts that were written into tables.
@@ -50,13 +52,20 @@ pub(crate) fn acknowledge(
     capture::collect(txn)?;
     let mut done = Acknowledged::default();
     for (frozen, status) in sent.iter().zip(&reply.statuses) {
-        one(txn, frozen, status, &mut done)?;
+        let numbering = match reply.highest_source_change_id {
+            Some(highest) if frozen.id <= highest && frozen.renumbered == 0 => Numbering::Doubtful,
+            _ => Numbering::Sound,
+        };
+        one(txn, frozen, status, numbering, &mut done)?;
     }
     let settled = shadow::settle_all(txn)?;
     done.conflicts += settled.conflicts;
     done.written = settled.written;
     let mut state = State::load(txn.conn)?;
     let _ = resync::continue_above(&mut state, reply.highest_source_change_id);
+    if done.shared_name {
+        let _ = resync::name_is_shared(&mut state);
+    }
     let seen = history(
         state.epoch.as_deref(),
         reply.epoch.as_deref(),
@@ -77,6 +86,7 @@ fn one(
     txn: &Txn<'_>,
     frozen: &Frozen,
     status: &ChangeStatus,
+    numbering: Numbering,
     done: &mut Acknowledged,
 ) -> Result<(), Error> {
     let parent = missing_parent(txn, frozen, status)?;
@@ -88,7 +98,7 @@ fn one(
         op: frozen.op,
         base: frozen.version,
     };
-    let settlement = settle(sent, Answer::of(status), on_its_way);
+    let settlement = settle(sent, Answer::of(status), on_its_way, numbering);
     if settlement == Settlement::SmallerBatch {
         done.smaller_batch = true;
         return Ok(());
@@ -97,6 +107,8 @@ fn one(
     match settlement {
         Settlement::Done(held) => {
             done.applied += 1;
+            // Under its first number it was refused, under another one taken.
+            done.shared_name |= frozen.renumbered > 0;
             if let Some(table) = txn.tables.by_number(frozen.row.tbl) {
                 row::hold(txn.conn, table, frozen.row, &frozen.key, held)?;
             }
@@ -121,7 +133,10 @@ fn one(
             }
             put_back(txn, frozen)
         }
-        Settlement::Renumber => put_back(txn, frozen),
+        Settlement::Renumber => {
+            put_back(txn, frozen)?;
+            renumber(txn, frozen)
+        }
         Settlement::StartOver => {
             row::forget(txn.conn, frozen.row)?;
             put_back(txn, frozen)
@@ -145,6 +160,18 @@ fn one(
 fn put_back(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
     let base = frozen.base.as_deref();
     capture::put_back(txn.conn, frozen.row, &frozen.key, frozen.id.get(), base)
+}
+
+/// Counts the numbers the edit was sent under in vain.
+fn renumber(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
+    txn.conn
+        .prepare_cached("UPDATE _sync_pending SET renumbered = ?3 WHERE tbl = ?1 AND pk = ?2")?
+        .execute(params![
+            frozen.row.tbl,
+            frozen.row.pk(),
+            frozen.renumbered + 1
+        ])?;
+    Ok(())
 }
 
 fn wait_for(txn: &Txn<'_>, row: RowRef, parent: RowRef) -> Result<(), Error> {

@@ -62,6 +62,9 @@ CREATE TABLE IF NOT EXISTS _sync_pending (
     -- The missing row this one waits for.
     waits_tbl INTEGER,
     waits_pk BLOB,
+    -- How often it was sent under a number that may have been used by another
+    -- file.
+    renumbered INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tbl, pk)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS _sync_pending_order ON _sync_pending (tbl, seq);
@@ -79,6 +82,7 @@ CREATE TABLE IF NOT EXISTS _sync_outbox (
     server_version INTEGER NOT NULL,
     payload TEXT CHECK ((payload IS NULL) = (op = 'DELETE')),
     base TEXT,
+    renumbered INTEGER NOT NULL DEFAULT 0,
     UNIQUE (tbl, pk)
 );
 

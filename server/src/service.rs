@@ -7,9 +7,10 @@ use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::commit::Lanes;
 use crate::live::{Board, Notifier, ShutDown, Watch};
+use crate::projection::{Failure, Retried};
 use crate::registration::{RegistrationError, register};
 use crate::settings::Settings;
-use crate::store::{self, OpenError, Page, PageQuery, Store, StoreError};
+use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
 use crate::upload::{self, Applied, NotAnUpload, Upload, UploadError};
 use crate::user::{UploadShop, Users};
 use actix::{Actor as _, Addr};
@@ -206,6 +207,21 @@ impl SyncService {
             }
             seen = seen.max(page.head);
         }
+    }
+
+    /// The user's rows that could not be projected, newest first.
+    pub async fn failures(
+        &self,
+        user: &UserId,
+        only: FailureFilter,
+        limit: i64,
+    ) -> Result<Vec<Failure>, StoreError> {
+        self.inner.store.failures(user, only, limit).await
+    }
+
+    /// Projects the current state of a failed row again.
+    pub async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
+        self.inner.store.retry(user, failure).await
     }
 
     /// Whether the database answers.

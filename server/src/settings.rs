@@ -64,6 +64,7 @@ pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
     /// `sqlite://FILE` (embedded, one process) or `postgres://…`.
+    #[serde(serialize_with = "without_password")]
     pub database_url: String,
     /// Signs and checks tokens (HS256); at least 32 bytes.
     pub jwt_secret: Option<Secret>,
@@ -358,6 +359,18 @@ impl Settings {
 /// Largest page of a download (PROTOCOL.md section 4).
 pub const MAX_PAGE: usize = 1_000;
 
+/// Prints a database URL with its password hidden.
+fn without_password<S: serde::Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let hidden = url::Url::parse(url)
+        .ok()
+        .filter(|url| url.password().is_some())
+        .and_then(|mut url| {
+            url.set_password(Some("***")).ok()?;
+            Some(url.to_string())
+        });
+    serializer.serialize_str(hidden.as_deref().unwrap_or(url))
+}
+
 fn value(setting: &'static str, problem: &str) -> SettingsError {
     SettingsError::Value {
         setting,
@@ -418,6 +431,19 @@ mod tests {
         let printed = settings.to_toml();
         assert!(printed.contains("jwt_secret = \"***\""), "{printed}");
         assert!(!printed.contains(DEV_SECRET) && !format!("{settings:?}").contains(DEV_SECRET));
+    }
+
+    #[test]
+    fn a_database_password_is_not_printed() {
+        let url = "postgres://me:hunter2@db.example/app?host=%2Frun";
+        let printed = load(&format!("dev = true\ndatabase_url = '{url}'"))
+            .expect("valid")
+            .to_toml();
+        assert!(
+            printed.contains("postgres://me:***@db.example/app?host=%2Frun"),
+            "{printed}"
+        );
+        assert!(!printed.contains("hunter2"));
     }
 
     #[test]

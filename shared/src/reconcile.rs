@@ -223,6 +223,16 @@ pub enum Parent {
     NotHere,
 }
 
+/// Whether another file of the same device name may have used the change's
+/// number: the server has seen that number, or a higher one, from this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbering {
+    /// No: the answer is about the content.
+    Sound,
+    /// Perhaps; it has not been sent under another number yet.
+    Doubtful,
+}
+
 /// What an answer means for the frozen change it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
@@ -246,7 +256,7 @@ pub enum Settlement {
 }
 
 /// Decides what an answer means (PROTOCOL.md section 6, rules 2, 3 and 6).
-pub fn settle(sent: Sent, answer: Answer, parent: Parent) -> Settlement {
+pub fn settle(sent: Sent, answer: Answer, parent: Parent, numbering: Numbering) -> Settlement {
     match answer {
         Answer::Applied(Some(version)) => Settlement::Done(Held {
             version,
@@ -262,6 +272,11 @@ pub fn settle(sent: Sent, answer: Answer, parent: Parent) -> Settlement {
             Parent::OnItsWay => Settlement::WaitForParent,
             Parent::NotHere => Settlement::Reject(InvalidReason::FkMissing),
         },
+        // The answer to a number that was used for another change is the same
+        // as to a bad payload: one more attempt tells them apart.
+        Answer::Invalid(InvalidReason::BadPayload) if numbering == Numbering::Doubtful => {
+            Settlement::Renumber
+        }
         Answer::Invalid(InvalidReason::BatchTooLarge) => Settlement::SmallerBatch,
         Answer::Invalid(why) => Settlement::Reject(why),
     }
@@ -413,6 +428,7 @@ mod tests {
             op: Op::Delete,
             base: version(4),
         };
+        let settle = |sent, answer, parent| super::settle(sent, answer, parent, Numbering::Sound);
         let here = Parent::OnItsWay;
         let away = Parent::NotHere;
         let applied = Answer::Applied(Some(version(5)));
@@ -468,6 +484,12 @@ mod tests {
             );
             assert_eq!(InvalidReason::of(code).as_str(), code);
         }
+        let doubtful = |code| super::settle(fresh, invalid(code), away, Numbering::Doubtful);
+        assert_eq!(doubtful(reason::BAD_PAYLOAD), Settlement::Renumber);
+        assert_eq!(
+            doubtful(reason::PRECHECK_ERROR),
+            Settlement::Reject(InvalidReason::Precheck)
+        );
     }
 
     #[test]

@@ -5,6 +5,9 @@
 // PROTOCOL.md sections 1-5 over plain HTTP, rule by rule; the cases are in
 // tests/src/conformance.
 mod conformance;
+// Rows in business tables: the upload's own transaction, scoped to the user,
+// failures recorded and retried.
+mod projection;
 // The storage contract: one story, told to every store without a server.
 mod stores;
 // Bodies, queries, tokens and frames made by mutation: never a 5xx, never a panic.
@@ -24,13 +27,18 @@ mod hints;
 // Long poll: the HTTP-only client's way to be prompt.
 mod long_poll;
 
-// --------------------------------------------------------------- with devices
-// Real clients on real SQLite files, with the server away, killed, restarted.
-mod devices;
-
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
+
+// ----------------------------------------------------------------- the devices
+// Real clients against real servers: hints instead of polls, kill -9 on either
+// side, a server that goes away and comes back.
+mod devices;
+// The server is killed again and again; the devices converge all the same.
+mod outages;
+// The programs people try first: the command line, the examples.
+mod programs;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

@@ -4,6 +4,7 @@
 //! Both are gone when the [`Database`] is dropped. A missing PostgreSQL server
 //! is a failure, never a skipped test.
 
+use rusqlite::OptionalExtension as _;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use std::future::Future;
 use tempfile::TempDir;
@@ -87,6 +88,39 @@ impl Database {
             Kept::Postgres { .. } => execute(&self.url, sql.to_owned())
                 .await
                 .expect("the SQL runs"),
+        }
+    }
+}
+
+impl Database {
+    /// Asks behind the server's back: the first column of the first row as
+    /// text; `None` for NULL or no row.
+    pub async fn ask(&self, sql: &str) -> Option<String> {
+        match &self.kept {
+            Kept::Folder(folder) => {
+                let connection = rusqlite::Connection::open(folder.path().join("server.db"))
+                    .expect("the file opens");
+                let value = connection
+                    .query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0))
+                    .optional()
+                    .expect("the SQL runs");
+                match value? {
+                    rusqlite::types::Value::Null => None,
+                    rusqlite::types::Value::Integer(number) => Some(number.to_string()),
+                    rusqlite::types::Value::Real(number) => Some(number.to_string()),
+                    rusqlite::types::Value::Text(text) => Some(text),
+                    rusqlite::types::Value::Blob(bytes) => Some(format!("{bytes:?}")),
+                }
+            }
+            Kept::Postgres { .. } => {
+                let mut connection = PgConnection::connect(&self.url).await.expect("connects");
+                let sql = format!("SELECT q.v::text FROM ({sql}) AS q (v)");
+                let value: Option<Option<String>> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+                    .fetch_optional(&mut connection)
+                    .await
+                    .expect("the SQL runs");
+                value.flatten()
+            }
         }
     }
 }

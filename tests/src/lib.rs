@@ -6,6 +6,7 @@
 //! standard output where it listens, and everything else goes through
 //! [`eventually`].
 
+pub mod app;
 pub mod backend;
 pub mod conformance;
 pub mod device;
@@ -15,6 +16,7 @@ pub mod server;
 pub mod socket;
 pub mod target;
 
+pub use app::App;
 pub use backend::{Backend, Database};
 pub use device::{HttpDevice, Reply};
 pub use eventually::{eventually, within};

@@ -452,3 +452,28 @@ fn bad_payloads_of_a_peer_are_parked() {
     assert_eq!(done.written.len(), 1);
     assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 5);
 }
+
+#[test]
+fn an_entry_that_fails_the_commit_is_parked_alone() {
+    // The child refers to a column that is not the key: its parent's update
+    // leaves it behind, which only the commit notices.
+    let sql = "CREATE TABLE p (id TEXT PRIMARY KEY, v INTEGER UNIQUE);
+        CREATE TABLE c (id TEXT PRIMARY KEY, v INTEGER REFERENCES p (v));";
+    let mut device = Device::new(sql, &["p", "c"]);
+    let (parent, child) = (uuid(1), uuid(2));
+    device.apply(vec![
+        entry("p", &parent, 1, Some(&row(&parent, 1))),
+        entry("c", &child, 1, Some(&row(&child, 1))),
+    ]);
+    let mut page: Vec<_> = (10..20)
+        .map(|n| entry("p", &uuid(n), 1, Some(&row(&uuid(n), i64::from(n)))))
+        .collect();
+    page.insert(5, entry("p", &parent, 2, Some(&row(&parent, 2))));
+    assert_eq!(device.apply(page).written.len(), 10);
+    assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 1);
+    assert_eq!(device.count("SELECT count(*) FROM p"), 11);
+    // A newer state of the row that does no harm replaces it.
+    device.apply(vec![entry("p", &parent, 3, Some(&row(&parent, 1)))]);
+    assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 0);
+    assert!(device.freeze().is_empty());
+}

@@ -3,12 +3,14 @@
 //! - `capture`: random SQL programs, with and without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
+//! - `wake`: a commit is visible when it wakes
 //! - `values`: every kind of value there and back
 
 mod capture;
 mod flow;
 mod open;
 mod values;
+mod wake;
 
 use crate::config::Config;
 use crate::db::{Store, Txn};
@@ -127,6 +129,10 @@ impl Device {
     pub(crate) fn apply(&mut self, changes: Vec<DownloadChange>) -> apply::PageDone {
         let after = self.write(|txn| State::load(txn.conn)).cursor;
         let next_after = ServerId::new(after.get() + 100);
+        let mut changes = changes;
+        for (n, change) in (1..).zip(&mut changes) {
+            change.server_id = ServerId::new(after.get() + n);
+        }
         let page = DownloadReply {
             changes,
             has_more: false,
@@ -136,7 +142,7 @@ impl Device {
             head: None,
             highest_source_change_id: None,
         };
-        self.write(|txn| apply::apply_page(txn, &page, after, true))
+        apply::apply(&mut self.store, page, after, true).expect("applies")
     }
 }
 

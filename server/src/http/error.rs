@@ -46,10 +46,14 @@ pub enum ApiError {
     Encoding,
     /// More than the server carries at the moment.
     Overloaded,
+    /// Somebody retries this failure right now.
+    RetryInProgress,
     /// Our fault, on the way to an upload's answer.
     UploadFailed,
     /// Our fault, on the way to a download's answer.
     DownloadFailed,
+    /// Our fault, anywhere else.
+    Internal,
 }
 
 impl ApiError {
@@ -113,6 +117,12 @@ impl ApiError {
                 "Content-Encoding must be identity",
             ),
             Self::Overloaded => (503, error_code::OVERLOADED, "overloaded, try again later"),
+            Self::RetryInProgress => (
+                409,
+                "retry_in_progress",
+                "this failure is being retried now",
+            ),
+            Self::Internal => (500, "internal_error", "internal error"),
             Self::UploadFailed => (500, error_code::UPLOAD_FAILED, "upload failed"),
             Self::DownloadFailed => (500, error_code::DOWNLOAD_FAILED, "download failed"),
         };

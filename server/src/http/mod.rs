@@ -11,6 +11,7 @@ mod body;
 mod caller;
 mod download;
 mod error;
+mod failures;
 mod hints;
 mod info;
 mod signin;
@@ -35,6 +36,10 @@ pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + u
             .service(only("/sync/schema-version").route(web::get().to(info::schema_version)))
             .service(only("/sync/capabilities").route(web::get().to(info::capabilities)))
             .service(only("/sync/ws").route(web::get().to(hints::connect)))
+            .service(only("/admin/materialize-failures").route(web::get().to(failures::list)))
+            .service(
+                only("/admin/materialize-failures/retry").route(web::post().to(failures::retry)),
+            )
             .configure(health_routes);
         if dev {
             config.service(only("/signin").route(web::post().to(signin::sign_in)));

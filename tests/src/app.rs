@@ -1,0 +1,113 @@
+//! An application with its own SQLite file and the real client: the tables of
+//! the README's example, a token from the test's secret.
+
+use crate::eventually::eventually;
+use crate::target::Target;
+use oversqlite::{Client, Config, DeviceId, UserId};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// The tables of the README's example.
+pub const BLOG: &str = include_str!("../../examples/blog.sql");
+
+/// Longer than any test: what arrives came by a hint.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// One device of a user.
+pub struct App {
+    /// Its client.
+    pub client: Client,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl App {
+    /// A fresh file with the example's tables. It polls once an hour, so that
+    /// only hints and its own commits move anything.
+    pub async fn open(target: &Target, user: &str, device: &str) -> Self {
+        let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
+        let path = folder.path().join("app.db");
+        Connection::open(&path)
+            .and_then(|file| file.execute_batch(BLOG))
+            .expect("the tables are made");
+        let client = Client::open(config(&path, target, user, device))
+            .await
+            .expect("the client opens");
+        Self {
+            client,
+            path,
+            _folder: folder,
+        }
+    }
+
+    /// The same with the engine running.
+    pub async fn start(target: &Target, user: &str, device: &str) -> Self {
+        let app = Self::open(target, user, device).await;
+        app.client.start().expect("the engine starts");
+        app
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection whose commits wake the engine.
+    pub fn connection(&self) -> Connection {
+        self.client.connection().expect("a connection")
+    }
+
+    /// Adds a person through a connection.
+    pub fn add(&self, id: &str, name: &str) {
+        self.connection()
+            .execute("INSERT INTO users (id, name) VALUES (?1, ?2)", [id, name])
+            .expect("the row is inserted");
+    }
+
+    /// All people, ordered.
+    pub fn people(&self) -> Vec<(String, String)> {
+        people(&self.path)
+    }
+
+    /// Waits until nothing is unsent.
+    pub async fn sent(&self) {
+        eventually("everything is sent", || async {
+            let status = self.client.status().await.expect("a status");
+            (status.hydrated && status.unsent == 0).then_some(())
+        })
+        .await;
+    }
+}
+
+/// All people in a file, ordered.
+pub fn people(path: &Path) -> Vec<(String, String)> {
+    let file = Connection::open(path).expect("the file opens");
+    let mut statement = file
+        .prepare("SELECT id, name FROM users ORDER BY id")
+        .expect("the table is there");
+    let rows = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .expect("rows");
+    rows.collect::<Result<_, _>>().expect("two texts")
+}
+
+fn config(path: &Path, target: &Target, user: &str, device: &str) -> Config {
+    let token = target.token(user, device, NEVER);
+    Config::new(
+        path,
+        target.base(),
+        UserId::new(user).expect("a user"),
+        move || {
+            let token = token.clone();
+            async move { Ok(token) }
+        },
+    )
+    .device(DeviceId::new(device).expect("a device"))
+    .schema("business")
+    .table("users")
+    .table("posts")
+    .poll_interval(NEVER)
+    .foreign_writers_interval(NEVER)
+}
