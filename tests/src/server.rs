@@ -256,7 +256,7 @@ pub fn binary(name: &str) -> PathBuf {
         .expect("tests run from target/<profile>/deps");
     let binary = folder.join(name);
     let built = modified(&binary).unwrap_or_else(|| {
-        panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins")
+        panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins --examples")
     });
     // Cargo lists what a binary was built from in a file next to it.
     let sources = std::fs::read_to_string(folder.join(format!("{name}.d"))).unwrap_or_default();
@@ -265,7 +265,9 @@ pub fn binary(name: &str) -> PathBuf {
         .skip(1)
         .find(|source| modified(Path::new(source)).is_some_and(|time| time > built));
     if let Some(source) = newer {
-        panic!("the binary {name} is older than {source}; run: cargo build --workspace --bins");
+        panic!(
+            "the binary {name} is older than {source}; run: cargo build --workspace --bins --examples"
+        );
     }
     binary
 }
