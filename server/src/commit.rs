@@ -72,17 +72,21 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
         for job in std::mem::take(&mut held) {
             held.extend(group.take(job));
         }
-        {
-            let mut jobs = jobs.lock().await;
-            if group.jobs.is_empty() {
-                match jobs.recv().await {
-                    Some(job) => held.extend(group.take(job)),
-                    None => return,
-                }
+        // With work in hand, never wait for a lane that waits for more.
+        let queue = if group.jobs.is_empty() {
+            let mut queue = jobs.lock().await;
+            match queue.recv().await {
+                Some(job) => held.extend(group.take(job)),
+                None => return,
             }
+            Some(queue)
+        } else {
+            jobs.try_lock().ok()
+        };
+        if let Some(mut queue) = queue {
             while group.has_room()
                 && held.len() < MAX_GROUP_COMMITS
-                && let Ok(job) = jobs.try_recv()
+                && let Ok(job) = queue.try_recv()
             {
                 held.extend(group.take(job));
             }

@@ -188,7 +188,6 @@ impl SyncService {
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
         let deadline = Instant::now() + wait;
         let page = self.inner.store.page(query.clone()).await?;
-        // A reader that is ahead of the head has met another history.
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
         }

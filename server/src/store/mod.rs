@@ -69,6 +69,8 @@ pub struct Revision(pub(crate) i64);
 pub struct Head {
     /// The user's number.
     pub user: UserKey,
+    /// The user's name.
+    pub user_id: UserId,
     /// The highest server id.
     pub head: ServerId,
     /// To be matched by the next write.
@@ -264,14 +266,14 @@ pub struct FailureFilter {
 
 impl Page {
     /// Whether waiting for more would be wrong: the reader's cursor lies below
-    /// the floor or above the head, or its history is another one.
+    /// the floor, or its history is another one.
     pub fn answers_at_once(&self, query: &PageQuery) -> bool {
         let below_floor = query.after > ServerId::ZERO && query.after < self.floor;
         let other_epoch = query
             .epoch
             .as_deref()
             .is_some_and(|epoch| epoch != &*self.epoch);
-        below_floor || other_epoch || query.after > self.head
+        below_floor || other_epoch
     }
 }
 

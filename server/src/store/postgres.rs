@@ -509,6 +509,7 @@ fn read_loaded(row: &PgRow, ask: &Ask) -> Result<Loaded, StoreError> {
     Ok(Loaded {
         head: Head {
             user: UserKey(row.try_get("user_key")?),
+            user_id: ask.user.clone(),
             head: ServerId::new(row.try_get("head")?),
             revision: Revision(row.try_get("revision")?),
         },

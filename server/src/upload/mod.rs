@@ -210,6 +210,7 @@ pub async fn apply(
                     let revision = Revision(snapshot.head.revision.0 + 1);
                     let head = Head {
                         user: snapshot.head.user,
+                        user_id: snapshot.head.user_id.clone(),
                         head: decision.plan.head,
                         revision,
                     };
@@ -349,7 +350,7 @@ fn commit_of(
         .collect();
     Commit {
         user: snapshot.head.user,
-        user_id: upload.user.clone(),
+        user_id: snapshot.head.user_id.clone(),
         epoch: snapshot.epoch.clone(),
         revision: snapshot.head.revision,
         head: decision.plan.head,
