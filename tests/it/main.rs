@@ -12,6 +12,8 @@ mod projection;
 mod stores;
 // Bodies, queries, tokens and frames made by mutation: never a 5xx, never a panic.
 mod hostile;
+// Answers are bounded as bodies are.
+mod bounds;
 
 // ---------------------------------------------------------- what it never loses
 // Many writers and a reader that never rests: every change once, in order.

@@ -17,6 +17,8 @@ on_both_stores!(
     a_later_success_clears_the_failures,
     a_parent_may_stand_in_the_business_table_alone,
     values_keep_their_digits,
+    a_value_freed_in_the_same_upload_is_free,
+    keys_are_found_in_the_usual_spellings,
 );
 
 /// Business tables: `notes` belongs to users by a column, `tags` by what the
@@ -488,4 +490,204 @@ async fn values_keep_their_digits(backend: Backend) {
             Some("5e-324")
         );
     }
+}
+
+/// Upserts come before deletes; the second try finds the value free.
+async fn a_value_freed_in_the_same_upload_is_free(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    let device = shop.device();
+    let (old, new) = (fresh_key(), fresh_key());
+    applied(
+        &device,
+        &[insert(
+            1,
+            "shop.notes",
+            &old,
+            json!({"title": "a", "slug": "same"}),
+        )],
+    )
+    .await;
+    applied(
+        &device,
+        &[
+            delete(2, "shop.notes", &old, 1),
+            insert(3, "shop.notes", &new, json!({"title": "b", "slug": "same"})),
+        ],
+    )
+    .await;
+    assert!(failures(&device, "").await.is_empty());
+    assert_eq!(
+        shop.ask("SELECT title FROM shop.notes").await.as_deref(),
+        Some("b")
+    );
+}
+
+async fn keys_are_found_in_the_usual_spellings(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    let device = shop.device();
+    let key = fresh_key();
+    let plain = key.replace('-', "");
+    let spellings = [
+        key.clone(),
+        key.to_uppercase(),
+        plain.clone(),
+        plain.to_uppercase(),
+        format!("{{{key}}}"),
+    ];
+    for (n, spelling) in (0..).zip(&spellings) {
+        let note = |title: &str| json!({"id": spelling, "title": title});
+        applied(
+            &device,
+            &[insert(10 * n + 1, "shop.notes", spelling, note("a"))].map(|mut change| {
+                change["server_version"] = json!(3 * n);
+                change
+            }),
+        )
+        .await;
+        applied(
+            &device,
+            &[update(10 * n + 2, "shop.notes", &key, 3 * n + 1, note("b"))],
+        )
+        .await;
+        assert_eq!(
+            shop.ask("SELECT title FROM shop.notes").await.as_deref(),
+            Some("b"),
+            "{spelling}"
+        );
+        applied(
+            &device,
+            &[delete(10 * n + 3, "shop.notes", &key, 3 * n + 2)],
+        )
+        .await;
+        assert_eq!(
+            shop.ask("SELECT count(*) FROM shop.notes").await.as_deref(),
+            Some("0"),
+            "{spelling}"
+        );
+    }
+    assert!(failures(&device, "").await.is_empty());
+}
+
+async fn odd_shop(backend: Backend, sql: &str, tables: &str) -> (Server, Database) {
+    let database = backend.database().await;
+    database.execute(sql).await;
+    let tables: toml::Table = toml::from_str(tables).expect("TOML");
+    let server = Server::start(
+        &database,
+        Config::default().set("tables", tables["tables"].clone()),
+    )
+    .await;
+    (server, database)
+}
+
+/// A cast would cut names and titles to their column's length; an assignment
+/// refuses them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_cut_to_fit_a_column_on_postgres() {
+    let (server, database) = odd_shop(
+        Backend::Postgres,
+        "CREATE SCHEMA shop; CREATE TABLE shop.notes (id uuid PRIMARY KEY, owner varchar(16), title varchar(5))",
+        "tables = [{ schema = 'shop', table = 'notes', owner_column = 'owner' }]",
+    )
+    .await;
+    let short = server.target().device("user-0123456789", "d");
+    let (ada, eve) = (
+        server.target().device("user-alexander-aa", "d"),
+        server.target().device("user-alexander-ab", "d"),
+    );
+    let key = fresh_key();
+    applied(
+        &short,
+        &[insert(1, "shop.notes", &key, json!({"title": "too long"}))],
+    )
+    .await;
+    assert_eq!(failures(&short, "").await.len(), 1);
+    applied(
+        &short,
+        &[update(2, "shop.notes", &key, 1, json!({"title": "fits"}))],
+    )
+    .await;
+    assert!(failures(&short, "").await.is_empty());
+    applied(
+        &ada,
+        &[insert(1, "shop.notes", &fresh_key(), json!({"title": "a"}))],
+    )
+    .await;
+    assert_eq!(
+        failures(&ada, "").await.len(),
+        1,
+        "her name does not fit, and is not cut"
+    );
+    applied(
+        &eve,
+        &[insert(1, "shop.notes", &key, json!({"title": "mine"}))],
+    )
+    .await;
+    assert_eq!(
+        database
+            .ask("SELECT title FROM shop.notes")
+            .await
+            .as_deref(),
+        Some("fits")
+    );
+}
+
+/// What a business table declares for conflicts must not reach other rows, nor
+/// take other uploads with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conflict_clauses_and_triggers_of_a_table_harm_nobody_on_sqlite() {
+    let (server, database) = odd_shop(
+        Backend::Embedded,
+        "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, slug TEXT UNIQUE ON CONFLICT REPLACE, title TEXT);
+         CREATE TABLE tags (id TEXT PRIMARY KEY NOT NULL, name TEXT);
+         CREATE TRIGGER no BEFORE INSERT ON tags WHEN new.name = 'no' BEGIN SELECT raise(ROLLBACK, 'no'); END;
+         CREATE TABLE docs (id TEXT PRIMARY KEY NOT NULL, body TEXT, x TEXT GENERATED ALWAYS AS (json_extract(body, '$.x')) STORED)",
+        "tables = [{ schema = 'shop', table = 'notes' }, { schema = 'shop', table = 'tags' }, { schema = 'shop', table = 'docs' }]",
+    )
+    .await;
+    let (ada, eve) = (server.target().one_device(), server.target().one_device());
+    applied(
+        &ada,
+        &[insert(
+            1,
+            "shop.notes",
+            &fresh_key(),
+            json!({"slug": "x", "title": "hers"}),
+        )],
+    )
+    .await;
+    applied(
+        &eve,
+        &[insert(
+            1,
+            "shop.notes",
+            &fresh_key(),
+            json!({"slug": "x", "title": "mine"}),
+        )],
+    )
+    .await;
+    assert_eq!(
+        database
+            .ask("SELECT group_concat(title) FROM notes")
+            .await
+            .as_deref(),
+        Some("hers")
+    );
+    applied(
+        &eve,
+        &[
+            insert(2, "shop.tags", &fresh_key(), json!({"name": "no"})),
+            insert(3, "shop.tags", &fresh_key(), json!({"name": "yes"})),
+            insert(4, "shop.docs", &fresh_key(), json!({"body": "not json"})),
+        ],
+    )
+    .await;
+    assert_eq!(
+        database
+            .ask("SELECT group_concat(name) FROM tags")
+            .await
+            .as_deref(),
+        Some("yes")
+    );
+    assert_eq!(failures(&eve, "").await.len(), 3);
 }

@@ -92,6 +92,7 @@ impl Stage {
             until: None,
             limit,
             epoch: None,
+            max_bytes: usize::MAX,
         };
         self.store.page(query).await.expect("a page")
     }

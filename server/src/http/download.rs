@@ -4,13 +4,16 @@ use super::caller::{Caller, check_schema_version};
 use super::error::ApiError;
 use crate::service::SyncService;
 use crate::settings::MAX_PAGE;
-use crate::store::{Page, PageQuery};
+use crate::store::{Page, PageQuery, StoreError};
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use oversync_shared::ServerId;
 use oversync_shared::names::is_plain_name;
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
 
@@ -45,10 +48,11 @@ pub(super) async fn download(
         after: query.after,
         until: query.until,
         limit: query.limit.min(service.settings().limits.max_page),
+        max_bytes: PIECE_BYTES,
         epoch: query.epoch.clone(),
     };
     let page = service
-        .download(page_query, query.wait)
+        .download(page_query.clone(), query.wait)
         .await
         .map_err(ApiError::from_download)?;
     if query.epoch.is_some_and(|epoch| epoch != *page.epoch) {
@@ -58,9 +62,70 @@ pub(super) async fn download(
         return Err(ApiError::HistoryPruned(page.floor));
     }
     let until = query.until.unwrap_or(page.head);
-    Ok(HttpResponse::Ok()
-        .content_type(ContentType::json())
-        .body(write_page(&page, query.after, until)))
+    let mut response = HttpResponse::Ok();
+    response.content_type(ContentType::json());
+    if !page.is_cut {
+        let mut text = String::with_capacity(size_of(&page));
+        text.push_str(START);
+        write_entries(&mut text, &page, true);
+        write_end(&mut text, &page, query.after, until);
+        return Ok(response.body(text));
+    }
+    let rest = PageQuery {
+        until: Some(until),
+        ..page_query
+    };
+    Ok(response.streaming(pieces(service.into_inner(), rest, page)))
+}
+
+/// Bytes of payload of one answer held in memory at a time. Far above a usual
+/// page, which goes out in one piece.
+const PIECE_BYTES: usize = 2 * 1024 * 1024;
+
+const START: &str = "{\"changes\":[";
+
+/// A page of large rows, piece by piece: the next one is read when the caller
+/// has taken the last. The entries of a window never change, so the pieces fit.
+fn pieces(
+    service: Arc<SyncService>,
+    query: PageQuery,
+    first: Page,
+) -> impl Stream<Item = Result<Bytes, StoreError>> {
+    let (after, until) = (query.after, query.until.unwrap_or(first.head));
+    let epoch = first.epoch.clone();
+    let state = (query, Some(first), true);
+    stream::try_unfold(state, move |(mut query, page, is_first)| {
+        let (service, epoch) = (service.clone(), epoch.clone());
+        async move {
+            let page = match page {
+                Some(page) => page,
+                None if query.limit == 0 => return Ok(None),
+                None => service.download(query.clone(), Duration::ZERO).await?,
+            };
+            if page.epoch != epoch || (query.after > ServerId::ZERO && query.after < page.floor) {
+                return Err(StoreError::Failed(
+                    "the history changed while a page was sent".to_owned(),
+                ));
+            }
+            let mut text = String::with_capacity(size_of(&page));
+            if is_first {
+                text.push_str(START);
+            }
+            write_entries(&mut text, &page, is_first);
+            let last = page
+                .entries
+                .last()
+                .map_or(query.after, |entry| entry.server_id);
+            if page.is_cut {
+                query.limit -= page.entries.len();
+                query.after = last;
+            } else {
+                write_end(&mut text, &page, after.max(last), until);
+                query.limit = 0;
+            }
+            Ok(Some((Bytes::from(text), (query, None, false))))
+        }
+    })
 }
 
 fn read_query(text: &str) -> Result<Query, ApiError> {
@@ -111,21 +176,23 @@ fn read_query(text: &str) -> Result<Query, ApiError> {
     })
 }
 
-/// Writes the reply around the payloads' own text, which is never parsed again.
-fn write_page(page: &Page, after: ServerId, until: ServerId) -> String {
-    let payloads: usize = page
+fn size_of(page: &Page) -> usize {
+    let payloads = page
         .entries
         .iter()
-        .map(|entry| entry.payload.as_ref().map_or(0, String::len))
-        .sum();
-    let mut out = String::with_capacity(payloads + 384 * (page.entries.len() + 1));
+        .map(|entry| entry.payload.as_ref().map_or(0, String::len));
+    payloads.sum::<usize>() + 384 * (page.entries.len() + 1)
+}
+
+/// Writes entries around the payloads' own text, which is never parsed again.
+fn write_entries(out: &mut String, page: &Page, mut is_first: bool) {
     let mut put = |arguments: std::fmt::Arguments<'_>| {
         out.write_fmt(arguments)
             .expect("BUG: a String takes any text")
     };
-    put(format_args!("{{\"changes\":["));
-    for (index, entry) in page.entries.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
+    for entry in &page.entries {
+        let comma = if is_first { "" } else { "," };
+        is_first = false;
         let (schema, table) = (&entry.table.schema, &entry.table.table);
         put(format_args!(
             "{comma}{{\"server_id\":{},\"schema\":\"{schema}\",\"table\":\"{table}\",\"op\":\"{}\",\"pk\":\"{}\",",
@@ -148,8 +215,16 @@ fn write_page(page: &Page, after: ServerId, until: ServerId) -> String {
             entry.change_id,
         ));
     }
+}
+
+/// Writes what follows the entries; `after` is where an empty page stays.
+fn write_end(out: &mut String, page: &Page, after: ServerId, until: ServerId) {
     let epoch = serde_json::to_string(&*page.epoch).expect("BUG: a string serialises");
     let next_after = page.entries.last().map_or(after, |entry| entry.server_id);
+    let mut put = |arguments: std::fmt::Arguments<'_>| {
+        out.write_fmt(arguments)
+            .expect("BUG: a String takes any text")
+    };
     put(format_args!(
         "],\"has_more\":{},\"next_after\":{next_after},\"window_until\":{until},\"epoch\":{epoch},\"head\":{}",
         page.has_more, page.head,
@@ -158,7 +233,6 @@ fn write_page(page: &Page, after: ServerId, until: ServerId) -> String {
         put(format_args!(",\"highest_source_change_id\":{highest}"));
     }
     put(format_args!("}}"));
-    out
 }
 
 #[cfg(test)]

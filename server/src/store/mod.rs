@@ -211,6 +211,8 @@ pub struct PageQuery {
     pub until: Option<ServerId>,
     /// At most this many.
     pub limit: usize,
+    /// About this many bytes of payload at most, but one entry at least.
+    pub max_bytes: usize,
     /// The history the reader believes in.
     pub epoch: Option<String>,
 }
@@ -251,8 +253,12 @@ pub struct Page {
     pub highest_change_id: Option<ChangeId>,
     /// Ascending, at most `limit`.
     pub entries: Vec<Entry>,
-    /// Whether the window holds more visible entries.
+    /// Whether the window holds more visible entries; of a cut page, only that
+    /// there are more than this.
     pub has_more: bool,
+    /// Whether entries that belong to the page were left out for their size;
+    /// ask again from the last one on.
+    pub is_cut: bool,
 }
 
 /// Which failures are wanted.

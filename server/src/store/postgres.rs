@@ -412,6 +412,7 @@ impl Store for PostgresStore {
             .bind(query.include_self)
             .bind(query.schema.as_deref())
             .bind(query.limit as i64 + 1)
+            .bind(i64::try_from(query.max_bytes).unwrap_or(i64::MAX))
             .fetch_all(&self.pool)
             .await?;
         let first = rows
@@ -421,6 +422,7 @@ impl Store for PostgresStore {
         let head: Option<i64> = first.try_get("head")?;
         let floor: Option<i64> = first.try_get("floor")?;
         let highest: Option<i64> = first.try_get("highest_change_id")?;
+        let available: Option<i64> = first.try_get("available")?;
         if first.try_get::<Option<i64>, _>("server_id")?.is_none() {
             rows.clear();
         }
@@ -430,7 +432,9 @@ impl Store for PostgresStore {
             .map(|row| names.entry(row))
             .collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(|entry| entry.server_id);
-        let has_more = entries.len() > query.limit;
+        let available = usize::try_from(available.unwrap_or(0)).unwrap_or(0);
+        let is_cut = entries.len() < available.min(query.limit);
+        let has_more = is_cut || available > query.limit;
         entries.truncate(query.limit);
         Ok(Page {
             epoch: epoch.into(),
@@ -439,6 +443,7 @@ impl Store for PostgresStore {
             highest_change_id: highest.map(ChangeId::new),
             entries,
             has_more,
+            is_cut,
         })
     }
 

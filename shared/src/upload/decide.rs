@@ -218,6 +218,18 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
     }
 }
 
+/// Whether a verdict says what is wrong with the change itself: not with its
+/// parents, and not by a row that only the ring itself has written.
+fn is_own_failure(verdict: &Verdict, standing: ServerId) -> bool {
+    match verdict {
+        // A used-up id may have been used up by the ring alone.
+        Verdict::Applied(_)
+        | Verdict::Invalid(Fault::ForeignKeyMissing(_) | Fault::ReusedId(_)) => false,
+        Verdict::Conflict(current) => current.state.at <= standing,
+        Verdict::Invalid(_) => true,
+    }
+}
+
 /// What the changes executed so far have done.
 #[derive(Debug, Clone, Default)]
 struct Done {
@@ -260,6 +272,8 @@ impl Run<'_> {
         let mut assumed: HashSet<RowAt> = ring.iter().map(|(_, change)| row_of(change)).collect();
         let mut reasons: HashMap<usize, Verdict> = HashMap::new();
         let mut is_first = true;
+        // Whatever becomes of the ring, what was written up to here stands.
+        let standing = ServerId::new(self.view.head.get() + before.log.len() as i64);
         loop {
             let mut verdicts: Vec<(usize, Verdict)> = ring
                 .iter()
@@ -281,20 +295,14 @@ impl Run<'_> {
                 return verdicts;
             }
             if std::mem::take(&mut is_first) {
-                reasons.extend(verdicts.into_iter().filter(|(_, v)| self.is_own_failure(v)));
+                reasons.extend(
+                    verdicts
+                        .into_iter()
+                        .filter(|(_, v)| is_own_failure(v, standing)),
+                );
             }
             assumed = kept;
             self.done = before.clone();
-        }
-    }
-
-    /// Whether a verdict says what is wrong with the change itself: not with its
-    /// parents, and not by a row that only this upload has written.
-    fn is_own_failure(&self, verdict: &Verdict) -> bool {
-        match verdict {
-            Verdict::Applied(_) | Verdict::Invalid(Fault::ForeignKeyMissing(_)) => false,
-            Verdict::Conflict(current) => current.state.at <= self.view.head,
-            Verdict::Invalid(_) => true,
         }
     }
 

@@ -311,7 +311,8 @@ impl Model {
             if unit.len() == 1 || came == present {
                 for (verdict, first) in verdicts.iter_mut().zip(first.iter().flatten()) {
                     let is_own = match first {
-                        Verdict::Applied(_) | Verdict::Invalid(Fault::ForeignKeyMissing(_)) => {
+                        Verdict::Applied(_)
+                        | Verdict::Invalid(Fault::ForeignKeyMissing(_) | Fault::ReusedId(_)) => {
                             false
                         }
                         Verdict::Conflict(current) => current.state.at.get() <= head,
@@ -371,7 +372,8 @@ fn naive_order(catalog: &Catalog, upload: &[Sent]) -> Vec<Vec<usize>> {
                 (upload[n].link, parent_table(upload[n].table))
                 && (table, parent) != row(n)
             {
-                found.extend(group.iter().copied().find(|&m| row(m) == (table, parent)));
+                // The last change of the parent: whichever of them stands, counts.
+                found.extend(group.iter().copied().rfind(|&m| row(m) == (table, parent)));
             }
             found
         };
@@ -399,23 +401,25 @@ fn naive_order(catalog: &Catalog, upload: &[Sent]) -> Vec<Vec<usize>> {
             needs: &dyn Fn(usize) -> Vec<usize>,
             unit: &dyn Fn(usize) -> Vec<usize>,
             seen: &mut BTreeSet<usize>,
+            done: &mut BTreeSet<usize>,
             order: &mut Vec<Vec<usize>>,
         ) {
             if !seen.insert(n) {
                 return;
             }
             for need in needs(n) {
-                visit(need, needs, unit, seen, order);
+                visit(need, needs, unit, seen, done, order);
             }
-            // A unit is complete when its first visited member is done.
+            done.insert(n);
+            // A unit is complete when all that its members need is.
             let unit = unit(n);
-            if unit.iter().all(|member| seen.contains(member)) && !order.contains(&unit) {
+            if unit.iter().all(|member| done.contains(member)) {
                 order.push(unit);
             }
         }
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut done) = (BTreeSet::new(), BTreeSet::new());
         for &n in &group {
-            visit(n, &needs, &unit, &mut seen, &mut order);
+            visit(n, &needs, &unit, &mut seen, &mut done, &mut order);
         }
     }
     for wanted in ranks.iter().rev() {

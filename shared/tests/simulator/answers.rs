@@ -235,7 +235,7 @@ impl Judge<'_> {
                 wrong("FOREIGN-KEY")
             };
         }
-        if !missing.is_empty() {
+        if !missing.is_empty() && !self.may_keep_its_reason(position, &missing, status) {
             return wrong("FOREIGN-KEY");
         }
         match (self.row_met(position), status) {
@@ -257,6 +257,29 @@ impl Judge<'_> {
             (_, Status::Conflict { .. }) => wrong("CONFLICT-JUSTIFIED"),
             (_, Status::Invalid(_)) => wrong("INVALID-JUSTIFIED"),
         }
+    }
+
+    /// A change that brings down a ring is told what is wrong with it, not that
+    /// the rows it brought down are missing.
+    fn may_keep_its_reason(
+        &self,
+        position: usize,
+        missing: &[(usize, usize)],
+        status: &Status,
+    ) -> bool {
+        let is_own = matches!(
+            status,
+            Status::Conflict { .. } | Status::Invalid(Fault::NoServerRow { .. })
+        );
+        let is_in_batch = |parent: usize| {
+            let changes = self.batch.changes.iter();
+            changes
+                .clone()
+                .any(|sent| sent.content.row == parent && sent.content.op.is_upsert())
+        };
+        is_own
+            && table_of(self.sent(position).content.row) >= NOTES
+            && missing.iter().all(|(parent, _)| is_in_batch(*parent))
     }
 
     /// Two members of a possible ring that bear one id cannot both be applied,

@@ -111,6 +111,7 @@ impl UserCache {
                 head: ServerId::new(known.head),
                 rows,
                 recorded,
+                in_business: Default::default(),
             },
             head: known.head,
             revision: known.revision,

@@ -143,6 +143,7 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
             highest_change_id: None,
             entries: Vec::new(),
             has_more: false,
+            is_cut: false,
         });
     };
     let device = known_device(&tx, user.key, query.device.as_str())?;
@@ -162,10 +163,17 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
     ])?;
     let mut names = Names::default();
     let mut entries = Vec::new();
+    let (mut bytes, mut is_cut) = (0, false);
     while let Some(row) = rows.next()? {
-        entries.push(names.entry(row)?);
+        let entry = names.entry(row)?;
+        is_cut = bytes > query.max_bytes && entries.len() < query.limit;
+        if is_cut {
+            break;
+        }
+        bytes += entry.payload.as_ref().map_or(0, String::len);
+        entries.push(entry);
     }
-    let has_more = entries.len() > query.limit;
+    let has_more = is_cut || entries.len() > query.limit;
     entries.truncate(query.limit);
     Ok(Page {
         epoch,
@@ -174,6 +182,7 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
         highest_change_id: device.map(|device| device.highest),
         entries,
         has_more,
+        is_cut,
     })
 }
 
