@@ -54,28 +54,9 @@ pub async fn register(
     strict: bool,
     store: &dyn Store,
 ) -> Result<Catalog, RegistrationError> {
-    if tables.is_empty() {
-        return Err(RegistrationError::NoTables);
-    }
-    let names = tables
-        .iter()
-        .map(|table| checked_name(&table.schema, &table.table))
-        .collect::<Result<Vec<_>, _>>()?;
+    let names = names(tables)?;
     let described = store.describe(&names).await?;
-    let mut specs = Vec::with_capacity(tables.len());
-    for (settings, name) in tables.iter().zip(&names) {
-        let found = described.get(name);
-        if strict && found.is_none() {
-            return Err(RegistrationError::Missing(name.clone()));
-        }
-        let declared = found.map_or(&[][..], |found| &found.references);
-        specs.push(TableSpec {
-            name: name.clone(),
-            references: references(settings, name, &names, declared)?,
-        });
-    }
-    let catalog = Catalog::new(specs)?;
-    let projections = projections(tables, &catalog, &described)?;
+    let (catalog, projections) = fit(tables, strict, &names, &described)?;
     if !store.is_shared() {
         refuse_same_tables(&projections)?;
     }
@@ -84,6 +65,41 @@ pub async fn register(
     }
     store.register(&catalog, projections).await?;
     Ok(catalog)
+}
+
+/// The names of the configured tables, checked.
+pub fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationError> {
+    if tables.is_empty() {
+        return Err(RegistrationError::NoTables);
+    }
+    tables
+        .iter()
+        .map(|table| checked_name(&table.schema, &table.table))
+        .collect()
+}
+
+/// Fits the configured tables, called `names`, to what the database describes.
+pub fn fit(
+    tables: &[TableSettings],
+    strict: bool,
+    names: &[TableName],
+    described: &HashMap<TableName, BusinessTable>,
+) -> Result<(Catalog, Vec<Projection>), RegistrationError> {
+    let mut specs = Vec::with_capacity(tables.len());
+    for (settings, name) in tables.iter().zip(names) {
+        let found = described.get(name);
+        if strict && found.is_none() {
+            return Err(RegistrationError::Missing(name.clone()));
+        }
+        let declared = found.map_or(&[][..], |found| &found.references);
+        specs.push(TableSpec {
+            name: name.clone(),
+            references: references(settings, name, names, declared)?,
+        });
+    }
+    let catalog = Catalog::new(specs)?;
+    let projections = projections(tables, &catalog, described)?;
+    Ok((catalog, projections))
 }
 
 /// Declared foreign keys and configured ones, each once.

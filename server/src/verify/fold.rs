@@ -1,0 +1,293 @@
+//! The fold of one user's log: what every row should be, and whether every
+//! entry may stand where it stands.
+//!
+//! Pure: takes entries one after the other, in the order of their ids, and
+//! keeps a few numbers per row and a few per device, never a payload. After a
+//! fault it goes on from what is recorded, so that one fault is one finding.
+
+use super::report::{Finding, Findings};
+use super::runs::Runs;
+use crate::store::DeviceKey;
+use crate::store::audit::{Book, Logged, RowName};
+use oversync_shared::json::{Kind, Reader};
+use oversync_shared::upload::{Fingerprint, RowState};
+use oversync_shared::wire::Op;
+use oversync_shared::{RowVersion, ServerId};
+use std::collections::{BTreeMap, HashMap};
+
+/// From year 1 to the end of year 9999, in microseconds: what can be sent as
+/// RFC 3339.
+const TIMES: std::ops::Range<i64> = -62_135_596_800_000_000..253_402_300_800_000_000;
+
+/// A user's log, as far as it has been taken.
+pub(super) struct Fold<'a> {
+    book: &'a Book,
+    last: ServerId,
+    rows: BTreeMap<RowName, RowState>,
+    used: HashMap<DeviceKey, Runs>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Fold<'a> {
+    pub(super) fn new(book: &'a Book) -> Self {
+        Self {
+            book,
+            last: ServerId::ZERO,
+            rows: BTreeMap::new(),
+            used: HashMap::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes the next entry.
+    pub(super) fn take(&mut self, entry: &Logged, findings: &mut Findings<'_>) {
+        self.check_place(entry, findings);
+        self.check_sender(entry, findings);
+        if !entry.micros.is_some_and(|micros| TIMES.contains(&micros)) {
+            let recorded = entry
+                .micros
+                .map_or("no time".to_owned(), |m| format!("{m} µs"));
+            findings.at(
+                entry,
+                Finding::Time,
+                recorded,
+                "a time between the years 1 and 9999",
+            );
+        }
+        self.check_content(entry, findings);
+        self.check_version(entry, findings);
+        let state = RowState {
+            version: entry.version,
+            deleted: entry.payload.is_none(),
+            at: entry.server_id,
+        };
+        self.rows.insert(entry.row, state);
+        self.last = entry.server_id;
+    }
+
+    /// Ids are dense above the floor, ascending everywhere.
+    fn check_place(&self, entry: &Logged, findings: &mut Findings<'_>) {
+        let id = entry.server_id;
+        let next = if id <= self.book.floor {
+            id.max(self.last.next())
+        } else {
+            self.last.max(self.book.floor).next()
+        };
+        if id > next {
+            let missing = format!("no entry from {next} to {}", id.get() - 1);
+            findings.at(
+                entry,
+                Finding::MissingEntry,
+                missing,
+                "an entry for every id",
+            );
+        } else if id < next {
+            findings.at(
+                entry,
+                Finding::DoubledEntry,
+                format!("{id} again"),
+                format!("{next}"),
+            );
+        }
+    }
+
+    fn check_sender(&mut self, entry: &Logged, findings: &mut Findings<'_>) {
+        if !self.book.devices.contains_key(&entry.device) {
+            let recorded = format!("device number {}", entry.device.0);
+            findings.at(
+                entry,
+                Finding::UnknownDevice,
+                recorded,
+                "a device of this user",
+            );
+        }
+        let used = self.used.entry(entry.device).or_default();
+        if !used.insert(entry.change_id.get()) {
+            findings.at(
+                entry,
+                Finding::ChangeTwice,
+                format!(
+                    "change {} of device number {}",
+                    entry.change_id, entry.device.0
+                ),
+                "every change of a device at most once",
+            );
+        }
+    }
+
+    fn check_content(&mut self, entry: &Logged, findings: &mut Findings<'_>) {
+        let Some(op) = entry.op else {
+            findings.at(
+                entry,
+                Finding::Op,
+                "an unknown operation",
+                "insert, update or delete",
+            );
+            return;
+        };
+        if op.is_upsert() != entry.payload.is_some() {
+            let recorded = match op {
+                Op::Delete => "a delete with a payload".to_owned(),
+                _ => format!("{} without a payload", op.as_str()),
+            };
+            findings.at(
+                entry,
+                Finding::Op,
+                recorded,
+                "a payload for all but deletes",
+            );
+            return;
+        }
+        let payload = entry.payload.as_deref();
+        if payload.is_some_and(|text| Reader::new(text).kind() != Ok(Kind::Object)) {
+            findings.at(
+                entry,
+                Finding::Payload,
+                "a payload that is no object",
+                "a JSON object",
+            );
+            return;
+        }
+        let Some(table) = self.book.tables.get(&entry.row.table) else {
+            let recorded = format!("table number {}", entry.row.table.0);
+            findings.at(entry, Finding::UnknownTable, recorded, "a known table");
+            return;
+        };
+        match Fingerprint::of(table, entry.row.key, op, payload, &mut self.scratch) {
+            Err(fault) => {
+                findings.at(entry, Finding::Payload, fault.to_string(), "a JSON object");
+            }
+            Ok(fingerprint) if fingerprint.0[..] != entry.fingerprint[..] => {
+                findings.at(
+                    entry,
+                    Finding::Fingerprint,
+                    hex(&entry.fingerprint),
+                    hex(&fingerprint.0),
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Versions of a row are 1, 2, 3 … along the log. Of a row whose beginning
+    /// may have been folded away, the first version seen is taken as it is.
+    fn check_version(&self, entry: &Logged, findings: &mut Findings<'_>) {
+        let before = self.rows.get(&entry.row);
+        let is_folded = entry.server_id <= self.book.floor
+            || (before.is_none() && self.book.floor > ServerId::ZERO);
+        let next = before.map_or(RowVersion::NEVER_SEEN, |state| state.version);
+        let next = if is_folded {
+            entry.version.max(next.next())
+        } else {
+            next.next()
+        };
+        if entry.version != next {
+            findings.at(
+                entry,
+                Finding::Version,
+                format!("version {}", entry.version),
+                format!("version {next}"),
+            );
+        } else if before.is_none() && entry.op == Some(Op::Delete) && !is_folded {
+            findings.at(
+                entry,
+                Finding::Op,
+                "a delete of a row never seen",
+                "no entry",
+            );
+        }
+    }
+
+    /// Ends the log: the head row and the devices' highest change ids. Gives
+    /// what every row should be.
+    pub(super) fn end(self, findings: &mut Findings<'_>) -> BTreeMap<RowName, RowState> {
+        let last = self.last.max(self.book.floor);
+        if self.book.head != last {
+            findings.of_user(
+                Finding::Head,
+                format!("head {}", self.book.head),
+                format!("head {last}, the last entry of the log"),
+            );
+        }
+        let mut used: Vec<_> = self.used.iter().collect();
+        used.sort_by_key(|(device, _)| **device);
+        for (device, used) in used {
+            let (Some(recorded), Some(highest)) = (self.book.devices.get(device), used.highest())
+            else {
+                continue;
+            };
+            if recorded.get() < highest {
+                findings.of_user(
+                    Finding::Watermark,
+                    format!("highest change {recorded} of device number {}", device.0),
+                    format!("at least {highest}, which is in the log"),
+                );
+            }
+        }
+        self.rows
+    }
+}
+
+/// Compares recorded row states, which come in the order of their names, with
+/// the fold.
+pub(super) struct States<'a> {
+    floor: ServerId,
+    expected: std::iter::Peekable<std::collections::btree_map::Iter<'a, RowName, RowState>>,
+}
+
+impl<'a> States<'a> {
+    pub(super) fn new(book: &Book, expected: &'a BTreeMap<RowName, RowState>) -> Self {
+        Self {
+            floor: book.floor,
+            expected: expected.iter().peekable(),
+        }
+    }
+
+    /// Takes the next recorded state.
+    pub(super) fn take(&mut self, row: RowName, recorded: RowState, findings: &mut Findings<'_>) {
+        while let Some((missing, state)) = self.expected.next_if(|(name, _)| **name < row) {
+            report_missing(*missing, *state, findings);
+        }
+        match self.expected.next_if(|(name, _)| **name == row) {
+            Some((_, state)) if *state != recorded => {
+                let finding = if state.version != recorded.version {
+                    Finding::RowVersion
+                } else if state.deleted != recorded.deleted {
+                    Finding::RowDeleted
+                } else {
+                    Finding::RowPointer
+                };
+                findings.of_row(row, finding, words(recorded), words(*state));
+            }
+            Some(_) => {}
+            // A tombstone outlives its entries.
+            None if recorded.deleted && recorded.at <= self.floor => {}
+            None => findings.of_row(
+                row,
+                Finding::RowExtra,
+                words(recorded),
+                "no state: the row is not in the log",
+            ),
+        }
+    }
+
+    /// There are no more recorded states.
+    pub(super) fn end(self, findings: &mut Findings<'_>) {
+        for (missing, state) in self.expected {
+            report_missing(*missing, *state, findings);
+        }
+    }
+}
+
+fn report_missing(row: RowName, state: RowState, findings: &mut Findings<'_>) {
+    findings.of_row(row, Finding::RowMissing, "no state", words(state));
+}
+
+fn words(state: RowState) -> String {
+    let kind = if state.deleted { "deleted" } else { "live" };
+    format!("version {}, {kind}, at entry {}", state.version, state.at)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
