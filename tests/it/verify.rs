@@ -176,8 +176,8 @@ impl Writer {
                 "pages": self.rng.random::<i64>(), "slug": format!("slug {}", self.rng.random_range(0..30)),
             }),
             "shop.tags" => {
-                let notes = self.rows.iter().filter(|row| row.0 == "shop.notes");
-                let note = notes.last().map(|row| row.1.clone());
+                let mut notes = self.rows.iter().filter(|row| row.0 == "shop.notes");
+                let note = notes.next_back().map(|row| row.1.clone());
                 json!({"id": key, "name": "a tag", "note_id": note})
             }
             _ => json!({"n": id}),
