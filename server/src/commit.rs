@@ -5,13 +5,18 @@
 //! cost of a transaction and its flush to disk is shared.
 
 use crate::store::{Commit, Outcome, Store, StoreError, UserKey};
+use futures_util::FutureExt as _;
 use std::collections::{HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Entries of one group commit, about: enough to share the flush, small enough
 /// that nobody waits long for it.
 const MAX_GROUP_ENTRIES: usize = 4_000;
+
+/// Bytes of payload in one group commit, about.
+const MAX_GROUP_BYTES: usize = 16 * 1024 * 1024;
 
 /// Uploads of one group commit.
 const MAX_GROUP_COMMITS: usize = 256;
@@ -67,16 +72,21 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
         for job in std::mem::take(&mut held) {
             held.extend(group.take(job));
         }
-        {
-            let mut jobs = jobs.lock().await;
-            if group.jobs.is_empty() {
-                match jobs.recv().await {
-                    Some(job) => held.extend(group.take(job)),
-                    None => return,
-                }
+        // With work in hand, never wait for a lane that waits for more.
+        let queue = if group.jobs.is_empty() {
+            let mut queue = jobs.lock().await;
+            match queue.recv().await {
+                Some(job) => held.extend(group.take(job)),
+                None => return,
             }
+            Some(queue)
+        } else {
+            jobs.try_lock().ok()
+        };
+        if let Some(mut queue) = queue {
             while group.has_room()
-                && let Ok(job) = jobs.try_recv()
+                && held.len() < MAX_GROUP_COMMITS
+                && let Ok(job) = queue.try_recv()
             {
                 held.extend(group.take(job));
             }
@@ -87,7 +97,11 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
             .map(|job| (job.commit, job.reply))
             .unzip();
         let size = commits.len();
-        match store.commit(commits).await {
+        // A panic is a bug, but not the end of the lane.
+        let done = AssertUnwindSafe(store.commit(commits)).catch_unwind().await;
+        let done =
+            done.unwrap_or_else(|_| Err(StoreError::Failed("a group commit panicked".to_owned())));
+        match done {
             Ok(outcomes) => {
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     // A caller that is gone has its upload done all the same.
@@ -109,11 +123,14 @@ struct Group {
     jobs: Vec<Job>,
     users: HashSet<UserKey>,
     entries: usize,
+    bytes: usize,
 }
 
 impl Group {
     fn has_room(&self) -> bool {
-        self.entries < MAX_GROUP_ENTRIES && self.jobs.len() < MAX_GROUP_COMMITS
+        self.entries < MAX_GROUP_ENTRIES
+            && self.bytes < MAX_GROUP_BYTES
+            && self.jobs.len() < MAX_GROUP_COMMITS
     }
 
     /// Gives the job back when its user takes part already, or there is no room.
@@ -122,6 +139,12 @@ impl Group {
             return Some(job);
         }
         self.entries += job.commit.entries.len();
+        let sizes = job
+            .commit
+            .entries
+            .iter()
+            .map(|entry| entry.payload.as_ref().map_or(0, |text| text.len()));
+        self.bytes += sizes.sum::<usize>();
         self.jobs.push(job);
         None
     }

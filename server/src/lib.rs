@@ -27,4 +27,4 @@ pub use registration::RegistrationError;
 pub use serve::{ServeError, serve};
 pub use service::{StartError, SyncService};
 pub use settings::Settings;
-pub use upload::{NotAnUpload, Upload, UploadError};
+pub use upload::{NotAnUpload, ReadError, Upload, UploadError};

@@ -6,7 +6,6 @@
 //! never fails the upload.
 
 use crate::settings::TableSettings;
-use oversync_shared::catalog::Reference;
 use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -68,8 +67,19 @@ pub struct BusinessTable {
     pub columns: Vec<Column>,
     /// Columns of the declared primary key.
     pub primary_key: Vec<String>,
-    /// Single-column foreign keys to the single-column primary key of a table.
-    pub references: Vec<Reference>,
+    /// Single-column foreign keys.
+    pub references: Vec<DeclaredReference>,
+}
+
+/// A single-column foreign key that the database declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredReference {
+    /// The referencing column, lower case.
+    pub column: String,
+    /// The table it refers to.
+    pub parent: TableName,
+    /// The column it refers to, as declared.
+    pub parent_column: String,
 }
 
 /// How one registered table is projected.

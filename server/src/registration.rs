@@ -1,7 +1,7 @@
 //! From configured tables to the catalog: names checked, foreign keys
 //! discovered and joined with the configured ones.
 
-use crate::projection::{BusinessTable, Projection, ProjectionError};
+use crate::projection::{BusinessTable, DeclaredReference, Projection, ProjectionError};
 use crate::settings::TableSettings;
 use crate::store::{Store, StoreError};
 use oversync_shared::catalog::{CatalogError, Reference, TableSpec};
@@ -92,9 +92,13 @@ pub fn fit(
             return Err(RegistrationError::Missing(name.clone()));
         }
         let declared = found.map_or(&[][..], |found| &found.references);
+        let key_of = |parent: &TableName| {
+            let place = names.iter().position(|name| name == parent)?;
+            key_column(&tables[place], described.get(parent)?)
+        };
         specs.push(TableSpec {
             name: name.clone(),
-            references: references(settings, name, names, declared)?,
+            references: references(settings, name, key_of, declared)?,
         });
     }
     let catalog = Catalog::new(specs)?;
@@ -102,21 +106,36 @@ pub fn fit(
     Ok((catalog, projections))
 }
 
+/// The column that holds a synchronised table's keys.
+fn key_column(settings: &TableSettings, found: &BusinessTable) -> Option<String> {
+    match (&settings.key_column, &found.primary_key[..]) {
+        (Some(column), _) => Some(column.clone()),
+        (None, [column]) => Some(column.clone()),
+        (None, _) => None,
+    }
+}
+
 /// Declared foreign keys and configured ones, each once.
 fn references(
     settings: &TableSettings,
     name: &TableName,
-    registered: &[TableName],
-    declared: &[Reference],
+    key_of: impl Fn(&TableName) -> Option<String>,
+    declared: &[DeclaredReference],
 ) -> Result<Vec<Reference>, RegistrationError> {
     let mut references = Vec::new();
     for reference in declared {
-        // A parent that is not synchronised is the database's own affair.
-        if registered.contains(&reference.parent) {
-            references.push(reference.clone());
+        // A reference to anything but a synchronised row's key is the database's
+        // own affair.
+        if key_of(&reference.parent)
+            .is_some_and(|key| key.eq_ignore_ascii_case(&reference.parent_column))
+        {
+            references.push(Reference {
+                column: reference.column.clone(),
+                parent: reference.parent.clone(),
+            });
         } else {
             tracing::info!(table = %name, column = reference.column, parent = %reference.parent,
-                "foreign key to a table that is not registered: not checked");
+                "foreign key to something that is not a synchronised row: left to the database");
         }
     }
     for reference in &settings.references {

@@ -6,13 +6,13 @@
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::commit::Lanes;
-use crate::live::{Board, Notifier, Relay, ShutDown, Watch};
+use crate::live::{Announcer, Board, Notifier, Relay, ShutDown, Watch};
 use crate::projection::{Failure, Retried};
 use crate::registration::{RegistrationError, register};
 use crate::settings::Settings;
 use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
-use crate::upload::{self, Applied, NotAnUpload, Upload, UploadError};
-use crate::user::{UploadShop, Users};
+use crate::upload::{self, Applied, ReadError, Upload, UploadError};
+use crate::user::{UploadContext, Users};
 use actix::{Actor as _, Addr};
 use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
@@ -58,8 +58,6 @@ struct Inner {
     store: Arc<dyn Store>,
     catalog: Arc<Catalog>,
     users: Users,
-    board: Board,
-    relay: Option<Relay>,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
     clock: Clock,
@@ -98,12 +96,18 @@ impl SyncService {
             relay.start(bus, board.clone(), notifier.clone());
             relay
         });
-        let shop = UploadShop {
+        let announcer = Announcer {
+            board,
+            notifier: notifier.clone(),
+            relay,
+        };
+        let context = UploadContext {
             store: store.clone(),
             lanes,
             catalog: catalog.clone(),
+            announcer,
         };
-        let users = Users::new(shop, settings.bypass_actors);
+        let users = Users::new(context, settings.bypass_actors);
         let in_flight = Arc::new(Semaphore::new(
             settings
                 .limits
@@ -115,8 +119,6 @@ impl SyncService {
             store,
             catalog,
             users,
-            board,
-            relay,
             notifier,
             auth,
             clock,
@@ -164,7 +166,7 @@ impl SyncService {
         body: &ByteString,
         user: &UserId,
         device: &DeviceId,
-    ) -> Result<Upload, NotAnUpload> {
+    ) -> Result<Upload, ReadError> {
         upload::read(
             body,
             user,
@@ -174,18 +176,10 @@ impl SyncService {
         )
     }
 
-    /// Applies an upload and announces the user's new head.
+    /// Applies an upload; the user's devices are told of the new head.
     pub async fn upload(&self, upload: Upload) -> Result<UploadReply, UploadError> {
         let upload = Arc::new(upload);
         let applied: Applied = self.inner.users.apply(upload.clone()).await?;
-        if applied.wrote {
-            self.inner
-                .board
-                .announce(&self.inner.notifier, &upload.user, applied.head);
-            if let Some(relay) = &self.inner.relay {
-                relay.publish(&upload.user, applied.head);
-            }
-        }
         Ok(upload::reply(&upload, &applied, &self.inner.catalog))
     }
 
@@ -194,7 +188,7 @@ impl SyncService {
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
         let deadline = Instant::now() + wait;
         let page = self.inner.store.page(query.clone()).await?;
-        if !page.entries.is_empty() || wait.is_zero() {
+        if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
         }
         let watch = Watch {

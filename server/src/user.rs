@@ -6,6 +6,7 @@
 //! Idle actors end; the next upload starts a new one with an empty cache.
 
 use crate::commit::Lanes;
+use crate::live::Announcer;
 use crate::store::{Store, StoreError};
 use crate::upload::{self, Applied, Upload, UploadError, UserCache};
 use actix::prelude::*;
@@ -23,18 +24,33 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// What every upload needs besides itself.
 #[derive(Clone)]
-pub struct UploadShop {
+pub struct UploadContext {
     /// The database.
     pub store: Arc<dyn Store>,
     /// The way to write.
     pub lanes: Lanes,
     /// The registered tables.
     pub catalog: Arc<Catalog>,
+    /// Told of every head that moves.
+    pub announcer: Announcer,
+}
+
+impl UploadContext {
+    /// Applies one upload and tells of the new head, even if nobody waits for
+    /// the answer any more.
+    async fn apply(&self, cache: &mut UserCache, upload: &Upload) -> Result<Applied, UploadError> {
+        let applied =
+            upload::apply(&*self.store, &self.lanes, &self.catalog, cache, upload).await?;
+        if applied.wrote {
+            self.announcer.announce(&upload.user, applied.head);
+        }
+        Ok(applied)
+    }
 }
 
 /// The active users of this process.
 pub struct Users {
-    shop: UploadShop,
+    context: UploadContext,
     addresses: Arc<Mutex<HashMap<UserId, Addr<UserActor>>>>,
     bypass: bool,
 }
@@ -42,9 +58,9 @@ pub struct Users {
 impl Users {
     /// With `bypass`, uploads go to the store without actors and caches: slower,
     /// and just as right, which is what the option is there to show.
-    pub fn new(shop: UploadShop, bypass: bool) -> Self {
+    pub fn new(context: UploadContext, bypass: bool) -> Self {
         Self {
-            shop,
+            context,
             addresses: Arc::default(),
             bypass,
         }
@@ -53,13 +69,15 @@ impl Users {
     /// Applies an upload in its user's turn.
     pub async fn apply(&self, upload: Arc<Upload>) -> Result<Applied, UploadError> {
         if self.bypass {
-            let UploadShop {
-                store,
-                lanes,
-                catalog,
-            } = &self.shop;
-            return upload::apply(&**store, lanes, catalog, &mut UserCache::default(), &upload)
-                .await;
+            // Not dropped with the request: what is committed is told.
+            let (context, upload) = (self.context.clone(), upload.clone());
+            let work =
+                actix::spawn(
+                    async move { context.apply(&mut UserCache::default(), &upload).await },
+                );
+            let ended =
+                |_| StoreError::Failed("an upload ended without an answer".to_owned()).into();
+            return work.await.map_err(ended).flatten();
         }
         // An actor may end just as it is addressed; a new one then takes over.
         for _ in 0..8 {
@@ -90,7 +108,7 @@ impl Users {
         }
         let address = UserActor {
             user: user.clone(),
-            shop: self.shop.clone(),
+            context: self.context.clone(),
             addresses: self.addresses.clone(),
             cache: UserCache::default(),
             last_used: Instant::now(),
@@ -104,7 +122,7 @@ impl Users {
 /// Takes one user's uploads in turn.
 pub struct UserActor {
     user: UserId,
-    shop: UploadShop,
+    context: UploadContext,
     addresses: Arc<Mutex<HashMap<UserId, Addr<UserActor>>>>,
     cache: UserCache,
     last_used: Instant,
@@ -148,15 +166,10 @@ impl Handler<Turn> for UserActor {
 
     fn handle(&mut self, turn: Turn, ctx: &mut Self::Context) {
         self.last_used = Instant::now();
-        let shop = self.shop.clone();
+        let context = self.context.clone();
         let mut cache = std::mem::take(&mut self.cache);
         let work = async move {
-            let UploadShop {
-                store,
-                lanes,
-                catalog,
-            } = &shop;
-            let result = upload::apply(&**store, lanes, catalog, &mut cache, &turn.upload).await;
+            let result = context.apply(&mut cache, &turn.upload).await;
             // The device may have gone away; its upload is done all the same.
             let _ = turn.reply.send(result);
             cache

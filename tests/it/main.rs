@@ -38,6 +38,8 @@ mod settings;
 // Real clients against real servers: hints instead of polls, kill -9 on either
 // side, a server that goes away and comes back.
 mod devices;
+// The server is killed again and again; the devices converge all the same.
+mod outages;
 // The programs people try first: the command line, the examples.
 mod programs;
 

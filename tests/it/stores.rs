@@ -3,7 +3,7 @@
 
 use oversync::Clock;
 use oversync::store::{
-    Ask, Commit, DeviceWrite, Head, Loaded, NewEntry, Outcome, Page, PageQuery, Store, open,
+    Ask, Commit, DeviceWrite, Head, Loaded, NewEntry, Outcome, Page, PageQuery, Show, Store, open,
 };
 use oversync_shared::catalog::TableSpec;
 use oversync_shared::upload::{Fingerprint, RowAt, RowState, RowWrite};
@@ -91,6 +91,7 @@ impl Stage {
             after: ServerId::new(after),
             until: None,
             limit,
+            epoch: None,
         };
         self.store.page(query).await.expect("a page")
     }
@@ -122,6 +123,7 @@ fn commit(loaded: &Loaded, device: &str, writes: &[Write]) -> Commit {
         user,
         head,
         revision,
+        ref user_id,
     } = loaded.head;
     let entries: Vec<NewEntry> = writes
         .iter()
@@ -153,8 +155,8 @@ fn commit(loaded: &Loaded, device: &str, writes: &[Write]) -> Commit {
     let highest = writes.iter().map(|write| ChangeId::new(write.id)).max();
     Commit {
         user,
-        // Only business rows carry it, and there are none here.
-        user_id: UserId::new("nobody").expect("a valid user"),
+        user_id: user_id.clone(),
+        epoch: loaded.epoch.clone(),
         revision,
         head: ServerId::new(head.get() + writes.len() as i64),
         device: DeviceWrite {
@@ -166,7 +168,7 @@ fn commit(loaded: &Loaded, device: &str, writes: &[Write]) -> Commit {
         },
         entries,
         rows,
-        show: Vec::new(),
+        show: Show::default(),
     }
 }
 
@@ -307,7 +309,13 @@ async fn a_guard_without_entries_writes_nothing(backend: Backend) {
         .await;
     let now = stage.load("ada", &[row], &[]).await;
     let mut guard = commit(&now, "bob", &[]);
-    guard.show = vec![ServerId::new(1)];
+    guard.show = Show {
+        entries: [(ServerId::new(1), 2)].into(),
+        max_bytes: 2 * payload(1).len(),
+    };
+    let mut too_much = guard.clone();
+    too_much.show.max_bytes -= 1;
+    assert_eq!(stage.commit(too_much).await, Outcome::TooMuchToShow);
     let Outcome::Done { shown } = stage.commit(guard.clone()).await else {
         panic!("the revision is current");
     };

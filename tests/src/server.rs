@@ -89,7 +89,15 @@ struct Process {
     child: Child,
     address: SocketAddr,
     // Kept open: a process whose output nobody reads would be told so.
-    _output: BufReader<ChildStdout>,
+    output: Option<BufReader<ChildStdout>>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Server {
@@ -176,9 +184,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.process.child.kill();
-        let _ = self.process.child.wait();
         if std::thread::panicking() {
             eprintln!(
                 "--- log of the server on {} ---\n{}",
@@ -203,29 +208,30 @@ fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Pr
         .append(true)
         .open(log)
         .expect("a log file");
-    let mut child = command()
+    let child = command()
         .args(["serve", "--listen", &address.to_string(), "--config"])
         .arg(config)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors)
-        .spawn()
-        .expect("the server binary runs");
-    let mut output = BufReader::new(child.stdout.take().expect("its output is piped"));
+        .spawn();
+    let mut process = Process {
+        child: child.expect("the server binary runs"),
+        address,
+        output: None,
+    };
+    let output = process.child.stdout.take().expect("its output is piped");
+    let output = process.output.insert(BufReader::new(output));
     let mut line = String::new();
     loop {
         line.clear();
         let read = output.read_line(&mut line).expect("its output is text");
         if let Some(address) = line.trim().strip_prefix(READY) {
-            let address = address.parse().expect("an address");
-            return Process {
-                child,
-                address,
-                _output: output,
-            };
+            process.address = address.parse().expect("an address");
+            return process;
         }
         if read == 0 {
-            let status = child.wait().expect("the process ends");
+            let status = process.child.wait().expect("the process ends");
             let log = std::fs::read_to_string(log).unwrap_or_default();
             panic!("the server did not start ({status}):\n{log}");
         }
@@ -255,7 +261,7 @@ pub fn binary(name: &str) -> PathBuf {
         .expect("tests run from target/<profile>/deps");
     let binary = folder.join(name);
     let built = modified(&binary).unwrap_or_else(|| {
-        panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins")
+        panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins --examples")
     });
     // Cargo lists what a binary was built from in a file next to it.
     let sources = std::fs::read_to_string(folder.join(format!("{name}.d"))).unwrap_or_default();
@@ -264,7 +270,9 @@ pub fn binary(name: &str) -> PathBuf {
         .skip(1)
         .find(|source| modified(Path::new(source)).is_some_and(|time| time > built));
     if let Some(source) = newer {
-        panic!("the binary {name} is older than {source}; run: cargo build --workspace --bins");
+        panic!(
+            "the binary {name} is older than {source}; run: cargo build --workspace --bins --examples"
+        );
     }
     binary
 }

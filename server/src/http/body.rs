@@ -1,7 +1,7 @@
 //! Reading a request's body under limits: size, time, memory of the process.
 
 use super::error::ApiError;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use actix_web::http::header::CONTENT_ENCODING;
 use actix_web::{HttpRequest, web};
 use bytes::BytesMut;
 use bytestring::ByteString;
@@ -9,15 +9,17 @@ use futures_util::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 /// How long a body may take (GUARANTEES, BOUNDED).
 const MAX_TIME: Duration = Duration::from_secs(10);
 
-/// A body and the memory it was promised, given back when both are dropped.
+/// A body and the memory it was promised.
 pub(super) struct Body {
     /// The text. A body that is not UTF-8 is no JSON, and has been refused.
     pub(super) text: ByteString,
-    _room: OwnedSemaphorePermit,
+    /// Released when nobody needs the body any more.
+    pub(super) room: OwnedSemaphorePermit,
 }
 
 /// Refuses compressed bodies: a small one could become a very large one.
@@ -43,38 +45,34 @@ pub(super) async fn read(
     not_text: ApiError,
 ) -> Result<Body, ApiError> {
     check_encoding(request)?;
-    let announced = request
-        .headers()
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse::<usize>().ok());
-    // What does not say how long it is, is taken for as long as may be.
-    let size = announced.unwrap_or(limit).min(limit);
-    let permits = u32::try_from(size).unwrap_or(u32::MAX);
-    let room = room
-        .clone()
-        .try_acquire_many_owned(permits)
-        .map_err(|_| ApiError::Overloaded)?;
-    let bytes = tokio::time::timeout(MAX_TIME, collect(payload, limit, announced))
-        .await
-        .map_err(|_| ApiError::TooSlow)??;
+    let collected = timeout(MAX_TIME, collect(payload, limit, room)).await;
+    let (bytes, room) = collected.map_err(|_| ApiError::TooSlow)??;
     let text = ByteString::try_from(bytes.freeze()).map_err(|_| not_text)?;
-    Ok(Body { text, _room: room })
+    Ok(Body { text, room })
 }
 
 /// A body that is too large is read on for as much again, unkept: most clients
-/// see an answer only when they have sent what they have.
+/// see an answer only when they have sent what they have. Memory is asked for
+/// as it is needed, so that an announcement alone takes none.
 async fn collect(
     payload: &mut web::Payload,
     limit: usize,
-    announced: Option<usize>,
-) -> Result<BytesMut, ApiError> {
-    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(limit));
+    room: &Arc<Semaphore>,
+) -> Result<(BytesMut, OwnedSemaphorePermit), ApiError> {
+    let take = |bytes: usize| {
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        room.clone()
+            .try_acquire_many_owned(permits)
+            .map_err(|_| ApiError::Overloaded)
+    };
+    let mut bytes = BytesMut::new();
+    let mut held = take(0)?;
     let mut seen = 0;
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| ApiError::invalid("the request body was cut off"))?;
         seen += chunk.len();
         if seen <= limit {
+            held.merge(take(chunk.len())?);
             bytes.extend_from_slice(&chunk);
         } else {
             bytes.clear();
@@ -86,6 +84,6 @@ async fn collect(
     if seen > limit {
         Err(ApiError::TooLarge(limit))
     } else {
-        Ok(bytes)
+        Ok((bytes, held))
     }
 }

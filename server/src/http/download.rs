@@ -45,6 +45,7 @@ pub(super) async fn download(
         after: query.after,
         until: query.until,
         limit: query.limit.min(service.settings().limits.max_page),
+        epoch: query.epoch.clone(),
     };
     let page = service
         .download(page_query, query.wait)

@@ -183,7 +183,10 @@ impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::EpochMismatch(epoch) => Self::EpochMismatch(epoch),
-            UploadError::Store(StoreError::Overloaded) => Self::Overloaded,
+            // Only the route knows the limit.
+            UploadError::AnswerTooLarge | UploadError::Store(StoreError::Overloaded) => {
+                Self::Overloaded
+            }
             UploadError::Store(error @ StoreError::Failed(_)) => {
                 tracing::error!(%error, "upload failed");
                 Self::UploadFailed

@@ -4,7 +4,7 @@ use super::body;
 use super::caller::{Caller, check_schema_version};
 use super::error::ApiError;
 use crate::service::SyncService;
-use crate::upload::NotAnUpload;
+use crate::upload::{NotAnUpload, ReadError, UploadError};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 pub(super) async fn upload(
@@ -23,7 +23,16 @@ pub(super) async fn upload(
         NotAnUpload.into(),
     )
     .await?;
-    let upload = service.read_upload(&body.text, &identity.user, &identity.device)?;
-    let reply = service.upload(upload).await?;
+    let mut upload = service
+        .read_upload(&body.text, &identity.user, &identity.device)
+        .map_err(|error| match error {
+            ReadError::NotAnUpload(error) => error.into(),
+            ReadError::Absurd => ApiError::TooLarge(limit),
+        })?;
+    upload.room = Some(body.room);
+    let reply = service.upload(upload).await.map_err(|error| match error {
+        UploadError::AnswerTooLarge => ApiError::TooLarge(limit),
+        other => other.into(),
+    })?;
     Ok(HttpResponse::Ok().json(reply))
 }

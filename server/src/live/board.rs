@@ -25,7 +25,7 @@ impl Board {
             let newest = heads.entry(user.clone()).or_insert(head);
             *newest = head.max(*newest);
         }
-        // A full mailbox holds a wake already.
+        // When the mailbox is full of joins, the notifier looks by itself soon.
         let _ = notifier.try_send(TakeAnnouncements);
     }
 

@@ -4,12 +4,14 @@
 //! one WebSocket; [`relay`] carries heads between
 //! processes. A hint carries no rows: losing it costs time, never data.
 
+mod announcer;
 mod board;
 mod hub;
 mod notifier;
 mod relay;
 mod session;
 
+pub use announcer::Announcer;
 pub use board::Board;
 pub use notifier::{Notifier, ShutDown, Watch};
 pub use relay::Relay;

@@ -66,6 +66,7 @@ pub struct Notifier {
     last_member: u64,
     to_greet: Vec<(UserId, MemberId)>,
     reading: bool,
+    rereading: bool,
 }
 
 /// A session wants hints.
@@ -95,7 +96,7 @@ pub struct Leave(pub(super) MemberId);
 #[rtype(result = "()")]
 pub(super) struct TakeAnnouncements;
 
-/// Every session gets its `bye`.
+/// Every session gets its `bye`, every waiting poll its answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ShutDown;
@@ -111,6 +112,7 @@ impl Notifier {
             last_member: 0,
             to_greet: Vec::new(),
             reading: false,
+            rereading: false,
         }
     }
 
@@ -167,18 +169,22 @@ impl Notifier {
 
     fn reread_heads(&mut self, ctx: &mut Context<Self>) {
         let users: Vec<UserId> = self.hub.users().cloned().collect();
-        if users.is_empty() {
+        if users.is_empty() || self.rereading {
             return;
         }
+        self.rereading = true;
         let store = self.store.clone();
         let read = async move { store.heads(&users).await };
-        ctx.spawn(read.into_actor(self).map(|heads, actor, _| match heads {
-            Ok(heads) => {
-                for (user, head) in heads {
-                    actor.announce(&user, head);
+        ctx.spawn(read.into_actor(self).map(|heads, actor, _| {
+            actor.rereading = false;
+            match heads {
+                Ok(heads) => {
+                    for (user, head) in heads {
+                        actor.announce(&user, head);
+                    }
                 }
+                Err(error) => tracing::warn!(%error, "heads could not be read"),
             }
-            Err(error) => tracing::warn!(%error, "heads could not be read"),
         }));
     }
 
@@ -208,7 +214,14 @@ impl Notifier {
         }
     }
 
+    fn take_announcements(&mut self) {
+        for (user, head) in self.board.take() {
+            self.announce(&user, head);
+        }
+    }
+
     fn sweep(&mut self) {
+        self.take_announcements();
         let gone: Vec<MemberId> = self
             .members
             .iter()
@@ -270,9 +283,7 @@ impl Handler<TakeAnnouncements> for Notifier {
     type Result = ();
 
     fn handle(&mut self, _: TakeAnnouncements, _: &mut Self::Context) {
-        for (user, head) in self.board.take() {
-            self.announce(&user, head);
-        }
+        self.take_announcements();
     }
 }
 
@@ -284,6 +295,13 @@ impl Handler<ShutDown> for Notifier {
             if let Member::Session { address, .. } = member {
                 let _ = address.try_send(ToSession::ShutDown);
             }
+        }
+        let polls = self
+            .members
+            .iter()
+            .filter(|(_, (_, member))| matches!(member, Member::Poll(_)));
+        for id in polls.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.leave(id);
         }
     }
 }

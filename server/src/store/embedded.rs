@@ -147,7 +147,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.readers
+        // The one that writes: readers alone would not make a server ready.
+        self.writer
             .run(|connection| {
                 Ok(connection.query_row("SELECT 1 FROM _oversync_meta", [], |_| Ok(()))?)
             })

@@ -21,7 +21,7 @@ use oversync_shared::Catalog;
 use oversync_shared::upload::{Fingerprint, Recorded, RowAt, RowState, RowWrite};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableName, UserId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -70,6 +70,8 @@ pub struct Revision(pub(crate) i64);
 pub struct Head {
     /// The user's number.
     pub user: UserKey,
+    /// The user's name.
+    pub user_id: UserId,
     /// The highest server id.
     pub head: ServerId,
     /// To be matched by the next write.
@@ -152,6 +154,8 @@ pub struct Commit {
     pub user: UserKey,
     /// The user's name, for business rows.
     pub user_id: UserId,
+    /// The history the decision was made in.
+    pub epoch: Arc<str>,
     /// The revision the decision was made at.
     pub revision: Revision,
     /// The user's head afterwards.
@@ -163,7 +167,16 @@ pub struct Commit {
     /// Rows afterwards.
     pub rows: Vec<RowWrite>,
     /// Entries whose payload the answer shows.
-    pub show: Vec<ServerId>,
+    pub show: Show,
+}
+
+/// Entries whose payload an answer shows, and how much it may be.
+#[derive(Debug, Clone, Default)]
+pub struct Show {
+    /// Each with how often it is shown.
+    pub entries: BTreeMap<ServerId, usize>,
+    /// Bytes of payload in the answer, at most.
+    pub max_bytes: usize,
 }
 
 /// What became of one [`Commit`].
@@ -177,6 +190,9 @@ pub enum Outcome {
     /// Another writer was faster, or holds the user's head row: nothing was
     /// written; load and decide again.
     LeftOut,
+    /// The payloads to be shown are more than [`Show::max_bytes`]: nothing was
+    /// written.
+    TooMuchToShow,
 }
 
 /// Which part of a stream is wanted.
@@ -196,6 +212,8 @@ pub struct PageQuery {
     pub until: Option<ServerId>,
     /// At most this many.
     pub limit: usize,
+    /// The history the reader believes in.
+    pub epoch: Option<String>,
 }
 
 /// One entry of a stream as it is sent.
@@ -245,6 +263,19 @@ pub struct FailureFilter {
     pub schema: Option<String>,
     /// Only of this table.
     pub table: Option<String>,
+}
+
+impl Page {
+    /// Whether waiting for more would be wrong: the reader's cursor lies below
+    /// the floor, or its history is another one.
+    pub fn answers_at_once(&self, query: &PageQuery) -> bool {
+        let below_floor = query.after > ServerId::ZERO && query.after < self.floor;
+        let other_epoch = query
+            .epoch
+            .as_deref()
+            .is_some_and(|epoch| epoch != &*self.epoch);
+        below_floor || other_epoch
+    }
 }
 
 /// Carries heads between the processes of one database. Messages may be lost,

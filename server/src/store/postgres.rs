@@ -71,9 +71,15 @@ struct Tables {
 impl PostgresStore {
     /// Connects, runs `schema_sql`, migrates the schema `oversync`.
     pub async fn open(url: &str, schema_sql: Option<&str>) -> Result<Self, StoreError> {
-        // The statements are few and their best plan does not depend on the
-        // parameters: planning each time costs more than running.
-        let options = connect_options(url)?.options([("plan_cache_mode", "force_generic_plan")]);
+        let options = connect_options(url)?.options([
+            // The statements are few and their best plan does not depend on the
+            // parameters: planning each time costs more than running.
+            ("plan_cache_mode", "force_generic_plan"),
+            // What is acknowledged is durable, whatever the database's default;
+            // and the head row as a lock needs this isolation.
+            ("synchronous_commit", "on"),
+            ("default_transaction_isolation", "read committed"),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -121,7 +127,7 @@ impl PostgresStore {
         tx: &mut Transaction<'_, Postgres>,
         commits: &[Commit],
         held: &[i64],
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), sqlx::Error> {
         let mut work = Vec::new();
         for commit in commits
             .iter()
@@ -157,30 +163,70 @@ impl PostgresStore {
         failures::record(tx, &work, &failed).await
     }
 
+    /// Reads what the answers show; `None` for an upload that shows too much.
+    /// The sizes come first, so that what is too much is never read.
     async fn show(
         &self,
         commits: &[Commit],
-    ) -> Result<HashMap<(i64, i64), Option<String>>, StoreError> {
-        let wanted = || {
-            commits
-                .iter()
-                .flat_map(|c| c.show.iter().map(|id| (c.user.0, id.get())))
-        };
-        let (users, ids): (Vec<i64>, Vec<i64>) = wanted().unzip();
-        if ids.is_empty() {
-            return Ok(HashMap::new());
+    ) -> Result<Vec<Option<HashMap<ServerId, Option<String>>>>, StoreError> {
+        let mut all = Vec::with_capacity(commits.len());
+        for commit in commits {
+            all.push(if commit.show.entries.is_empty() {
+                Some(HashMap::new())
+            } else {
+                self.show_one(commit).await?
+            });
+        }
+        Ok(all)
+    }
+
+    async fn show_one(
+        &self,
+        commit: &Commit,
+    ) -> Result<Option<HashMap<ServerId, Option<String>>>, StoreError> {
+        let ids: Vec<i64> = commit.show.entries.keys().map(|id| id.get()).collect();
+        let times: Vec<i64> = commit.show.entries.values().map(|n| *n as i64).collect();
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(octet_length(l.payload) * w.times), 0)::bigint \
+             FROM unnest($2::bigint[], $3::bigint[]) AS w (server_id, times) \
+             JOIN oversync.log l ON l.user_key = $1 AND l.server_id = w.server_id",
+        )
+        .bind(commit.user.0)
+        .bind(&ids)
+        .bind(times)
+        .fetch_one(&self.pool)
+        .await?;
+        if bytes as usize > commit.show.max_bytes {
+            return Ok(None);
         }
         let rows = sqlx::query(
-            "SELECT l.user_key, l.server_id, l.payload FROM unnest($1::bigint[], $2::bigint[]) AS w (user_key, server_id) \
-             JOIN oversync.log l USING (user_key, server_id)",
+            "SELECT l.server_id, l.payload FROM oversync.log l \
+             WHERE l.user_key = $1 AND l.server_id = ANY ($2::bigint[])",
         )
-        .bind(users)
+        .bind(commit.user.0)
         .bind(ids)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter()
-            .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?)))
-            .collect()
+        let shown = rows
+            .iter()
+            .map(|row| Ok((ServerId::new(row.try_get(0)?), row.try_get(1)?)));
+        Ok(Some(shown.collect::<Result<_, sqlx::Error>>()?))
+    }
+
+    /// Writes a group in one transaction; the users whose uploads were written.
+    async fn write_group(&self, commits: &[Commit]) -> Result<Vec<i64>, sqlx::Error> {
+        let columns = Columns::collect(commits, |table| self.table_key(table));
+        let read_held =
+            |rows: Vec<PgRow>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
+        if !self.tables().any_projection {
+            // One statement is its own transaction.
+            return Ok(read_held(columns.query().fetch_all(&self.pool).await?));
+        }
+        let mut tx = self.pool.begin().await?;
+        let held = read_held(columns.query().fetch_all(&mut *tx).await?);
+        self.project(&mut tx, commits, &held).await?;
+        tx.commit().await?;
+        Ok(held)
     }
 }
 
@@ -285,36 +331,37 @@ impl Store for PostgresStore {
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError> {
         // Entries never change, so what a conflict shows can be read before the
         // guard; the guard then proves that it was current.
-        let mut shown = self.show(&commits).await?;
-        let columns = Columns::collect(&commits, |table| self.table_key(table));
-        let read_held =
-            |rows: Vec<PgRow>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
-        let held = if self.tables().any_projection {
-            let mut tx = self.pool.begin().await?;
-            let held = read_held(columns.query().fetch_all(&mut *tx).await?);
-            self.project(&mut tx, &commits, &held).await?;
-            tx.commit().await?;
-            held
-        } else {
-            // One statement is its own transaction.
-            read_held(columns.query().fetch_all(&self.pool).await?)
-        };
-        Ok(commits
+        let shown = self.show(&commits).await?;
+        let (to_write, places): (Vec<Commit>, Vec<usize>) = commits
             .iter()
-            .map(|commit| {
-                if !held.contains(&commit.user.0) {
-                    return Outcome::LeftOut;
-                }
-                let mut payloads = HashMap::with_capacity(commit.show.len());
-                for id in &commit.show {
-                    match shown.remove(&(commit.user.0, id.get())) {
-                        Some(payload) => payloads.insert(*id, payload),
-                        None => return Outcome::LeftOut,
-                    };
-                }
+            .enumerate()
+            .filter(|(place, _)| shown[*place].is_some())
+            .map(|(place, commit)| (commit.clone(), place))
+            .unzip();
+        let held = match self.write_group(&to_write).await {
+            Ok(held) => held,
+            // A deadlock or the like: the transaction is gone, and with it all
+            // of the group. Everybody decides again and comes back.
+            Err(sqlx::Error::Database(cause))
+                if cause.code().is_some_and(|code| code.starts_with("40")) =>
+            {
+                tracing::warn!(%cause, "a group commit was rolled back and is tried again");
+                Vec::new()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut outcomes: Vec<Outcome> = vec![Outcome::TooMuchToShow; commits.len()];
+        let mut shown = shown;
+        for (commit, place) in to_write.iter().zip(places) {
+            let payloads = shown[place].take().unwrap_or_default();
+            let is_complete = payloads.len() == commit.show.entries.len();
+            outcomes[place] = if held.contains(&commit.user.0) && is_complete {
                 Outcome::Done { shown: payloads }
-            })
-            .collect())
+            } else {
+                Outcome::LeftOut
+            };
+        }
+        Ok(outcomes)
     }
 
     async fn in_business(
@@ -384,14 +431,14 @@ impl Store for PostgresStore {
         if first.try_get::<Option<i64>, _>("server_id")?.is_none() {
             rows.clear();
         }
-        let has_more = rows.len() > query.limit;
-        rows.truncate(query.limit);
         let mut names = Names::default();
         let mut entries = rows
             .iter()
             .map(|row| names.entry(row))
             .collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(|entry| entry.server_id);
+        let has_more = entries.len() > query.limit;
+        entries.truncate(query.limit);
         Ok(Page {
             epoch: epoch.into(),
             head: ServerId::new(head.unwrap_or(0)),
@@ -469,6 +516,7 @@ fn read_loaded(row: &PgRow, ask: &Ask) -> Result<Loaded, StoreError> {
     Ok(Loaded {
         head: Head {
             user: UserKey(row.try_get("user_key")?),
+            user_id: ask.user.clone(),
             head: ServerId::new(row.try_get("head")?),
             revision: Revision(row.try_get("revision")?),
         },
@@ -523,6 +571,8 @@ impl Names {
 #[derive(Default)]
 struct Columns<'a> {
     users: Vec<i64>,
+    user_ids: Vec<&'a str>,
+    epochs: Vec<&'a str>,
     revisions: Vec<i64>,
     heads: Vec<i64>,
     writes: Vec<bool>,
@@ -560,6 +610,8 @@ impl<'a> Columns<'a> {
         for commit in commits {
             let user = commit.user.0;
             all.users.push(user);
+            all.user_ids.push(commit.user_id.as_str());
+            all.epochs.push(&commit.epoch);
             all.revisions.push(commit.revision.0);
             all.heads.push(commit.head.get());
             all.writes.push(!commit.entries.is_empty());
@@ -627,6 +679,6 @@ impl<'a> Columns<'a> {
                 .bind(&rows.server_ids)
                 .bind(&rows.deleted);
         }
-        query
+        query.bind(&self.user_ids).bind(&self.epochs)
     }
 }

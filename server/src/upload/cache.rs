@@ -106,7 +106,7 @@ impl UserCache {
             .iter()
             .filter_map(|row| Some((*row, (*known.rows.get(row)?)?)))
             .collect();
-        Ok(Snapshot {
+        let snapshot = Snapshot {
             view: View {
                 head: known.head.head,
                 rows,
@@ -122,7 +122,20 @@ impl UserCache {
                 .filter(|row| !known.rows.contains_key(row))
                 .collect(),
             is_fresh,
-        })
+        };
+        self.trim();
+        Ok(snapshot)
+    }
+
+    /// Keeps within bounds what only reading has brought in.
+    fn trim(&mut self) {
+        let Some(known) = &mut self.known else { return };
+        if known.rows.len() > MAX_ROWS {
+            known.rows.clear();
+        }
+        if known.devices.len() > MAX_DEVICES {
+            known.devices.clear();
+        }
     }
 
     /// `None` when everything is remembered.
@@ -203,16 +216,11 @@ impl UserCache {
         if known.next_device <= now.key {
             known.next_device = DeviceKey(now.key.0 + 1);
         }
-        if known.devices.len() >= MAX_DEVICES {
-            known.devices.clear();
-        }
         known.devices.insert(device.clone(), Some(now));
-        if known.rows.len() + rows.len() > MAX_ROWS {
-            known.rows.clear();
-        }
         known
             .rows
             .extend(rows.iter().map(|write| (write.row, Some(write.state))));
+        self.trim();
     }
 }
 

@@ -15,16 +15,17 @@ pub use reply::reply;
 
 use crate::commit::Lanes;
 use crate::store::{
-    Commit, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Revision, Store, StoreError,
+    Commit, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Revision, Show, Store, StoreError,
 };
 use bytestring::ByteString;
 use cache::{Snapshot, Trust};
 use oversync_shared::upload::{Change, Decision, Fault, LinkValue, RowAt, Verdict, check, decide};
 use oversync_shared::wire::Limits;
 use oversync_shared::{Catalog, ChangeId, DeviceId, ServerId, UserId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How often an upload is decided again because other processes write to the
 /// same user; each round somebody has made progress.
@@ -33,6 +34,25 @@ const MAX_ROUNDS: u32 = 50;
 /// The first wait before deciding again, doubled up to 32 times itself: the
 /// head row is held by a transaction that ends within milliseconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
+
+/// A batch with more changes than this many times the limit is not answered
+/// change by change: its answer would be larger than itself.
+const MAX_ANSWERED: usize = 16;
+
+/// Bytes of rows that one answer shows with its conflicts, at least; a device
+/// that would get more is told to send less at a time.
+const MIN_SHOWN_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why a body is not an upload that can be decided.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Malformed.
+    #[error(transparent)]
+    NotAnUpload(#[from] NotAnUpload),
+    /// Many times more changes than the limit.
+    #[error("far more changes than one upload may carry")]
+    Absurd,
+}
 
 /// An upload whose changes have been checked one by one.
 #[derive(Debug)]
@@ -49,6 +69,8 @@ pub struct Upload {
     pub changes: Vec<Result<Change, Fault>>,
     /// Each one's payload.
     pub payloads: Vec<Option<ByteString>>,
+    /// The memory its body was promised, until nobody needs it any more.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// What was done.
@@ -74,6 +96,10 @@ pub enum UploadError {
     /// The device believes in another history; nothing was applied.
     #[error("the database has another epoch")]
     EpochMismatch(Arc<str>),
+    /// The rows to be shown with conflicts are too large together; nothing was
+    /// applied. Fewer changes at a time will do.
+    #[error("the answer would be too large")]
+    AnswerTooLarge,
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -86,34 +112,38 @@ pub fn read(
     device: &DeviceId,
     catalog: &Catalog,
     limits: &Limits,
-) -> Result<Upload, NotAnUpload> {
-    let envelope = parse::parse(body.as_bytes())?;
-    let mut scratch = Vec::new();
-    let too_large = Fault::BatchTooLarge {
-        changes: envelope.changes.len(),
-        limit: limits.max_changes,
-    };
-    let is_too_large = envelope.changes.len() > limits.max_changes;
+) -> Result<Upload, ReadError> {
+    let envelope = parse::parse(body.as_bytes(), limits.max_changes)?;
+    if envelope.ids.len() > limits.max_changes.saturating_mul(MAX_ANSWERED) {
+        return Err(ReadError::Absurd);
+    }
     let mut upload = Upload {
         user: user.clone(),
         device: device.clone(),
         epoch: envelope.epoch.map(|epoch| epoch.into_owned()),
-        ids: Vec::with_capacity(envelope.changes.len()),
+        ids: envelope.ids.into_iter().map(ChangeId::new).collect(),
         changes: Vec::with_capacity(envelope.changes.len()),
         payloads: Vec::with_capacity(envelope.changes.len()),
+        room: None,
     };
+    if upload.ids.len() > limits.max_changes {
+        let fault = Fault::BatchTooLarge {
+            changes: upload.ids.len(),
+            limit: limits.max_changes,
+        };
+        upload.changes = vec![Err(fault); upload.ids.len()];
+        upload.payloads = vec![None; upload.ids.len()];
+        return Ok(upload);
+    }
+    let mut scratch = Vec::new();
     for sent in &envelope.changes {
-        upload.ids.push(ChangeId::new(sent.source_change_id()));
-        upload.changes.push(if is_too_large {
-            Err(too_large.clone())
-        } else {
-            check(
-                &sent.as_raw(),
-                catalog,
-                limits.max_payload_bytes,
-                &mut scratch,
-            )
-        });
+        let checked = check(
+            &sent.as_raw(),
+            catalog,
+            limits.max_payload_bytes,
+            &mut scratch,
+        );
+        upload.changes.push(checked);
         upload
             .payloads
             .push(sent.payload().map(|text| body.slice_ref(text)));
@@ -158,11 +188,19 @@ pub async fn apply(
             trust = Trust::Nothing;
             continue;
         }
-        let show = entries_to_show(&decision, snapshot.head.head);
+        let mut show = entries_to_show(&decision, snapshot.head.head);
+        let own = shown_from_plan(&decision, upload);
+        show.max_bytes = MIN_SHOWN_BYTES
+            .checked_sub(
+                own.values()
+                    .map(|shown| shown.text.len() * shown.times)
+                    .sum(),
+            )
+            .ok_or(UploadError::AnswerTooLarge)?;
         let writes = !decision.plan.log.is_empty();
-        if !writes && show.is_empty() && snapshot.is_fresh {
+        if !writes && show.entries.is_empty() && snapshot.is_fresh {
             *cache = current;
-            return Ok(applied(decision, HashMap::new(), &snapshot, None));
+            return Ok(applied(decision, own_texts(own), &snapshot, None));
         }
         let device = writer(&decision, &snapshot);
         let commit = commit_of(&decision, &snapshot, device, upload, show);
@@ -172,13 +210,14 @@ pub async fn apply(
                     let revision = Revision(snapshot.head.revision.0 + 1);
                     let head = Head {
                         user: snapshot.head.user,
+                        user_id: snapshot.head.user_id.clone(),
                         head: decision.plan.head,
                         revision,
                     };
                     current.committed(head, &upload.device, device, &decision.plan.rows);
                 }
                 *cache = current;
-                shown.extend(shown_from_plan(&decision, upload));
+                shown.extend(own_texts(own));
                 return Ok(applied(
                     decision,
                     shown,
@@ -186,6 +225,7 @@ pub async fn apply(
                     writes.then_some(device),
                 ));
             }
+            Outcome::TooMuchToShow => return Err(UploadError::AnswerTooLarge),
             Outcome::LeftOut => {
                 current.clear();
                 trust = Trust::Nothing;
@@ -240,42 +280,50 @@ fn writer(decision: &Decision, snapshot: &Snapshot) -> KnownDevice {
 
 /// Log entries whose payloads a conflict shows; those of this upload's own plan
 /// are at hand.
-fn entries_to_show(decision: &Decision, head: ServerId) -> Vec<ServerId> {
-    let mut show: Vec<ServerId> = decision
-        .verdicts
-        .iter()
-        .filter_map(|verdict| match verdict {
-            Verdict::Conflict(current) if !current.state.deleted && current.state.at <= head => {
-                Some(current.state.at)
-            }
-            _ => None,
-        })
-        .collect();
-    show.sort_unstable();
-    show.dedup();
-    show
+fn entries_to_show(decision: &Decision, head: ServerId) -> Show {
+    let mut entries: BTreeMap<ServerId, usize> = BTreeMap::new();
+    for verdict in &decision.verdicts {
+        if let Verdict::Conflict(current) = verdict
+            && !current.state.deleted
+            && current.state.at <= head
+        {
+            *entries.entry(current.state.at).or_default() += 1;
+        }
+    }
+    Show {
+        entries,
+        max_bytes: 0,
+    }
 }
 
-fn shown_from_plan(decision: &Decision, upload: &Upload) -> HashMap<ServerId, Option<String>> {
-    let needed = |id: ServerId| {
-        decision
-            .verdicts
-            .iter()
-            .any(|verdict| matches!(verdict, Verdict::Conflict(current) if current.state.at == id))
-    };
+/// A payload of this very upload that conflicts show.
+struct OwnShown {
+    text: ByteString,
+    times: usize,
+}
+
+fn shown_from_plan(decision: &Decision, upload: &Upload) -> HashMap<ServerId, OwnShown> {
+    let mut times: HashMap<ServerId, usize> = HashMap::new();
+    for verdict in &decision.verdicts {
+        if let Verdict::Conflict(current) = verdict {
+            *times.entry(current.state.at).or_default() += 1;
+        }
+    }
     decision
         .plan
         .log
         .iter()
-        .filter(|entry| needed(entry.server_id))
-        .map(|entry| {
-            (
-                entry.server_id,
-                upload.payloads[entry.position]
-                    .as_ref()
-                    .map(ToString::to_string),
-            )
+        .filter_map(|entry| {
+            let times = *times.get(&entry.server_id)?;
+            let text = upload.payloads[entry.position].clone()?;
+            Some((entry.server_id, OwnShown { text, times }))
         })
+        .collect()
+}
+
+fn own_texts(own: HashMap<ServerId, OwnShown>) -> HashMap<ServerId, Option<String>> {
+    own.into_iter()
+        .map(|(id, shown)| (id, Some(shown.text.to_string())))
         .collect()
 }
 
@@ -284,7 +332,7 @@ fn commit_of(
     snapshot: &Snapshot,
     device: KnownDevice,
     upload: &Upload,
-    show: Vec<ServerId>,
+    show: Show,
 ) -> Commit {
     let entries = decision
         .plan
@@ -302,7 +350,8 @@ fn commit_of(
         .collect();
     Commit {
         user: snapshot.head.user,
-        user_id: upload.user.clone(),
+        user_id: snapshot.head.user_id.clone(),
+        epoch: snapshot.epoch.clone(),
         revision: snapshot.head.revision,
         head: decision.plan.head,
         device: DeviceWrite {

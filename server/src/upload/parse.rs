@@ -23,8 +23,10 @@ impl From<JsonFault> for NotAnUpload {
 /// An upload request, borrowed from its body.
 #[derive(Debug, Default)]
 pub struct Envelope<'a> {
-    /// The changes, in request order.
+    /// The changes, in request order; empty when there are more than `keep`.
     pub changes: Vec<SentChange<'a>>,
+    /// The number of every change, kept or not.
+    pub ids: Vec<i64>,
     /// The epoch the device believes in.
     pub epoch: Option<Cow<'a, str>>,
     /// The device will never again send a change id below this one.
@@ -57,19 +59,16 @@ impl<'a> SentChange<'a> {
         }
     }
 
-    /// The device's number for it.
-    pub fn source_change_id(&self) -> i64 {
-        self.source_change_id
-    }
-
     /// The payload's text, a slice of the body.
     pub fn payload(&self) -> Option<&'a str> {
         self.payload
     }
 }
 
-/// Reads an upload's body. A body of `null` is an upload without changes.
-pub fn parse(body: &[u8]) -> Result<Envelope<'_>, NotAnUpload> {
+/// Reads an upload's body. A body of `null` is an upload without changes. Of a
+/// batch with more than `keep` changes only the numbers are kept: none of it
+/// will be applied.
+pub fn parse(body: &[u8], keep: usize) -> Result<Envelope<'_>, NotAnUpload> {
     let text = std::str::from_utf8(body).map_err(|_| NotAnUpload)?;
     let mut reader = Reader::new(text);
     let mut envelope = Envelope::default();
@@ -85,7 +84,13 @@ pub fn parse(body: &[u8]) -> Result<Envelope<'_>, NotAnUpload> {
                 "epoch" => envelope.epoch = string(reader)?,
                 "changes" if reader.kind()? == Kind::Null => reader.null()?,
                 "changes" => reader.array(|reader| -> Result<(), NotAnUpload> {
-                    envelope.changes.push(change(reader)?);
+                    let sent = change(reader)?;
+                    envelope.ids.push(sent.source_change_id);
+                    if envelope.ids.len() <= keep {
+                        envelope.changes.push(sent);
+                    } else {
+                        envelope.changes = Vec::new();
+                    }
                     Ok(())
                 })?,
                 _ => reader.checked()?,
@@ -147,7 +152,7 @@ mod tests {
             r#"{"changes":[],"extra":{"a":[1]}}"#,
             r#"{"epoch":null}"#,
         ] {
-            assert!(parse(good.as_bytes()).is_ok(), "{good}");
+            assert!(parse(good.as_bytes(), 10).is_ok(), "{good}");
         }
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(64), "]".repeat(64));
         for bad in [
@@ -171,15 +176,26 @@ mod tests {
             r#"{"epoch":7}"#,
             &deep,
         ] {
-            assert_eq!(parse(bad.as_bytes()).err(), Some(NotAnUpload), "{bad}");
+            assert_eq!(parse(bad.as_bytes(), 10).err(), Some(NotAnUpload), "{bad}");
         }
-        assert!(parse(b"{\"epoch\":\"\xff\"}").is_err());
+        assert!(parse(b"{\"epoch\":\"\xff\"}", 10).is_err());
+    }
+
+    #[test]
+    fn of_too_many_changes_only_the_numbers_are_kept() {
+        let body = format!(
+            "{{\"changes\":[{{}},{}{{}}]}}",
+            "{\"source_change_id\":7},".repeat(10)
+        );
+        let envelope = parse(body.as_bytes(), 11).expect("valid");
+        assert_eq!((envelope.changes.len(), envelope.ids.len()), (0, 12));
+        assert_eq!(envelope.ids[1], 7);
     }
 
     #[test]
     fn a_payload_is_a_slice_of_the_body() {
         let body = r#"{"changes":[{"payload": {"n": 1.50 , "deep": [[{}]]} ,"op":"\u0049NSERT"}]}"#;
-        let envelope = parse(body.as_bytes()).expect("valid");
+        let envelope = parse(body.as_bytes(), 10).expect("valid");
         assert_eq!(
             envelope.changes[0].payload(),
             Some(r#"{"n": 1.50 , "deep": [[{}]]}"#)

@@ -142,10 +142,10 @@ pub fn check(
         if Reader::new(payload).kind() != Ok(Kind::Object) {
             return Err(Fault::PayloadNotObject);
         }
-        json::canonicalise(payload, scratch).map_err(Fault::PayloadMalformed)?;
         if !op.is_upsert() {
             return Err(Fault::DeleteWithPayload);
         }
+        json::canonicalise(payload, scratch).map_err(Fault::PayloadMalformed)?;
         links = read_links(payload, table, catalog);
     }
     Ok(Change {

@@ -10,6 +10,8 @@ mod change;
 mod decide;
 mod fault;
 mod order;
+#[cfg(test)]
+mod tests;
 
 pub use change::{Change, Fingerprint, Link, LinkValue, RawChange, check};
 pub use decide::{

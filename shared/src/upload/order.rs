@@ -38,12 +38,14 @@ pub(super) fn order(changes: &[(usize, &Change)], catalog: &Catalog) -> Vec<Unit
     units
 }
 
-/// Orders upserts whose rows may refer to each other: after the first change of
-/// every row they refer to, and after the earlier changes of their own row.
+/// Orders upserts whose rows may refer to each other: after every change of the
+/// rows they refer to, and after the earlier changes of their own row.
 fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
-    let mut first: HashMap<(TableIx, RowKey), usize> = HashMap::new();
+    // After a row's last change is after all of them. Its first one would not
+    // do: when it fails and a later one brings the row to life, the row counts.
+    let mut last: HashMap<(TableIx, RowKey), usize> = HashMap::new();
     for (node, (_, change)) in group.iter().enumerate() {
-        first.entry((change.table, change.key)).or_insert(node);
+        last.insert((change.table, change.key), node);
     }
     let mut latest: HashMap<(TableIx, RowKey), usize> = HashMap::new();
     let mut edges = Vec::with_capacity(group.len());
@@ -53,7 +55,7 @@ fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
         for link in &change.links {
             if let LinkValue::Key(key, _) = link.value
                 && (link.parent, key) != own
-                && let Some(&target) = first.get(&(link.parent, key))
+                && let Some(&target) = last.get(&(link.parent, key))
             {
                 targets.push(target);
             }
@@ -64,4 +66,54 @@ fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
         .into_iter()
         .map(|component| component.into_iter().map(|node| group[node].0).collect())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::{Catalog, Reference, TableSpec};
+    use crate::names::TableName;
+    use crate::upload::{RawChange, Verdict, View, check, decide};
+
+    const PARENT: &str = "0f8fad5b-d9cb-469f-a165-708677289501";
+    const CHILD: &str = "0f8fad5b-d9cb-469f-a165-708677289502";
+
+    /// Found by the simulator: the child was answered `fk_missing` although its
+    /// parent was applied in the same upload.
+    #[test]
+    fn a_parent_whose_second_change_stands_counts() {
+        let notes = TableName::parse("public", "notes").expect("plain");
+        let catalog = Catalog::new(vec![TableSpec {
+            name: notes.clone(),
+            references: vec![Reference {
+                column: "answers".to_owned(),
+                parent: notes,
+            }],
+        }])
+        .expect("one table");
+        let answers = format!("{{\"answers\":\"{PARENT}\"}}");
+        let change = |id, pk, server_version, payload| RawChange {
+            source_change_id: id,
+            schema: "public",
+            table: "notes",
+            op: "INSERT",
+            pk,
+            server_version,
+            payload: Some(payload),
+        };
+        // The parent's first change names a version that never was.
+        let changes: Vec<_> = [
+            change(1, PARENT, 7, "{}"),
+            change(2, CHILD, 0, &answers),
+            change(3, PARENT, 0, "{}"),
+        ]
+        .iter()
+        .map(|raw| check(raw, &catalog, 100, &mut Vec::new()))
+        .collect();
+        let decision = decide(&catalog, &View::default(), &changes);
+        assert!(matches!(decision.verdicts[0], Verdict::Invalid(_)));
+        assert!(matches!(decision.verdicts[1], Verdict::Applied(Some(_))));
+        assert!(matches!(decision.verdicts[2], Verdict::Applied(Some(_))));
+        let order: Vec<usize> = decision.plan.log.iter().map(|e| e.position).collect();
+        assert_eq!(order, [2, 1]);
+    }
 }

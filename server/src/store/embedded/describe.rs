@@ -1,10 +1,9 @@
 //! What SQLite says about business tables. There is one name space: the table
 //! `business.users` is the table `users` of the file.
 
-use crate::projection::{BusinessTable, Column, Kind};
+use crate::projection::{BusinessTable, Column, DeclaredReference, Kind};
 use crate::store::StoreError;
 use oversync_shared::TableName;
-use oversync_shared::catalog::Reference;
 use rusqlite::Connection;
 use std::collections::HashMap;
 
@@ -57,25 +56,36 @@ fn primary_key(connection: &Connection, table: &str) -> Result<Vec<String>, Stor
 }
 
 /// A parent has the schema of its child.
-fn references(connection: &Connection, child: &TableName) -> Result<Vec<Reference>, StoreError> {
+fn references(
+    connection: &Connection,
+    child: &TableName,
+) -> Result<Vec<DeclaredReference>, StoreError> {
     let mut statement = connection.prepare(
-        "SELECT lower(k.\"from\"), lower(k.\"table\") FROM pragma_foreign_key_list(?1) k \
+        "SELECT lower(k.\"from\"), lower(k.\"table\"), \
+                coalesce(k.\"to\", (SELECT max(name) FROM pragma_table_info(k.\"table\") WHERE pk > 0)) \
+         FROM pragma_foreign_key_list(?1) k \
          WHERE (SELECT count(*) FROM pragma_foreign_key_list(?1) o WHERE o.id = k.id) = 1 \
-           AND (k.\"to\" IS NULL OR lower(k.\"to\") = \
-                (SELECT lower(max(name)) FROM pragma_table_info(k.\"table\") WHERE pk > 0 HAVING count(*) = 1)) \
          ORDER BY k.id DESC",
     )?;
     let references = statement.query_map([&child.table], |row| {
-        let parent = TableName {
-            schema: child.schema.clone(),
-            table: row.get(1)?,
-        };
-        Ok(Reference {
-            column: row.get(0)?,
-            parent,
-        })
+        Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?))
     })?;
-    Ok(references.collect::<Result<_, _>>()?)
+    let mut found = Vec::new();
+    for reference in references {
+        let (column, table, parent_column) = reference?;
+        if let Some(parent_column) = parent_column {
+            let parent = TableName {
+                schema: child.schema.clone(),
+                table,
+            };
+            found.push(DeclaredReference {
+                column,
+                parent,
+                parent_column,
+            });
+        }
+    }
+    Ok(found)
 }
 
 /// By SQLite's affinity rules (SQLite documentation, "Datatypes", 3.1), except
@@ -91,8 +101,11 @@ fn kind(type_name: &str) -> Kind {
         .any(|part| name.contains(part))
     {
         Kind::Text
-    } else if name.contains("BLOB") || name.is_empty() {
+    } else if name.contains("BLOB") {
         Kind::Bytes
+    } else if name.is_empty() {
+        // It keeps what it is given.
+        Kind::FromText
     } else if ["REAL", "FLOA", "DOUB"]
         .iter()
         .any(|part| name.contains(part))

@@ -42,13 +42,6 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
 
 /// Opens the one connection that writes.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| StoreError::Failed(format!("{}: {error}", folder.display())))?;
-    }
     let connection = Connection::open(path)?;
     // Readers never wait for the writer, nor it for them.
     connection.pragma_update(None, "journal_mode", "wal")?;

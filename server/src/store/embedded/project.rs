@@ -50,32 +50,60 @@ pub(super) enum Trouble {
 
 impl From<rusqlite::Error> for Trouble {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
-        match &error {
-            rusqlite::Error::SqliteFailure(cause, message) => match cause.code {
-                ConstraintViolation | TooBig | TypeMismatch => {
-                    let unique = [
-                        rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE,
-                        rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
-                    ];
-                    if unique.contains(&cause.extended_code) {
-                        return Self::Data(NOT_UNIQUE.to_owned());
-                    }
-                    Self::Data(message.clone().unwrap_or_else(|| cause.to_string()))
-                }
-                _ => Self::Store(error.into()),
-            },
-            _ => Self::Store(error.into()),
+        use rusqlite::ErrorCode;
+        let code = error.sqlite_error_code();
+        // Everything else is the row's: constraints, triggers that raise,
+        // generated columns that cannot be computed, a table that has changed.
+        let is_ours = matches!(
+            code,
+            Some(
+                ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::ReadOnly
+                    | ErrorCode::OperationInterrupted
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::DatabaseCorrupt
+                    | ErrorCode::DiskFull
+                    | ErrorCode::CannotOpen
+                    | ErrorCode::NotADatabase
+            )
+        );
+        if is_ours {
+            return Self::Store(error.into());
         }
+        let extended = error.sqlite_error().map(|cause| cause.extended_code);
+        let unique = [
+            rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE,
+            rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
+        ];
+        if extended.is_some_and(|code| unique.contains(&code)) {
+            return Self::Data(NOT_UNIQUE.to_owned());
+        }
+        Self::Data(error.to_string())
     }
+}
+
+/// Rows whose own triggers took the whole transaction back; they are recorded
+/// and not tried.
+pub(super) type GivenUp = HashSet<(i64, i64, RowKey)>;
+
+/// How projecting ended.
+pub(super) enum Projected {
+    /// Everything is written or recorded.
+    Done,
+    /// A trigger or conflict clause of the business table rolled the whole
+    /// transaction back while this row was written.
+    RolledBack(i64, i64, RowKey),
 }
 
 /// Writes what can be written, parents first; records what cannot.
 pub(super) fn project(
     tx: &Transaction<'_>,
     mut work: Vec<Work<'_>>,
+    given_up: &GivenUp,
     ts: i64,
-) -> Result<(), StoreError> {
+) -> Result<Projected, StoreError> {
     work.sort_by_key(|work| {
         let rank = work.projection.rank as i64;
         if work.payload.is_some() {
@@ -84,29 +112,53 @@ pub(super) fn project(
             (true, -rank)
         }
     });
-    for work in work {
-        match attempt(tx, &work)? {
-            None => clear(tx, &work)?,
-            Some(error) => {
-                tracing::warn!(table = %work.projection.name, error, "a row could not be projected");
-                record(tx, &work, &error, ts)?;
-            }
+    let mut failed = Vec::new();
+    for work in &work {
+        let id = (work.user, work.table_key, work.key);
+        if given_up.contains(&id) {
+            failed.push((work, ROLLED_BACK.to_owned()));
+            continue;
+        }
+        match attempt(tx, work)? {
+            Attempt::Written => clear(tx, work)?,
+            Attempt::Failed(error) => failed.push((work, error)),
+            Attempt::RolledBack => return Ok(Projected::RolledBack(id.0, id.1, id.2)),
         }
     }
-    Ok(())
+    for (work, error) in failed {
+        // A unique value may have been freed by a later row of the upload.
+        if error == NOT_UNIQUE && matches!(attempt(tx, work)?, Attempt::Written) {
+            clear(tx, work)?;
+            continue;
+        }
+        tracing::warn!(table = %work.projection.name, error, "a row could not be projected");
+        record(tx, work, &error, ts)?;
+    }
+    Ok(Projected::Done)
 }
 
-/// `Some` when the row could not be written; nothing of it is written then.
-fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Option<String>, StoreError> {
+/// The text of a failure whose own triggers rolled everything back.
+const ROLLED_BACK: &str = "a trigger or conflict clause of the business table rolled back";
+
+enum Attempt {
+    Written,
+    /// Nothing of the row is written.
+    Failed(String),
+    /// Nothing of the transaction is left.
+    RolledBack,
+}
+
+fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Attempt, StoreError> {
     tx.execute_batch("SAVEPOINT projection")?;
     match write(tx, work) {
         Ok(()) => {
             tx.execute_batch("RELEASE projection")?;
-            Ok(None)
+            Ok(Attempt::Written)
         }
+        Err(_) if tx.is_autocommit() => Ok(Attempt::RolledBack),
         Err(Trouble::Data(error)) => {
             tx.execute_batch("ROLLBACK TO projection; RELEASE projection")?;
-            Ok(Some(error))
+            Ok(Attempt::Failed(error))
         }
         Err(Trouble::Store(error)) => Err(error),
     }
@@ -121,6 +173,8 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
         if let Some(there) = there.filter(|_| mine) {
             tx.prepare_cached(&format!("DELETE FROM {table} WHERE {key_name} = ?1"))?
                 .execute([there.key])?;
+        }
+        if mine {
             release(tx, work)?;
         }
         return Ok(());
@@ -144,7 +198,7 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
         if !names.is_empty() {
             let sets: Vec<String> = names.iter().map(|name| format!("{name} = ?")).collect();
             let sql = format!(
-                "UPDATE {table} SET {} WHERE {key_name} = ?",
+                "UPDATE OR ABORT {table} SET {} WHERE {key_name} = ?",
                 sets.join(", ")
             );
             values.push(there.key);
@@ -160,7 +214,7 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
     }
     let places = vec!["?"; names.len()].join(", ");
     let sql = format!(
-        "INSERT INTO {table} ({}) VALUES ({places})",
+        "INSERT OR ABORT INTO {table} ({}) VALUES ({places})",
         names.join(", ")
     );
     tx.prepare_cached(&sql)?.execute(params_from_iter(values))?;
@@ -181,6 +235,13 @@ pub(super) struct There {
     pub(super) owner: Option<String>,
 }
 
+/// The spellings of a text key that are kept and found: dashed or not, lower or
+/// upper case (`hex(randomblob(16))` is the usual one in SQLite).
+fn spellings(key: RowKey) -> [String; 4] {
+    let (dashed, plain) = (key.to_string(), key.uuid().simple().to_string());
+    [dashed.to_uppercase(), plain.to_uppercase(), dashed, plain]
+}
+
 pub(super) fn find(
     connection: &Connection,
     projection: &Projection,
@@ -192,25 +253,28 @@ pub(super) fn find(
         .owner
         .as_ref()
         .map_or("NULL".to_owned(), |owner| quoted(&owner.name));
-    // An application may spell a text key in upper case or without dashes.
-    let canonical = key.to_string();
-    let spellings = [
-        Value::Text(canonical.clone()),
-        Value::Text(canonical.to_uppercase()),
-        Value::Text(key.uuid().simple().to_string()),
-        Value::Blob(key.uuid().as_bytes().to_vec()),
-    ];
+    let [a, b, c, d] = spellings(key).map(Value::Text);
+    let blob = Value::Blob(key.uuid().as_bytes().to_vec());
     connection
         .prepare_cached(&format!(
-            "SELECT {key_name}, {owner} FROM {table} WHERE {key_name} IN (?, ?, ?, ?)"
+            "SELECT {key_name}, {owner} FROM {table} WHERE {key_name} IN (?, ?, ?, ?, ?)"
         ))?
-        .query_row(params_from_iter(spellings), |row| {
+        .query_row(params_from_iter([a, b, c, d, blob]), |row| {
             Ok(There {
                 key: row.get(0)?,
-                owner: row.get(1)?,
+                owner: as_text(row.get(1)?),
             })
         })
         .optional()
+}
+
+/// An owner column may have an affinity that turns a name of digits into a number.
+fn as_text(value: Value) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(text),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Null | Value::Real(_) | Value::Blob(_) => None,
+    }
 }
 
 /// Whether this user may write or remove the row.
@@ -263,7 +327,9 @@ fn own_key(work: &Work<'_>, members: &[(std::borrow::Cow<'_, str>, &str)]) -> Va
     let spelled = members.iter().find(|(name, _)| *name == wire_name.as_str());
     let spelled = spelled.and_then(|(_, text)| Reader::new(text).string().ok());
     match spelled {
-        Some(text) if RowKey::parse(&text) == Some(work.key) => Value::Text(text.into_owned()),
+        Some(text) if spellings(work.key).contains(&text.to_string()) => {
+            Value::Text(text.into_owned())
+        }
         _ => Value::Text(work.key.to_string()),
     }
 }
@@ -288,7 +354,14 @@ pub(super) fn value(column: &ProjectedColumn, text: &str) -> Result<Value, Troub
         JsonKind::String => {
             let string = reader.string().map_err(|fault| bad(&fault.to_string()))?;
             if column.column.kind != Kind::Bytes {
-                return Ok(Value::Text(string.into_owned()));
+                // A reference in base64 comes from a device with BLOB keys.
+                let as_key = column
+                    .is_reference
+                    .then(|| RowKey::parse_base64(&string))
+                    .flatten();
+                return Ok(Value::Text(
+                    as_key.map_or(string.into_owned(), |key| key.to_string()),
+                ));
             }
             if column.is_reference {
                 let key = RowKey::parse_reference(&string).ok_or_else(|| bad("not a UUID"))?;
@@ -439,11 +512,12 @@ pub(super) fn retry(
                 payload: payload.as_deref(),
             };
             match attempt(&tx, &work)? {
-                None => {
+                Attempt::Written => {
                     clear(&tx, &work)?;
                     Retried::Projected(version)
                 }
-                Some(error) => {
+                Attempt::RolledBack => return Ok(Retried::Failed(ROLLED_BACK.to_owned())),
+                Attempt::Failed(error) => {
                     tx.execute(
                         "UPDATE _oversync_failures SET retry_count = retry_count + 1, error = ?2 WHERE id = ?1",
                         params![failure, error],

@@ -120,6 +120,7 @@ pub(super) fn load(
     Ok(Some(Loaded {
         head: Head {
             user: UserKey(user.key),
+            user_id: ask.user.clone(),
             head: ServerId::new(user.head),
             revision: Revision(user.revision),
         },

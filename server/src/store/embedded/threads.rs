@@ -5,6 +5,7 @@
 use super::super::StoreError;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use rusqlite::Connection;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -54,7 +55,12 @@ impl Threads {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             // The caller may have gone away; the work is done all the same.
-            let _ = reply.send(job(connection));
+            // A panic is a bug, but not the end of the only writer: the reply is
+            // dropped, which the caller hears of, and a transaction rolls back.
+            let done = catch_unwind(AssertUnwindSafe(|| job(connection)));
+            if let Ok(result) = done {
+                let _ = reply.send(result);
+            }
         });
         let queue = self
             .queue

@@ -2,7 +2,7 @@
 
 use super::super::{Commit, NewEntry, Outcome, StoreError, op_code};
 use super::Tables;
-use super::project::{self, Work};
+use super::project::{self, GivenUp, Projected, Work};
 use oversync_shared::upload::RowWrite;
 use oversync_shared::{RowVersion, ServerId, TableIx};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -15,13 +15,27 @@ pub(super) fn commit(
     tables: &Tables,
     ts: i64,
 ) -> Result<Vec<Outcome>, StoreError> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let outcomes = commits
-        .iter()
-        .map(|commit| commit_one(&tx, commit, tables, ts))
-        .collect::<Result<Vec<_>, _>>()?;
-    tx.commit()?;
-    Ok(outcomes)
+    // Each time round gives up one row that took the transaction with it.
+    let mut given_up = GivenUp::new();
+    'again: loop {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut outcomes = Vec::with_capacity(commits.len());
+        for commit in commits {
+            let outcome = commit_one(&tx, commit, tables, ts)?;
+            if matches!(outcome, Outcome::Done { .. }) {
+                let rows = business_rows(commit, tables);
+                if let Projected::RolledBack(user, table, key) =
+                    project::project(&tx, rows, &given_up, ts)?
+                {
+                    given_up.insert((user, table, key));
+                    continue 'again;
+                }
+            }
+            outcomes.push(outcome);
+        }
+        tx.commit()?;
+        return Ok(outcomes);
+    }
 }
 
 fn commit_one(
@@ -52,7 +66,9 @@ fn commit_one(
             return Ok(Outcome::LeftOut);
         }
     }
-    let shown = show(tx, commit)?;
+    let Some(shown) = show(tx, commit)? else {
+        return Ok(Outcome::TooMuchToShow);
+    };
     if commit.entries.is_empty() {
         return Ok(Outcome::Done { shown });
     }
@@ -109,7 +125,6 @@ fn commit_one(
             write.state.deleted,
         ])?;
     }
-    project::project(tx, business_rows(commit, tables), ts)?;
     Ok(Outcome::Done { shown })
 }
 
@@ -143,21 +158,24 @@ fn business_rows<'a>(commit: &'a Commit, tables: &'a Tables) -> Vec<Work<'a>> {
         .collect()
 }
 
+/// `None` when it is too much.
 fn show(
     tx: &Transaction<'_>,
     commit: &Commit,
-) -> Result<HashMap<ServerId, Option<String>>, StoreError> {
+) -> Result<Option<HashMap<ServerId, Option<String>>>, StoreError> {
     let mut payload = tx.prepare_cached(
         "SELECT payload FROM _oversync_log WHERE user_key = ?1 AND server_id = ?2",
     )?;
-    commit
-        .show
-        .iter()
-        .map(|id| {
-            Ok((
-                *id,
-                payload.query_row(params![commit.user.0, id.get()], |row| row.get(0))?,
-            ))
-        })
-        .collect()
+    let mut shown = HashMap::with_capacity(commit.show.entries.len());
+    let mut bytes = 0;
+    for (id, times) in &commit.show.entries {
+        let text: Option<String> =
+            payload.query_row(params![commit.user.0, id.get()], |row| row.get(0))?;
+        bytes += text.as_ref().map_or(0, String::len) * times;
+        if bytes > commit.show.max_bytes {
+            return Ok(None);
+        }
+        shown.insert(*id, text);
+    }
+    Ok(Some(shown))
 }

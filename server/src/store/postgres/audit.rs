@@ -2,7 +2,7 @@
 
 use super::project::{column_value, key_value, quoted, quoted_table};
 use super::{connect_options, describe};
-use crate::projection::{BusinessTable, Kind, Projection};
+use crate::projection::{BusinessTable, Column, Kind, Projection};
 use crate::store::audit::{
     Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, RowName, Snapshot,
     Stray, TableKey,
@@ -292,7 +292,7 @@ impl PostgresSnapshot {
             .bind(ids)
             .bind(deleted)
             .bind(self.user_key)
-            .bind(self.user_id.as_str())
+            .bind(owner_name(projection, &self.user_id))
             .bind(table.0 as i32)
             .fetch_all(&mut *self.tx)
             .await;
@@ -332,6 +332,15 @@ impl PostgresSnapshot {
     }
 }
 
+/// The user's name as the owner column prints it: a uuid in one spelling.
+fn owner_name(projection: &Projection, user: &UserId) -> String {
+    let is_uuid = |owner: &Column| owner.kind == Kind::Uuid;
+    match uuid::Uuid::try_parse(user.as_str()) {
+        Ok(uuid) if projection.owner.as_ref().is_some_and(is_uuid) => uuid.to_string(),
+        _ => user.to_string(),
+    }
+}
+
 /// Rows that differ, each with the first column that does. $1–$3 keys, entries
 /// and whether deleted, $4/$5 the user, $6 the table's number. Values are
 /// compared as text, which every type has; a value is only computed where the
@@ -341,9 +350,8 @@ fn compare_sql(projection: &Projection) -> String {
     let key = quoted(&projection.key.name);
     let mine = match &projection.owner {
         Some(owner) => format!(
-            "coalesce(b.{} = $5::{}, false) AND ($4::bigint, $6::integer) IS NOT NULL",
-            quoted(&owner.name),
-            owner.type_name
+            "coalesce(b.{}::text = $5, false) AND ($4::bigint, $6::integer) IS NOT NULL",
+            quoted(&owner.name)
         ),
         None => "EXISTS (SELECT FROM oversync.owners o \
                  WHERE o.table_key = $6 AND o.pk = w.pk AND o.user_key = $4) AND $5::text IS NOT NULL"

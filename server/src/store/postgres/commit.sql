@@ -9,9 +9,10 @@
 --        fingerprint, payload
 -- $19–$24 per new row, $25–$30 per known row: user, table, key, version,
 --        server id, deleted
+-- $31, $32 per upload: the user's name and the epoch it was decided in
 WITH want AS MATERIALIZED (
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[])
-        AS w (user_key, revision, head, writes)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $31::text[], $32::text[])
+        AS w (user_key, revision, head, writes, user_id, epoch)
 ), fresh AS MATERIALIZED (
     SELECT * FROM unnest($19::bigint[], $20::integer[], $21::uuid[], $22::bigint[], $23::bigint[], $24::boolean[])
         AS f (user_key, table_key, pk, version, server_id, deleted)
@@ -24,7 +25,9 @@ WITH want AS MATERIALIZED (
     SELECT u.user_key
     FROM oversync.users u
     JOIN want w ON w.user_key = u.user_key
-    WHERE u.revision = w.revision AND u.user_key NOT IN (SELECT c.user_key FROM clash c)
+    WHERE u.revision = w.revision AND u.user_id = w.user_id
+      AND w.epoch = (SELECT m.epoch FROM oversync.meta m)
+      AND u.user_key NOT IN (SELECT c.user_key FROM clash c)
     ORDER BY u.user_key
     FOR UPDATE OF u SKIP LOCKED
 ), moved AS (

@@ -1,9 +1,8 @@
 //! What the catalogue says about business tables.
 
-use crate::projection::{BusinessTable, Column, Kind};
+use crate::projection::{BusinessTable, Column, DeclaredReference, Kind};
 use crate::store::StoreError;
 use oversync_shared::TableName;
-use oversync_shared::catalog::Reference;
 use sqlx::{PgPool, Row as _};
 use std::collections::HashMap;
 
@@ -52,9 +51,10 @@ pub(super) async fn describe(
             table: row.try_get(4)?,
         };
         if let Some(child) = found.get_mut(&child) {
-            child.references.push(Reference {
+            child.references.push(DeclaredReference {
                 column: row.try_get(2)?,
                 parent,
+                parent_column: row.try_get(5)?,
             });
         }
     }
@@ -73,7 +73,9 @@ fn kind(base_type: &str, category: &str) -> Kind {
         ("timestamp" | "timestamptz", _) => Kind::Timestamp,
         ("json" | "jsonb", _) => Kind::Json,
         ("bytea", _) => Kind::Bytes,
-        ("text" | "varchar" | "bpchar" | "name" | "citext", _) => Kind::Text,
+        // Not char(n), name or citext: two different keys or owners could be
+        // one to them.
+        ("text" | "varchar", _) => Kind::Text,
         _ => Kind::FromText,
     }
 }

@@ -21,7 +21,7 @@ pub(super) async fn record(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
     failed: &[Failed],
-) -> Result<(), StoreError> {
+) -> Result<(), sqlx::Error> {
     let failures: HashSet<usize> = failed.iter().map(|failed| failed.index).collect();
     let written = || {
         work.iter()

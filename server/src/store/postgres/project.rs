@@ -7,7 +7,6 @@
 //! everybody's upload with them.
 
 use crate::projection::{Kind, NOT_UNIQUE, NOT_YOURS, Projection};
-use crate::store::StoreError;
 use oversync_shared::json;
 use oversync_shared::upload::RowAt;
 use oversync_shared::{RowVersion, UserId};
@@ -54,7 +53,7 @@ enum Trouble {
     /// The data: try smaller sets.
     Data(String),
     /// The database: give up.
-    Store(StoreError),
+    Store(sqlx::Error),
 }
 
 impl From<sqlx::Error> for Trouble {
@@ -75,7 +74,7 @@ impl From<sqlx::Error> for Trouble {
                     Self::Data(cause.message().to_owned())
                 }
             }
-            _ => Self::Store(error.into()),
+            _ => Self::Store(error),
         }
     }
 }
@@ -86,7 +85,11 @@ impl From<sqlx::Error> for Trouble {
 pub(super) async fn project(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
-) -> Result<Vec<Failed>, StoreError> {
+) -> Result<Vec<Failed>, sqlx::Error> {
+    // A business row held by somebody's open transaction fails alone, soon.
+    sqlx::query("SET LOCAL lock_timeout = '2s'")
+        .execute(&mut **tx)
+        .await?;
     let all: Vec<usize> = (0..work.len()).collect();
     let mut failed = Vec::new();
     if attempt(tx, work, &all, &mut failed).await?.is_none() {
@@ -113,7 +116,27 @@ pub(super) async fn project(
             }
         }
     }
-    Ok(failed)
+    try_again(tx, work, failed).await
+}
+
+/// A unique value may have been freed by a later row of the same upload.
+async fn try_again(
+    tx: &mut Transaction<'_, Postgres>,
+    work: &[Work<'_>],
+    failed: Vec<Failed>,
+) -> Result<Vec<Failed>, sqlx::Error> {
+    let mut still = Vec::new();
+    for before in failed {
+        if before.error != NOT_UNIQUE {
+            still.push(before);
+        } else if let Some(error) = attempt(tx, work, &[before.index], &mut still).await? {
+            still.push(Failed {
+                index: before.index,
+                error,
+            });
+        }
+    }
+    Ok(still)
 }
 
 fn are_one_unit(a: &Work<'_>, b: &Work<'_>) -> bool {
@@ -129,7 +152,7 @@ async fn attempt(
     work: &[Work<'_>],
     indexes: &[usize],
     failed: &mut Vec<Failed>,
-) -> Result<Option<String>, StoreError> {
+) -> Result<Option<String>, sqlx::Error> {
     sqlx::query("SAVEPOINT projection")
         .execute(&mut **tx)
         .await?;
@@ -147,9 +170,13 @@ async fn attempt(
             Ok(None)
         }
         Err(Trouble::Data(error)) => {
-            sqlx::query("ROLLBACK TO SAVEPOINT projection")
-                .execute(&mut **tx)
-                .await?;
+            // Without the release each failure would nest one level deeper.
+            for sql in [
+                "ROLLBACK TO SAVEPOINT projection",
+                "RELEASE SAVEPOINT projection",
+            ] {
+                sqlx::query(sql).execute(&mut **tx).await?;
+            }
             Ok(Some(error))
         }
         Err(Trouble::Store(error)) => Err(error),
@@ -246,6 +273,9 @@ async fn claim(
     }
     for (table_key, indexes) in by_table {
         let projection = work[indexes[0]].projection;
+        // In one order, so that two processes cannot deadlock over shared keys.
+        let mut indexes = indexes;
+        indexes.sort_by_key(|index| work[*index].pk);
         let users: Vec<i64> = indexes.iter().map(|index| work[*index].user).collect();
         let keys: Vec<Uuid> = indexes.iter().map(|index| work[*index].pk).collect();
         let sql = format!(
@@ -295,13 +325,18 @@ async fn upsert(
 ) -> Result<(), Trouble> {
     let projection = work[set[0]].projection;
     let sql = upsert_sql(projection, present);
+    let mut set = set.to_vec();
+    set.sort_by_key(|index| work[*index].pk);
     let keys: Vec<Uuid> = set.iter().map(|index| work[*index].pk).collect();
     let owners: Vec<&str> = set
         .iter()
         .map(|index| work[*index].user_id.as_str())
         .collect();
     let payloads: Vec<Option<&str>> = set.iter().map(|index| work[*index].payload).collect();
+    // Only the statement for whole rows is worth keeping: a client could make
+    // up any number of column sets.
     let written = query(&sql)
+        .persistent(present.iter().all(|present| *present))
         .bind(&keys)
         .bind(&owners)
         .bind(&payloads)
@@ -310,9 +345,9 @@ async fn upsert(
     if written.rows_affected() as usize == set.len() {
         return Ok(());
     }
-    if let [only] = set {
+    if let [only] = set[..] {
         // The WHERE of the conflict clause held it back: another owner's row.
-        foreign.push(*only);
+        foreign.push(only);
         return Ok(());
     }
     Err(Trouble::Data(NOT_YOURS.to_owned()))
@@ -380,9 +415,8 @@ async fn remove(
             .collect();
         let sql = format!(
             "DELETE FROM {table} b USING unnest($1::uuid[], $2::text[]) AS w (pk, owner) \
-             WHERE b.{key} = {value} AND b.{owner} = w.owner::{owner_type}",
+             WHERE b.{key} = {value} AND b.{owner}::text = w.owner",
             owner = quoted(&owner.name),
-            owner_type = owner.type_name,
         );
         query(&sql)
             .bind(&keys)
@@ -449,9 +483,12 @@ pub(super) fn column_value(
         Kind::Uuid => format!("oversync.to_uuid({text})"),
         Kind::Timestamp => format!("oversync.to_time(w.payload -> {name})::{type_name}"),
         Kind::Bytes => format!("decode({text}, 'base64')"),
+        // JSON has no infinity; devices write a number that is one (section 6a).
+        Kind::Real => format!(
+            "CASE {text} WHEN '9e999' THEN 'Infinity' WHEN '-9e999' THEN '-Infinity' ELSE {text} END::{type_name}"
+        ),
         Kind::Text
         | Kind::Integer
-        | Kind::Real
         | Kind::Numeric
         | Kind::Boolean
         | Kind::Json
@@ -469,10 +506,10 @@ pub(super) async fn visible(
     user: i64,
     user_id: &UserId,
     rows: &[RowAt],
-) -> Result<Vec<RowAt>, StoreError> {
+) -> Result<Vec<RowAt>, sqlx::Error> {
     let keys: Vec<Uuid> = rows.iter().map(|row| row.key.uuid()).collect();
     let mine = match &projection.owner {
-        Some(owner) => format!("b.{} = $2::{}", quoted(&owner.name), owner.type_name),
+        Some(owner) => format!("b.{}::text = $2", quoted(&owner.name)),
         None => "$2::text IS NOT NULL AND NOT EXISTS (SELECT FROM oversync.owners o \
                  WHERE o.table_key = $3 AND o.pk = w.pk AND o.user_key <> $4)"
             .to_owned(),

@@ -1,0 +1,838 @@
+//! The decision against its tables in PROTOCOL.md, and against a naive model.
+//!
+//! The model is written separately and without cleverness: it keeps the whole
+//! log, looks everything up by walking it, and executes one change at a time.
+//! Random histories of several devices must come out the same on both.
+
+use super::*;
+use crate::catalog::{Reference, TableSpec};
+use crate::names::TableName;
+use crate::wire::Op;
+use crate::{Catalog, ChangeId, RowKey, RowVersion, ServerId, TableIx};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use uuid::Uuid;
+
+/// Parent, child, refers to itself, refer to each other.
+const TABLES: &[(&str, &[(&str, &str)])] = &[
+    ("posts", &[("author_id", "users")]),
+    ("users", &[]),
+    ("nodes", &[("parent_id", "nodes")]),
+    ("lefts", &[("right_id", "rights")]),
+    ("rights", &[("left_id", "lefts")]),
+];
+
+fn catalog() -> Catalog {
+    let name = |table: &str| TableName::parse("s", table).expect("valid");
+    let specs = TABLES.iter().map(|(table, references)| TableSpec {
+        name: name(table),
+        references: references
+            .iter()
+            .map(|(column, parent)| Reference {
+                column: (*column).to_owned(),
+                parent: name(parent),
+            })
+            .collect(),
+    });
+    Catalog::new(specs.collect()).expect("valid")
+}
+
+fn ix(catalog: &Catalog, table: &str) -> TableIx {
+    catalog
+        .find(&TableName::parse("s", table).expect("valid"))
+        .expect("registered")
+}
+
+fn key(n: u8) -> RowKey {
+    RowKey::new(Uuid::from_u128(n.into()))
+}
+
+/// A change as a test writes it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sent {
+    id: i64,
+    table: &'static str,
+    op: Op,
+    key: u8,
+    base: i64,
+    link: LinkTo,
+    content: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkTo {
+    Absent,
+    Null,
+    Row(u8),
+    NoKey,
+}
+
+fn sent(id: i64, table: &'static str, op: Op, key: u8, base: i64) -> Sent {
+    Sent {
+        id,
+        table,
+        op,
+        key,
+        base,
+        link: LinkTo::Absent,
+        content: 0,
+    }
+}
+
+impl Sent {
+    fn to(mut self, parent: u8) -> Self {
+        self.link = LinkTo::Row(parent);
+        self
+    }
+
+    fn payload(&self) -> Option<String> {
+        if self.op == Op::Delete {
+            return None;
+        }
+        let columns = TABLES.iter().find(|(table, _)| *table == self.table)?.1;
+        let link = columns.first().and_then(|(column, _)| match self.link {
+            LinkTo::Absent => None,
+            LinkTo::Null => Some(format!(",\"{column}\":null")),
+            LinkTo::Row(n) => Some(format!(",\"{column}\":\"{}\"", key(n))),
+            LinkTo::NoKey => Some(format!(",\"{column}\":7")),
+        });
+        Some(format!(
+            "{{\"n\":{}{}}}",
+            self.content,
+            link.unwrap_or_default()
+        ))
+    }
+
+    fn check(&self, catalog: &Catalog) -> Result<Change, Fault> {
+        let (pk, payload) = (key(self.key).to_string(), self.payload());
+        let raw = RawChange {
+            source_change_id: self.id,
+            schema: "s",
+            table: self.table,
+            op: self.op.as_str(),
+            pk: &pk,
+            server_version: self.base,
+            payload: payload.as_deref(),
+        };
+        check(&raw, catalog, 1_000, &mut Vec::new())
+    }
+}
+
+/// All changes of an upload, checked.
+fn checked(catalog: &Catalog, upload: &[Sent]) -> Vec<Result<Change, Fault>> {
+    upload.iter().map(|sent| sent.check(catalog)).collect()
+}
+
+// ------------------------------------------------------------------ the model
+
+#[derive(Debug, Clone)]
+struct Entry {
+    device: u8,
+    sent: Sent,
+    version: i64,
+}
+
+/// One user: nothing but the log.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    log: Vec<Entry>,
+}
+
+type Row = (&'static str, u8);
+
+impl Model {
+    /// Version, tombstone, server id: of the row's last entry.
+    fn row(&self, (table, key): Row) -> Option<(i64, bool, i64)> {
+        let mut found = None;
+        for (index, entry) in self.log.iter().enumerate() {
+            if entry.sent.table == table && entry.sent.key == key {
+                let deleted = entry.sent.op == Op::Delete;
+                found = Some((entry.version, deleted, index as i64 + 1));
+            }
+        }
+        found
+    }
+
+    fn lives(&self, row: Row) -> bool {
+        matches!(self.row(row), Some((_, false, _)))
+    }
+
+    fn find(&self, device: u8, id: i64) -> Option<&Entry> {
+        self.log
+            .iter()
+            .find(|entry| entry.device == device && entry.sent.id == id)
+    }
+
+    fn view(&self, catalog: &Catalog, device: u8) -> View {
+        let mut view = View {
+            head: ServerId::new(self.log.len() as i64),
+            ..View::default()
+        };
+        for entry in &self.log {
+            let row = (entry.sent.table, entry.sent.key);
+            let (version, deleted, at) = self.row(row).expect("in the log");
+            let at = RowState {
+                version: RowVersion::new(version),
+                deleted,
+                at: ServerId::new(at),
+            };
+            view.rows.insert(row_at(catalog, row), at);
+            if entry.device == device {
+                let change = entry.sent.check(catalog).expect("was applied");
+                let recorded = Recorded {
+                    fingerprint: change.fingerprint,
+                    version: RowVersion::new(entry.version),
+                };
+                view.recorded.insert(ChangeId::new(entry.sent.id), recorded);
+            }
+        }
+        view
+    }
+
+    /// One change: idempotency, foreign key, version gate.
+    fn step(
+        &mut self,
+        catalog: &Catalog,
+        device: u8,
+        sent: &Sent,
+        present: &BTreeSet<Row>,
+        doomed: &BTreeSet<Row>,
+    ) -> Verdict {
+        let row = (sent.table, sent.key);
+        let conflict = |(version, deleted, at): (i64, bool, i64)| {
+            Verdict::Conflict(CurrentRow {
+                row: row_at(catalog, row),
+                state: RowState {
+                    version: RowVersion::new(version),
+                    deleted,
+                    at: ServerId::new(at),
+                },
+            })
+        };
+        if let Some(before) = self.find(device, sent.id) {
+            let same = before.sent.table == sent.table
+                && before.sent.key == sent.key
+                && before.sent.op == sent.op
+                && before.sent.payload() == sent.payload();
+            return match (same, self.row(row)) {
+                (true, _) => Verdict::Applied(Some(RowVersion::new(before.version))),
+                (false, Some(current)) => conflict(current),
+                (false, None) => Verdict::Invalid(Fault::ReusedId(ChangeId::new(sent.id))),
+            };
+        }
+        if sent.op != Op::Delete
+            && let Some(parent) = parent_table(sent.table)
+        {
+            let name = catalog.table(ix(catalog, sent.table)).name.clone();
+            match sent.link {
+                LinkTo::NoKey => {
+                    return Verdict::Invalid(Fault::ReferenceNotKey {
+                        table: name,
+                        key: key(sent.key),
+                    });
+                }
+                LinkTo::Row(n) if (parent, n) != row => {
+                    let there = self.lives((parent, n)) || present.contains(&(parent, n));
+                    if !there || doomed.contains(&(parent, n)) {
+                        let missing = vec![format!("s.{parent}:{}", key(n))];
+                        return Verdict::Invalid(Fault::ForeignKeyMissing(missing));
+                    }
+                }
+                LinkTo::Row(_) | LinkTo::Absent | LinkTo::Null => {}
+            }
+        }
+        match self.row(row) {
+            None if sent.base != 0 => Verdict::Invalid(Fault::NoServerRow {
+                table: catalog.table(ix(catalog, sent.table)).name.clone(),
+                key: key(sent.key),
+            }),
+            None if sent.op == Op::Delete => Verdict::Applied(None),
+            Some(current) if current.0 != sent.base => conflict(current),
+            _ => {
+                let version = sent.base + 1;
+                self.log.push(Entry {
+                    device,
+                    sent: sent.clone(),
+                    version,
+                });
+                Verdict::Applied(Some(RowVersion::new(version)))
+            }
+        }
+    }
+
+    fn upload(&mut self, catalog: &Catalog, device: u8, upload: &[Sent]) -> Vec<Verdict> {
+        let doomed: BTreeSet<Row> = upload
+            .iter()
+            .filter(|sent| sent.op == Op::Delete && self.find(device, sent.id).is_none())
+            .map(|sent| (sent.table, sent.key))
+            .collect();
+        let mut verdicts = vec![None; upload.len()];
+        for unit in naive_order(catalog, upload) {
+            for (position, verdict) in self.unit(catalog, device, upload, &unit, &doomed) {
+                verdicts[position] = Some(verdict);
+            }
+        }
+        verdicts
+            .into_iter()
+            .map(|verdict| verdict.expect("all are ordered"))
+            .collect()
+    }
+
+    /// Rows that need each other are tried on a copy, with fewer and fewer taken
+    /// for present, until those taken for present are those that come to be.
+    fn unit(
+        &mut self,
+        catalog: &Catalog,
+        device: u8,
+        upload: &[Sent],
+        unit: &[usize],
+        doomed: &BTreeSet<Row>,
+    ) -> Vec<(usize, Verdict)> {
+        let mut present = BTreeSet::new();
+        if unit.len() > 1 {
+            present = unit
+                .iter()
+                .map(|&n| (upload[n].table, upload[n].key))
+                .collect();
+        }
+        let mut first: Option<Vec<Verdict>> = None;
+        loop {
+            let mut copy = self.clone();
+            let mut verdicts: Vec<Verdict> = unit
+                .iter()
+                .map(|&n| copy.step(catalog, device, &upload[n], &present, doomed))
+                .collect();
+            let came: BTreeSet<Row> = present
+                .iter()
+                .copied()
+                .filter(|row| copy.lives(*row))
+                .collect();
+            let head = self.log.len() as i64;
+            if unit.len() == 1 || came == present {
+                for (verdict, first) in verdicts.iter_mut().zip(first.iter().flatten()) {
+                    let is_own = match first {
+                        Verdict::Applied(_) | Verdict::Invalid(Fault::ForeignKeyMissing(_)) => {
+                            false
+                        }
+                        Verdict::Conflict(current) => current.state.at.get() <= head,
+                        Verdict::Invalid(_) => true,
+                    };
+                    if is_own && matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_))) {
+                        *verdict = first.clone();
+                    }
+                }
+                *self = copy;
+                return unit.iter().copied().zip(verdicts).collect();
+            }
+            first.get_or_insert(verdicts);
+            present = came;
+        }
+    }
+}
+
+fn parent_table(table: &str) -> Option<&'static str> {
+    TABLES
+        .iter()
+        .find(|(name, _)| *name == table)?
+        .1
+        .first()
+        .map(|(_, parent)| *parent)
+}
+
+fn row_at(catalog: &Catalog, (table, n): Row) -> RowAt {
+    RowAt {
+        table: ix(catalog, table),
+        key: key(n),
+    }
+}
+
+/// The order by trying: which changes each one needs, directly and through
+/// others; then depth first, needs before needers, in request order.
+fn naive_order(catalog: &Catalog, upload: &[Sent]) -> Vec<Vec<usize>> {
+    let rank = |n: usize| catalog.table(ix(catalog, upload[n].table)).rank;
+    let is_delete = |n: usize| upload[n].op == Op::Delete;
+    let mut ranks: Vec<usize> = (0..upload.len()).map(rank).collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    let mut order = Vec::new();
+    for wanted in &ranks {
+        let group: Vec<usize> = (0..upload.len())
+            .filter(|&n| !is_delete(n) && rank(n) == *wanted)
+            .collect();
+        let row = |n: usize| (upload[n].table, upload[n].key);
+        let needs = |n: usize| -> Vec<usize> {
+            let mut found: Vec<usize> = group
+                .iter()
+                .copied()
+                .rfind(|&m| m < n && row(m) == row(n))
+                .into_iter()
+                .collect();
+            if let (LinkTo::Row(parent), Some(table)) =
+                (upload[n].link, parent_table(upload[n].table))
+                && (table, parent) != row(n)
+            {
+                found.extend(group.iter().copied().find(|&m| row(m) == (table, parent)));
+            }
+            found
+        };
+        let reach = |from: usize| -> BTreeSet<usize> {
+            let mut reached = BTreeSet::new();
+            let mut todo = needs(from);
+            while let Some(n) = todo.pop() {
+                if reached.insert(n) {
+                    todo.extend(needs(n));
+                }
+            }
+            reached
+        };
+        let reached: BTreeMap<usize, BTreeSet<usize>> =
+            group.iter().map(|&n| (n, reach(n))).collect();
+        let unit = |n: usize| -> Vec<usize> {
+            group
+                .iter()
+                .copied()
+                .filter(|&m| m == n || (reached[&n].contains(&m) && reached[&m].contains(&n)))
+                .collect()
+        };
+        fn visit(
+            n: usize,
+            needs: &dyn Fn(usize) -> Vec<usize>,
+            unit: &dyn Fn(usize) -> Vec<usize>,
+            seen: &mut BTreeSet<usize>,
+            order: &mut Vec<Vec<usize>>,
+        ) {
+            if !seen.insert(n) {
+                return;
+            }
+            for need in needs(n) {
+                visit(need, needs, unit, seen, order);
+            }
+            // A unit is complete when its first visited member is done.
+            let unit = unit(n);
+            if unit.iter().all(|member| seen.contains(member)) && !order.contains(&unit) {
+                order.push(unit);
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for &n in &group {
+            visit(n, &needs, &unit, &mut seen, &mut order);
+        }
+    }
+    for wanted in ranks.iter().rev() {
+        order.extend(
+            (0..upload.len())
+                .filter(|&n| is_delete(n) && rank(n) == *wanted)
+                .map(|n| vec![n]),
+        );
+    }
+    order
+}
+
+// ------------------------------------------------------- histories on the model
+
+/// Decides one upload on both and compares everything; the model moves on.
+fn compare(
+    catalog: &Catalog,
+    model: &mut Model,
+    device: u8,
+    upload: &[Sent],
+) -> Result<(), TestCaseError> {
+    let view = model.view(catalog, device);
+    let changes = checked(catalog, upload);
+    let decision = decide(catalog, &view, &changes);
+    let before = model.clone();
+    let expected = model.upload(catalog, device, upload);
+    prop_assert_eq!(&decision.verdicts, &expected);
+
+    let written = &model.log[before.log.len()..];
+    prop_assert_eq!(decision.plan.head.get(), model.log.len() as i64);
+    prop_assert_eq!(decision.plan.log.len(), written.len());
+    for (index, (entry, expected)) in decision.plan.log.iter().zip(written).enumerate() {
+        prop_assert_eq!(entry.server_id.get(), (before.log.len() + index) as i64 + 1);
+        prop_assert_eq!(
+            entry.row,
+            row_at(catalog, (expected.sent.table, expected.sent.key))
+        );
+        prop_assert_eq!(entry.version.get(), expected.version);
+        prop_assert_eq!(
+            (entry.op, entry.change_id.get()),
+            (expected.sent.op, expected.sent.id)
+        );
+        prop_assert_eq!(upload[entry.position].payload(), expected.sent.payload());
+    }
+    let mut rows: HashMap<RowAt, RowWrite> = HashMap::new();
+    for write in &decision.plan.rows {
+        prop_assert!(
+            rows.insert(write.row, *write).is_none(),
+            "a row twice in the plan"
+        );
+    }
+    let touched: BTreeSet<Row> = written.iter().map(|e| (e.sent.table, e.sent.key)).collect();
+    prop_assert_eq!(rows.len(), touched.len());
+    for row in touched {
+        let (version, deleted, at) = model.row(row).expect("written");
+        let write = rows[&row_at(catalog, row)];
+        let state = RowState {
+            version: RowVersion::new(version),
+            deleted,
+            at: ServerId::new(at),
+        };
+        prop_assert_eq!(write.state, state);
+        prop_assert_eq!(write.base.get(), before.row(row).map_or(0, |row| row.0));
+    }
+
+    // What `needs` names is enough to decide by.
+    let needs = needs(&changes);
+    let mut narrow = view.clone();
+    narrow.rows.retain(|row, _| needs.rows.contains(row));
+    narrow.recorded.retain(|id, _| needs.ids.contains(id));
+    let again = decide(catalog, &narrow, &changes);
+    prop_assert_eq!(
+        (again.verdicts, again.plan),
+        (decision.verdicts, decision.plan)
+    );
+    Ok(())
+}
+
+fn any_sent() -> impl Strategy<Value = Sent> {
+    let table = prop::sample::select(TABLES.iter().map(|(table, _)| *table).collect::<Vec<_>>());
+    let op = prop_oneof![3 => Just(Op::Insert), 3 => Just(Op::Update), 2 => Just(Op::Delete)];
+    let link = prop_oneof![
+        2 => Just(LinkTo::Absent),
+        1 => Just(LinkTo::Null),
+        8 => (0..3_u8).prop_map(LinkTo::Row),
+        1 => Just(LinkTo::NoKey),
+    ];
+    (
+        1..30_i64,
+        table,
+        op,
+        0..3_u8,
+        prop_oneof![6 => 0..3_i64, 1 => -1..6_i64],
+        link,
+        0..2_u8,
+    )
+        .prop_map(|(id, table, op, key, base, link, content)| Sent {
+            id,
+            table,
+            op,
+            key,
+            base,
+            link,
+            content,
+        })
+}
+
+/// Like [`any_sent`], in tables where rows refer to each other.
+fn any_cyclic() -> impl Strategy<Value = Sent> {
+    (
+        any_sent(),
+        prop::sample::select(vec!["nodes", "nodes", "lefts", "rights"]),
+    )
+        .prop_map(|(sent, table)| Sent { table, ..sent })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn histories_agree_with_the_naive_model(
+        uploads in prop::collection::vec((0..2_u8, prop::collection::vec(any_sent(), 0..8)), 1..8),
+    ) {
+        let catalog = catalog();
+        let mut model = Model::default();
+        for (device, upload) in uploads {
+            compare(&catalog, &mut model, device, &upload)?;
+        }
+    }
+
+    #[test]
+    fn rings_agree_with_the_naive_model(
+        uploads in prop::collection::vec((0..2_u8, prop::collection::vec(any_cyclic(), 1..10)), 1..5),
+    ) {
+        let catalog = catalog();
+        let mut model = Model::default();
+        for (device, upload) in uploads {
+            compare(&catalog, &mut model, device, &upload)?;
+        }
+    }
+
+    #[test]
+    fn a_repeated_upload_is_answered_the_same_and_writes_nothing(
+        earlier in prop::collection::vec(any_sent(), 0..12),
+        upload in prop::collection::vec(any_sent(), 1..8),
+    ) {
+        let catalog = catalog();
+        let mut model = Model::default();
+        model.upload(&catalog, 0, &earlier);
+        let first = model.upload(&catalog, 1, &upload);
+        let again = decide(&catalog, &model.view(&catalog, 1), &checked(&catalog, &upload));
+        for ((sent, first), again) in upload.iter().zip(first).zip(&again.verdicts) {
+            // A delete of a row never seen leaves no record and is exempt.
+            if matches!(first, Verdict::Applied(Some(_))) {
+                prop_assert_eq!(again, &first, "{:?}", sent);
+            }
+        }
+    }
+}
+
+// --------------------------------------------------------------- by their tables
+
+fn verdicts(model: &Model, upload: &[Sent]) -> Vec<Verdict> {
+    let catalog = catalog();
+    let view = model.view(&catalog, 0);
+    decide(&catalog, &view, &checked(&catalog, upload)).verdicts
+}
+
+/// The letters of verdicts: applied, conflict, missing parent, other fault.
+fn letters(verdicts: &[Verdict]) -> String {
+    let letter = |verdict: &Verdict| match verdict {
+        Verdict::Applied(_) => 'a',
+        Verdict::Conflict(_) => 'c',
+        Verdict::Invalid(Fault::ForeignKeyMissing(_)) => 'm',
+        Verdict::Invalid(_) => 'i',
+    };
+    verdicts.iter().map(letter).collect()
+}
+
+/// A user after these changes of another device.
+fn after(upload: &[Sent]) -> Model {
+    let mut model = Model::default();
+    let verdicts = model.upload(&catalog(), 1, upload);
+    assert_eq!(letters(&verdicts), "a".repeat(upload.len()));
+    model
+}
+
+#[test]
+fn the_version_gate_in_full() {
+    use Op::{Delete, Insert, Update};
+    let live = [
+        sent(1, "users", Insert, 1, 0),
+        sent(2, "users", Update, 1, 1),
+    ];
+    let gone = [&live[..], &[sent(3, "users", Delete, 1, 2)]].concat();
+    for (before, version) in [(&[][..], 0), (&live, 2), (&gone, 3)] {
+        let model = after(before);
+        for op in [Insert, Update, Delete] {
+            for base in [i64::MIN, -1, 0, 1, 2, 3, 4, i64::MAX] {
+                let verdict = verdicts(&model, &[sent(9, "users", op, 1, base)]).remove(0);
+                let what = format!("version {version}, {op:?} on {base}");
+                match (version, base == version) {
+                    (0, true) if op == Delete => {
+                        assert_eq!(verdict, Verdict::Applied(None), "{what}")
+                    }
+                    (_, true) => assert_eq!(
+                        verdict,
+                        Verdict::Applied(Some(RowVersion::new(version + 1))),
+                        "{what}"
+                    ),
+                    (0, false) => assert!(
+                        matches!(verdict, Verdict::Invalid(Fault::NoServerRow { .. })),
+                        "{what}"
+                    ),
+                    (_, false) => {
+                        let Verdict::Conflict(current) = verdict else {
+                            panic!("{what}: {verdict:?}")
+                        };
+                        assert_eq!(current.state.version.get(), version, "{what}");
+                        assert_eq!(current.state.deleted, version == 3, "{what}");
+                        assert_eq!(current.state.at.get(), version, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_changes_of_one_row() {
+    use Op::{Delete, Insert, Update};
+    let upload = [
+        sent(1, "users", Insert, 1, 0),
+        sent(2, "users", Update, 1, 0),
+        sent(3, "users", Update, 1, 1),
+        sent(4, "users", Delete, 1, 2),
+        sent(5, "users", Delete, 1, 2),
+    ];
+    assert_eq!(letters(&verdicts(&Model::default(), &upload)), "acaac");
+}
+
+#[test]
+fn a_change_id_means_one_content() {
+    use Op::{Insert, Update};
+    let mut model = Model::default();
+    model.upload(&catalog(), 0, &[sent(1, "users", Insert, 1, 0)]);
+    let mut other = sent(1, "users", Insert, 1, 1);
+    assert_eq!(
+        letters(&verdicts(&model, std::slice::from_ref(&other))),
+        "a",
+        "the base is not content"
+    );
+    other.content = 1;
+    assert_eq!(letters(&verdicts(&model, &[other])), "c");
+    assert_eq!(
+        letters(&verdicts(&model, &[sent(1, "users", Update, 1, 1)])),
+        "c"
+    );
+    assert_eq!(
+        letters(&verdicts(&model, &[sent(1, "users", Insert, 2, 0)])),
+        "i"
+    );
+    // Inside one upload: only an applied first entry holds the id.
+    let upload = [
+        sent(2, "users", Insert, 2, 7),
+        sent(2, "users", Insert, 2, 0),
+        sent(2, "users", Insert, 3, 0),
+    ];
+    assert_eq!(letters(&verdicts(&model, &upload)), "iai");
+}
+
+#[test]
+fn parents_and_children_of_one_upload() {
+    use Op::{Delete, Insert, Update};
+    let child = |id: i64| sent(id, "posts", Insert, 1, 0).to(1);
+    let none = Model::default();
+    assert_eq!(
+        letters(&verdicts(
+            &none,
+            &[child(1), sent(2, "users", Insert, 1, 0)]
+        )),
+        "aa"
+    );
+    assert_eq!(
+        letters(&verdicts(
+            &none,
+            &[child(1), sent(2, "users", Insert, 1, 4)]
+        )),
+        "mi"
+    );
+    assert_eq!(
+        letters(&verdicts(
+            &none,
+            &[sent(2, "users", Delete, 1, 0), child(1)]
+        )),
+        "am"
+    );
+    let parent = after(&[sent(1, "users", Insert, 1, 0)]);
+    assert_eq!(letters(&verdicts(&parent, &[child(1)])), "a");
+    assert_eq!(
+        letters(&verdicts(
+            &parent,
+            &[child(1), sent(2, "users", Delete, 1, 1)]
+        )),
+        "ma"
+    );
+    assert_eq!(
+        letters(&verdicts(
+            &parent,
+            &[child(1), sent(2, "users", Delete, 1, 9)]
+        )),
+        "mc"
+    );
+    assert_eq!(
+        letters(&verdicts(
+            &parent,
+            &[child(1), sent(2, "users", Update, 1, 9)]
+        )),
+        "ac"
+    );
+}
+
+#[test]
+fn a_delete_on_record_takes_nothing_away() {
+    use Op::{Delete, Insert, Update};
+    let mut model = after(&[sent(1, "users", Insert, 1, 0)]);
+    let delete = sent(5, "users", Delete, 1, 1);
+    model.upload(&catalog(), 0, std::slice::from_ref(&delete));
+    model.upload(&catalog(), 1, &[sent(2, "users", Update, 1, 2)]);
+    let upload = [delete, sent(6, "posts", Insert, 1, 0).to(1)];
+    assert_eq!(letters(&verdicts(&model, &upload)), "aa");
+}
+
+#[test]
+fn a_business_row_counts_as_a_parent() {
+    let catalog = catalog();
+    let child = checked(&catalog, &[sent(1, "posts", Op::Insert, 1, 0).to(1)]);
+    let mut view = View::default();
+    assert_eq!(letters(&decide(&catalog, &view, &child).verdicts), "m");
+    view.in_business = HashSet::from([row_at(&catalog, ("users", 1))]);
+    assert_eq!(letters(&decide(&catalog, &view, &child).verdicts), "a");
+}
+
+#[test]
+fn a_ring_stands_or_falls_together() {
+    use Op::{Delete, Insert};
+    let node = |n: u8, base: i64, parent: u8| sent(n.into(), "nodes", Insert, n, base).to(parent);
+    let none = Model::default();
+    assert_eq!(
+        letters(&verdicts(
+            &none,
+            &[node(1, 0, 2), node(2, 0, 3), node(3, 0, 1)]
+        )),
+        "aaa"
+    );
+    assert_eq!(
+        letters(&verdicts(
+            &none,
+            &[node(1, 0, 2), node(2, 4, 3), node(3, 0, 1)]
+        )),
+        "mim"
+    );
+    assert_eq!(letters(&verdicts(&none, &[node(1, 0, 1)])), "a");
+    // A live row in conflict is still a parent; a tombstone is none, and the
+    // conflict that brings the ring down is told.
+    let live = after(&[sent(1, "nodes", Insert, 2, 0)]);
+    assert_eq!(
+        letters(&verdicts(&live, &[node(1, 0, 2), node(2, 0, 1)])),
+        "ac"
+    );
+    let gone = after(&[
+        sent(1, "nodes", Insert, 2, 0),
+        sent(2, "nodes", Delete, 2, 1),
+    ]);
+    assert_eq!(
+        letters(&verdicts(&gone, &[node(1, 0, 2), node(2, 0, 1)])),
+        "mc"
+    );
+}
+
+#[test]
+fn a_chain_of_a_thousand_rows_in_any_order() {
+    let catalog = catalog();
+    let key = |n: u128| RowKey::new(Uuid::from_u128(n));
+    let table = ix(&catalog, "nodes");
+    let mut changes: Vec<Result<Change, Fault>> = (0..1_000_u128)
+        .map(|n| {
+            let (pk, payload) = (
+                key(n).to_string(),
+                format!("{{\"parent_id\":\"{}\"}}", key(n.saturating_sub(1))),
+            );
+            let raw = RawChange {
+                source_change_id: n as i64,
+                schema: "s",
+                table: "nodes",
+                op: "INSERT",
+                pk: &pk,
+                server_version: 0,
+                payload: Some(&payload),
+            };
+            check(&raw, &catalog, 1_000, &mut Vec::new())
+        })
+        .collect();
+    changes.reverse();
+    let decision = decide(&catalog, &View::default(), &changes);
+    let order: Vec<RowKey> = decision
+        .plan
+        .log
+        .iter()
+        .map(|entry| entry.row.key)
+        .collect();
+    assert_eq!(order, (0..1_000).map(key).collect::<Vec<_>>());
+    assert!(
+        decision
+            .plan
+            .rows
+            .iter()
+            .all(|write| write.row.table == table)
+    );
+}
