@@ -4,7 +4,7 @@
 use oversync_tests::device::{change, delete, insert, update};
 use oversync_tests::server::command;
 use oversync_tests::target::{fresh_key, fresh_user};
-use oversync_tests::{Backend, Config, Database, HttpDevice, Seed, Server, on_both_stores};
+use oversync_tests::{Backend, Config, Database, HttpDevice, Port, Seed, Server, on_both_stores};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ on_both_stores!(
     nothing_is_found_beside_busy_servers,
     every_kind_of_value_compares_equal,
     what_cannot_run_says_so,
+    no_server_need_run,
     all_differences_are_reported_when_asked_for,
     a_missing_entry,
     a_missing_last_entry,
@@ -304,6 +305,16 @@ async fn what_cannot_run_says_so(backend: Backend) {
     let empty = backend.database().await;
     let output = run(&shop.server, &["--database-url", empty.url()]).await;
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+async fn no_server_need_run(backend: Backend) {
+    let mut shop = Shop::open(backend).await;
+    shop.server.kill();
+    let checked = verify_clean(&shop.server).await;
+    assert_eq!(checked["entries"], 7);
+    shop.server.restart(Port::Free).await;
+    shop.server.terminate().await;
+    assert_eq!(verify_clean(&shop.server).await, checked);
 }
 
 // --------------------------------------------------------------- planted damage

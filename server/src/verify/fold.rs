@@ -291,3 +291,129 @@ fn words(state: RowState) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Wanted;
+    use super::*;
+    use crate::store::audit::TableKey;
+    use oversync_shared::{ChangeId, RowKey, TableName, UserId};
+    use uuid::Uuid;
+
+    fn book(head: i64, floor: i64) -> Book {
+        let table = TableName {
+            schema: "a".into(),
+            table: "b".into(),
+        };
+        Book {
+            head: ServerId::new(head),
+            floor: ServerId::new(floor),
+            devices: [(DeviceKey(1), ChangeId::new(100))].into(),
+            tables: [(TableKey(1), table)].into(),
+            failures: [].into(),
+        }
+    }
+
+    fn row(key: u128) -> RowName {
+        RowName {
+            table: TableKey(1),
+            key: RowKey::new(Uuid::from_u128(key)),
+        }
+    }
+
+    /// An upsert, or a delete without payload.
+    fn entry(id: i64, key: u128, version: i64, payload: Option<&str>) -> Logged {
+        let op = payload.map_or(Op::Delete, |_| Op::Update);
+        let (book, row) = (book(0, 0), row(key));
+        let table = &book.tables[&row.table];
+        let fingerprint = Fingerprint::of(table, row.key, op, payload, &mut Vec::new());
+        Logged {
+            server_id: ServerId::new(id),
+            device: DeviceKey(1),
+            change_id: ChangeId::new(id),
+            row,
+            op: Some(op),
+            version: RowVersion::new(version),
+            micros: Some(0),
+            fingerprint: fingerprint.expect("JSON").0.to_vec(),
+            payload: payload.map(str::to_owned),
+        }
+    }
+
+    /// What is found in a log; the row states are those that the log gives, and
+    /// `extra`.
+    fn found(book: &Book, log: &[Logged], extra: Option<(RowName, RowState)>) -> Vec<Finding> {
+        let user = UserId::new("ann").expect("a name");
+        let mut found = Vec::new();
+        let mut findings = Findings::new(&user, &book.tables, Wanted::All, &mut found);
+        let mut fold = Fold::new(book);
+        for entry in log {
+            fold.take(entry, &mut findings);
+        }
+        let expected = fold.end(&mut findings);
+        let mut recorded = expected.clone();
+        recorded.extend(extra);
+        let mut states = States::new(book, &expected);
+        for (row, state) in recorded {
+            states.take(row, state, &mut findings);
+        }
+        states.end(&mut findings);
+        found.iter().map(|difference| difference.finding).collect()
+    }
+
+    #[test]
+    fn a_log_in_order_has_no_findings() {
+        let log = [
+            entry(1, 7, 1, Some("{}")),
+            entry(2, 8, 1, Some("{}")),
+            entry(3, 7, 2, None),
+            entry(4, 7, 3, Some("{}")),
+        ];
+        assert_eq!(found(&book(4, 0), &log, None), []);
+        assert_eq!(found(&book(0, 0), &[], None), []);
+        assert_eq!(found(&book(5, 0), &log, None), [Finding::Head]);
+    }
+
+    #[test]
+    fn one_fault_is_one_finding() {
+        let log = [
+            entry(1, 7, 1, Some("{}")),
+            entry(2, 7, 3, Some("{}")),
+            entry(3, 7, 4, Some("{}")),
+        ];
+        assert_eq!(found(&book(3, 0), &log, None), [Finding::Version]);
+        let log = [entry(1, 7, 1, None)];
+        assert_eq!(found(&book(1, 0), &log, None), [Finding::Op]);
+        let log = [entry(1, 7, 1, Some("{}")), entry(1, 7, 2, Some("{}"))];
+        assert_eq!(
+            found(&book(1, 0), &log, None),
+            [Finding::DoubledEntry, Finding::ChangeTwice]
+        );
+    }
+
+    #[test]
+    fn below_the_floor_entries_may_be_folded_away() {
+        let log = [
+            entry(3, 7, 2, Some("{}")),
+            entry(6, 7, 5, Some("{}")),
+            entry(11, 7, 6, Some("{}")),
+            entry(12, 8, 4, None),
+        ];
+        assert_eq!(found(&book(12, 10), &log, None), []);
+        let tombstone = |at| RowState {
+            version: RowVersion::new(2),
+            deleted: true,
+            at: ServerId::new(at),
+        };
+        let old = Some((row(9), tombstone(4)));
+        assert_eq!(found(&book(12, 10), &log, old), []);
+        let new = Some((row(9), tombstone(11)));
+        assert_eq!(found(&book(12, 10), &log, new), [Finding::RowExtra]);
+        assert_eq!(
+            found(&book(12, 9), &log, None),
+            [Finding::MissingEntry],
+            "10 is missing"
+        );
+        assert_eq!(found(&book(10, 10), &[], None), []);
+    }
+}
