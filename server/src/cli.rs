@@ -3,11 +3,15 @@
 use crate::clock::Clock;
 use crate::serve::serve;
 use crate::settings::{LogFormat, Settings};
+use crate::verify::{Checked, Wanted, verify};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use oversync_shared::UserId;
 use serde::Serialize;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
 
 /// Keeps one user's SQLite data the same on all that user's devices.
@@ -24,6 +28,25 @@ enum Command {
     Serve(Flags),
     /// Print the effective settings, secrets hidden.
     Config(Flags),
+    /// Recompute everything from the log, beside running servers, and compare.
+    ///
+    /// Exit code 0: all is right; 1: a difference was found; 2: cannot run.
+    Verify(VerifyFlags),
+}
+
+#[derive(Debug, Args)]
+struct VerifyFlags {
+    /// Only this user.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Report every difference (up to 1000), not only the first.
+    #[arg(long)]
+    all: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 /// Flags win over the environment (`OVERSYNC_…`), which wins over the file.
@@ -84,21 +107,79 @@ struct SettingFlags {
     log_format: Option<LogFormat>,
 }
 
+/// Exit code of `verify` when it found a difference …
+const DIFFERENT: u8 = 1;
+
+/// … and when it could not look.
+const CANNOT_RUN: u8 = 2;
+
+/// How often `verify` says how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
+
 /// Runs the command line to its end.
-pub fn run() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let (Command::Serve(flags) | Command::Config(flags)) = &cli.command;
-    let settings = Settings::load(flags.config.as_deref(), &flags.settings)?;
-    match cli.command {
-        Command::Config(_) => {
-            print!("{}", settings.to_toml());
-            Ok(())
-        }
-        Command::Serve(_) => {
+pub fn run() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Config(flags) => print!("{}", load(&flags)?.to_toml()),
+        Command::Serve(flags) => {
+            let settings = load(&flags)?;
             start_logs(&settings)?;
-            actix_web::rt::System::new().block_on(run_server(settings))
+            actix_web::rt::System::new().block_on(run_server(settings))?;
+        }
+        Command::Verify(wanted) => {
+            return Ok(run_verify(&wanted).unwrap_or_else(|error| {
+                eprintln!("Error: {error:#}");
+                ExitCode::from(CANNOT_RUN)
+            }));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(flags: &Flags) -> anyhow::Result<Settings> {
+    Ok(Settings::load(flags.config.as_deref(), &flags.settings)?)
+}
+
+fn run_verify(flags: &VerifyFlags) -> anyhow::Result<ExitCode> {
+    let settings = load(&flags.flags)?;
+    start_logs(&settings)?;
+    let user = flags.user.as_deref().map(UserId::new).transpose();
+    let user = user.context("--user")?;
+    let wanted = if flags.all {
+        Wanted::All
+    } else {
+        Wanted::First
+    };
+    let mut told = Instant::now();
+    let mut progress = |checked: &Checked| {
+        if told.elapsed() >= PROGRESS_PAUSE {
+            told = Instant::now();
+            eprintln!("so far: {checked}");
+        }
+    };
+    let report = actix_web::rt::System::new().block_on(verify(
+        &settings,
+        user.as_ref(),
+        wanted,
+        &mut progress,
+    ))?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        for difference in &report.differences {
+            println!("{difference}");
+        }
+        let result = match report.differences.len() {
+            0 => "all is right".to_owned(),
+            1 => "1 difference".to_owned(),
+            several => format!("{several} differences"),
+        };
+        println!("{result}; checked {}", report.checked);
+    }
+    Ok(if report.differences.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DIFFERENT)
+    })
 }
 
 fn start_logs(settings: &Settings) -> anyhow::Result<()> {

@@ -19,6 +19,7 @@ pub mod settings;
 pub mod store;
 mod upload;
 mod user;
+pub mod verify;
 
 pub use clock::Clock;
 pub use http::{ApiError, Caller, routes};

@@ -1,6 +1,8 @@
 //! The binary `oversync`: a shim around [`oversync::cli`].
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> anyhow::Result<ExitCode> {
     // One cryptography provider for everything that speaks TLS.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

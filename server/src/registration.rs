@@ -54,16 +54,39 @@ pub async fn register(
     strict: bool,
     store: &dyn Store,
 ) -> Result<Catalog, RegistrationError> {
+    let names = names(tables)?;
+    let described = store.describe(&names).await?;
+    let (catalog, projections) = fit(tables, strict, &names, &described)?;
+    if !store.is_shared() {
+        refuse_same_tables(&projections)?;
+    }
+    for projection in &projections {
+        tracing::info!(table = %projection.name, key = projection.key.name, "rows are projected");
+    }
+    store.register(&catalog, projections).await?;
+    Ok(catalog)
+}
+
+/// The names of the configured tables, checked.
+pub fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationError> {
     if tables.is_empty() {
         return Err(RegistrationError::NoTables);
     }
-    let names = tables
+    tables
         .iter()
         .map(|table| checked_name(&table.schema, &table.table))
-        .collect::<Result<Vec<_>, _>>()?;
-    let described = store.describe(&names).await?;
+        .collect()
+}
+
+/// Fits the configured tables, called `names`, to what the database describes.
+pub fn fit(
+    tables: &[TableSettings],
+    strict: bool,
+    names: &[TableName],
+    described: &HashMap<TableName, BusinessTable>,
+) -> Result<(Catalog, Vec<Projection>), RegistrationError> {
     let mut specs = Vec::with_capacity(tables.len());
-    for (settings, name) in tables.iter().zip(&names) {
+    for (settings, name) in tables.iter().zip(names) {
         let found = described.get(name);
         if strict && found.is_none() {
             return Err(RegistrationError::Missing(name.clone()));
@@ -79,15 +102,8 @@ pub async fn register(
         });
     }
     let catalog = Catalog::new(specs)?;
-    let projections = projections(tables, &catalog, &described)?;
-    if !store.is_shared() {
-        refuse_same_tables(&projections)?;
-    }
-    for projection in &projections {
-        tracing::info!(table = %projection.name, key = projection.key.name, "rows are projected");
-    }
-    store.register(&catalog, projections).await?;
-    Ok(catalog)
+    let projections = projections(tables, &catalog, described)?;
+    Ok((catalog, projections))
 }
 
 /// The column that holds a synchronised table's keys.

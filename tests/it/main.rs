@@ -22,6 +22,9 @@ mod stream;
 mod processes;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
+// `oversync verify`: silent beside busy servers, and every kind of planted damage
+// is found and named.
+mod verify;
 
 // ---------------------------------------------------------------- what it tells
 // WebSocket hints: hello, changes, bye, and who may not connect.

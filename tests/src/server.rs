@@ -171,6 +171,11 @@ impl Server {
         self.process = launch(self.config.clone(), self.log.clone(), address).await;
     }
 
+    /// Its settings file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

@@ -4,12 +4,16 @@
 //! `synchronous=FULL`: an acknowledged upload survives power loss. Business
 //! tables may share the file; `business.users` is then the table `users`.
 
+mod audit;
+mod compare;
 mod describe;
 mod file;
 mod project;
 mod read;
 mod threads;
 mod write;
+
+pub(super) use audit::EmbeddedAudit;
 
 use super::{
     Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,

@@ -6,6 +6,7 @@
 //! transaction that appends to the stream. Nothing outside these modules knows
 //! SQL.
 
+pub mod audit;
 mod embedded;
 mod postgres;
 

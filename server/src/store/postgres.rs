@@ -4,10 +4,13 @@
 //! prepared once per connection with generic plans. Other processes may write
 //! to the same database at any time.
 
+mod audit;
 mod bus;
 mod describe;
 mod failures;
 mod project;
+
+pub(super) use audit::PostgresAudit;
 
 use super::{
     Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
@@ -50,6 +53,13 @@ pub struct PostgresStore {
     tables: OnceLock<Tables>,
 }
 
+/// How every connection is made.
+fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    Ok(PgConnectOptions::from_str(url)?
+        .application_name("oversync")
+        .options([("timezone", "UTC")]))
+}
+
 /// The registered tables as this database numbers them.
 struct Tables {
     keys: Vec<i32>,
@@ -61,18 +71,15 @@ struct Tables {
 impl PostgresStore {
     /// Connects, runs `schema_sql`, migrates the schema `oversync`.
     pub async fn open(url: &str, schema_sql: Option<&str>) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(url)?
-            .application_name("oversync")
+        let options = connect_options(url)?.options([
             // The statements are few and their best plan does not depend on the
             // parameters: planning each time costs more than running.
-            .options([
-                ("plan_cache_mode", "force_generic_plan"),
-                ("timezone", "UTC"),
-                // What is acknowledged is durable, whatever the database's
-                // default; and the head row as a lock needs this isolation.
-                ("synchronous_commit", "on"),
-                ("default_transaction_isolation", "read committed"),
-            ]);
+            ("plan_cache_mode", "force_generic_plan"),
+            // What is acknowledged is durable, whatever the database's default;
+            // and the head row as a lock needs this isolation.
+            ("synchronous_commit", "on"),
+            ("default_transaction_isolation", "read committed"),
+        ]);
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -7,7 +7,7 @@
 use super::fault::Fault;
 use crate::catalog::{Catalog, TableIx};
 use crate::ids::{ChangeId, RowVersion};
-use crate::json::{self, Kind, Reader};
+use crate::json::{self, JsonFault, Kind, Reader};
 use crate::key::RowKey;
 use crate::names::TableName;
 use crate::wire::Op;
@@ -39,6 +39,22 @@ pub struct RawChange<'a> {
 pub struct Fingerprint(pub [u8; 16]);
 
 impl Fingerprint {
+    /// Of a stored change, with its payload as it came; what [`check`] gave the
+    /// change when it was sent. `scratch` is working space.
+    pub fn of(
+        table: &TableName,
+        key: RowKey,
+        op: Op,
+        payload: Option<&str>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Self, JsonFault> {
+        scratch.clear();
+        if let Some(payload) = payload {
+            json::canonicalise(payload, scratch)?;
+        }
+        Ok(Self::new(table, key, op, scratch))
+    }
+
     fn new(table: &TableName, key: RowKey, op: Op, canonical_payload: &[u8]) -> Self {
         let mut hash = Sha256::new();
         // Names cannot contain a line feed, so the parts cannot run together.

@@ -77,11 +77,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS _oversync_migrations (step INTEGER PRIMARY KEY) STRICT",
     )?;
-    let done: u32 =
-        connection.query_row("SELECT count(*) FROM _oversync_migrations", [], |row| {
-            row.get(0)
-        })?;
-    let done = done as usize;
+    let done = steps(connection)?;
     if done > MIGRATIONS.len() {
         return Err(StoreError::Failed(format!(
             "the database has schema step {done}, this server knows {}: it was written by a newer version",
@@ -108,4 +104,24 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         )?;
     }
     Ok(())
+}
+
+fn steps(connection: &Connection) -> Result<usize, StoreError> {
+    let done: u32 =
+        connection.query_row("SELECT count(*) FROM _oversync_migrations", [], |row| {
+            row.get(0)
+        })?;
+    Ok(done as usize)
+}
+
+/// For who only reads: the schema must be up to date already.
+pub(super) fn check_steps(connection: &Connection) -> Result<(), StoreError> {
+    let done = steps(connection)?;
+    if done == MIGRATIONS.len() {
+        return Ok(());
+    }
+    Err(StoreError::Failed(format!(
+        "the database has {done} schema steps, this program knows {}: start a server of this version first",
+        MIGRATIONS.len()
+    )))
 }

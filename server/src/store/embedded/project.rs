@@ -41,7 +41,7 @@ pub(super) struct Work<'a> {
 }
 
 /// Why a row could not be written.
-enum Trouble {
+pub(super) enum Trouble {
     /// The data; the text for the failure list.
     Data(String),
     /// The database.
@@ -228,11 +228,11 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
 }
 
 /// A row of a business table.
-struct There {
+pub(super) struct There {
     /// As the table spells it.
-    key: Value,
+    pub(super) key: Value,
     /// Of the owner column, where there is one.
-    owner: Option<String>,
+    pub(super) owner: Option<String>,
 }
 
 /// The spellings of a text key that are kept and found: dashed or not, lower or
@@ -242,7 +242,7 @@ fn spellings(key: RowKey) -> [String; 4] {
     [dashed.to_uppercase(), plain.to_uppercase(), dashed, plain]
 }
 
-fn find(
+pub(super) fn find(
     connection: &Connection,
     projection: &Projection,
     key: RowKey,
@@ -295,7 +295,11 @@ fn is_mine(
     })
 }
 
-fn owner_of(connection: &Connection, table_key: i64, key: RowKey) -> rusqlite::Result<Option<i64>> {
+pub(super) fn owner_of(
+    connection: &Connection,
+    table_key: i64,
+    key: RowKey,
+) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT user_key FROM _oversync_owners WHERE table_key = ?1 AND pk = ?2")?
         .query_row(params![table_key, key.uuid().as_bytes()], |row| row.get(0))
@@ -331,7 +335,7 @@ fn own_key(work: &Work<'_>, members: &[(std::borrow::Cow<'_, str>, &str)]) -> Va
 }
 
 /// A payload's value as the column takes it (PROTOCOL.md section 6a).
-fn value(column: &ProjectedColumn, text: &str) -> Result<Value, Trouble> {
+pub(super) fn value(column: &ProjectedColumn, text: &str) -> Result<Value, Trouble> {
     let name = &column.column.name;
     let bad = |what: &str| Trouble::Data(format!("column {name}: {what}"));
     let mut reader = Reader::new(text);
@@ -551,6 +555,6 @@ pub(super) fn in_business(
     Ok(found)
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

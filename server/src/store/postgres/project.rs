@@ -468,8 +468,14 @@ pub(super) fn key_value(uuid: &str, kind: Kind) -> String {
     }
 }
 
-/// A payload's column as the table's column takes it.
-fn column_value(wire_name: &str, type_name: &str, kind: Kind, is_reference: bool) -> String {
+/// A payload's column as the table's column takes it, with the payload as
+/// `w.payload`.
+pub(super) fn column_value(
+    wire_name: &str,
+    type_name: &str,
+    kind: Kind,
+    is_reference: bool,
+) -> String {
     let name = format!("'{}'", wire_name.replace('\'', "''"));
     let text = format!("(w.payload ->> {name})");
     match kind {
