@@ -370,9 +370,12 @@ fn compare_sql(projection: &Projection) -> String {
                 column.column.kind,
                 column.is_reference,
             );
+            // Storing rounds to the column's precision.
+            let stored = &column.column.stored_type;
             format!(
-                "({name}, b.{recorded}::text, CASE WHEN (w.payload -> {name}) IS NOT NULL THEN ({recomputed})::text END, \
-                 (w.payload -> {name}) IS NOT NULL)"
+                "({name}, b.{recorded}::text, \
+                  CASE WHEN (w.payload -> {name}) IS NOT NULL THEN ({recomputed})::{stored}::text END, \
+                  (w.payload -> {name}) IS NOT NULL)"
             )
         })
         .chain(["(NULL::text, NULL::text, NULL::text, false)".to_owned()])
