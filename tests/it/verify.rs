@@ -17,6 +17,7 @@ on_both_stores!(
     every_kind_of_value_compares_equal,
     what_cannot_run_says_so,
     no_server_need_run,
+    logs_longer_than_a_chunk,
     all_differences_are_reported_when_asked_for,
     a_missing_entry,
     a_missing_last_entry,
@@ -319,6 +320,37 @@ async fn no_server_need_run(backend: Backend) {
     shop.device.at(&shop.server.target()).upload(&[]).await;
     shop.server.terminate().await;
     assert_eq!(verify_clean(&shop.server).await, checked);
+}
+
+async fn logs_longer_than_a_chunk(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    let device = shop.server.target().device("many", "device");
+    let mut last = String::new();
+    for batch in 0..3 {
+        let changes: Vec<Value> = (1..=900)
+            .map(|number| {
+                // In the order of their keys, so that the last is compared last.
+                last = format!("00000000-0000-0000-{batch:04}-{number:012}");
+                let id = batch * 900 + number;
+                insert(id, "shop.tags", &last, json!({"name": format!("tag {id}")}))
+            })
+            .collect();
+        for status in device.statuses(&changes).await {
+            assert_eq!(status["status"], "applied", "{status}");
+        }
+    }
+    let report = verify(&shop.server, &["--user", "many"]).await;
+    let checked = json!({"users": 1, "entries": 2_700, "rows": 2_700, "business_rows": 2_700});
+    assert_eq!(report["checked"], checked);
+    assert_eq!(report["differences"], json!([]));
+    shop.damage(&format!(
+        "UPDATE shop.tags SET name = 'forged' WHERE id = '{last}'"
+    ))
+    .await;
+    let report = verify(&shop.server, &["--user", "many"]).await;
+    assert_eq!(report["differences"][0]["key"], last.as_str(), "{report:#}");
+    let report = verify(&shop.server, &["--user", shop.device.user()]).await;
+    assert_eq!(report["differences"], json!([]), "the other user is right");
 }
 
 // --------------------------------------------------------------- planted damage
