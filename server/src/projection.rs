@@ -54,6 +54,8 @@ pub struct Column {
     pub kind: Kind,
     /// The type's name in the database.
     pub type_name: String,
+    /// The type with its length or precision, which storing a value enforces.
+    pub stored_type: String,
     /// Computed by the database: never written.
     pub generated: bool,
     /// Alone unique or the primary key.

@@ -17,6 +17,7 @@ on_both_stores!(
     every_kind_of_value_compares_equal,
     what_cannot_run_says_so,
     no_server_need_run,
+    logs_longer_than_a_chunk,
     all_differences_are_reported_when_asked_for,
     a_missing_entry,
     a_missing_last_entry,
@@ -56,7 +57,8 @@ fn schema(backend: Backend) -> &'static str {
             "CREATE SCHEMA shop;
              CREATE TABLE shop.notes (
                  id uuid PRIMARY KEY, owner text NOT NULL, title varchar(40) NOT NULL CHECK (title <> 'bad'),
-                 pages bigint, price numeric, ratio double precision, done boolean, seen timestamptz, day date,
+                 pages bigint, price numeric, ratio double precision, done boolean, seen timestamptz(0), day date,
+                 fee numeric(6, 2), code char(5),
                  extra jsonb, raw json, picture bytea, slug text UNIQUE, words int GENERATED ALWAYS AS (length(title)) STORED);
              CREATE TABLE shop.tags (
                  id text PRIMARY KEY, name text, note_id uuid REFERENCES shop.notes (id) DEFERRABLE INITIALLY DEFERRED);"
@@ -65,6 +67,7 @@ fn schema(backend: Backend) -> &'static str {
             "CREATE TABLE notes (
                  id TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL, title TEXT NOT NULL COLLATE NOCASE CHECK (title <> 'bad'),
                  pages INTEGER, price TEXT, ratio REAL, done INTEGER, seen TEXT, day DATE,
+                 fee NUMERIC, code CHAR(5),
                  extra TEXT, raw JSON, picture BLOB, slug TEXT UNIQUE, words INTEGER GENERATED ALWAYS AS (length(title)));
              CREATE TABLE tags (id TEXT PRIMARY KEY NOT NULL, name TEXT, note_id TEXT REFERENCES notes (id));"
         }
@@ -249,7 +252,7 @@ async fn every_kind_of_value_compares_equal(backend: Backend) {
         r#""pages": -9223372036854775808, "ratio": 0.1, "price": "1.50", "done": 1, "seen": "2024-02-29 12:00:00""#,
         r#""pages": null, "ratio": 5e-324, "price": null, "done": false, "seen": 1700000000.25, "day": "2024-02-29""#,
         r#""extra": {"b": [1, 2.50], "a": "x"}, "raw": [1, {"z": null}], "picture": "AAEC/w==", "slug": "S""#,
-        r#""extra": null, "raw": "{\"z\": [1]}", "picture": "", "seen": null, "slug": """#,
+        r#""extra": null, "raw": "{\"z\": [1]}", "picture": "", "seen": null, "slug": "", "fee": 1.239, "code": "ab ""#,
     ];
     for (version, values) in values.iter().enumerate() {
         let change = update(
@@ -313,8 +316,41 @@ async fn no_server_need_run(backend: Backend) {
     let checked = verify_clean(&shop.server).await;
     assert_eq!(checked["entries"], 7);
     shop.server.restart(Port::Free).await;
+    // Once it answers it also knows what SIGTERM means.
+    shop.device.at(&shop.server.target()).upload(&[]).await;
     shop.server.terminate().await;
     assert_eq!(verify_clean(&shop.server).await, checked);
+}
+
+async fn logs_longer_than_a_chunk(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    let device = shop.server.target().device("many", "device");
+    let mut last = String::new();
+    for batch in 0..3 {
+        let changes: Vec<Value> = (1..=900)
+            .map(|number| {
+                // In the order of their keys, so that the last is compared last.
+                last = format!("00000000-0000-0000-{batch:04}-{number:012}");
+                let id = batch * 900 + number;
+                insert(id, "shop.tags", &last, json!({"name": format!("tag {id}")}))
+            })
+            .collect();
+        for status in device.statuses(&changes).await {
+            assert_eq!(status["status"], "applied", "{status}");
+        }
+    }
+    let report = verify(&shop.server, &["--user", "many"]).await;
+    let checked = json!({"users": 1, "entries": 2_700, "rows": 2_700, "business_rows": 2_700});
+    assert_eq!(report["checked"], checked);
+    assert_eq!(report["differences"], json!([]));
+    shop.damage(&format!(
+        "UPDATE shop.tags SET name = 'forged' WHERE id = '{last}'"
+    ))
+    .await;
+    let report = verify(&shop.server, &["--user", "many"]).await;
+    assert_eq!(report["differences"][0]["key"], last.as_str(), "{report:#}");
+    let report = verify(&shop.server, &["--user", shop.device.user()]).await;
+    assert_eq!(report["differences"], json!([]), "the other user is right");
 }
 
 // --------------------------------------------------------------- planted damage

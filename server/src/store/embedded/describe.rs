@@ -39,6 +39,7 @@ fn columns(connection: &Connection, table: &str) -> Result<Vec<Column>, StoreErr
         Ok(Column {
             name: row.get(0)?,
             kind: kind(&type_name),
+            stored_type: type_name.clone(),
             type_name,
             generated: row.get(2)?,
             unique: row.get(3)?,

@@ -298,7 +298,7 @@ impl PostgresSnapshot {
             .await;
         let found = match found {
             Ok(found) => found,
-            Err(sqlx::Error::Database(cause)) => {
+            Err(sqlx::Error::Database(cause)) if is_about_data(cause.code().as_deref()) => {
                 sqlx::query("ROLLBACK TO SAVEPOINT comparison")
                     .execute(&mut *self.tx)
                     .await?;
@@ -330,6 +330,16 @@ impl PostgresSnapshot {
         }
         Ok(None)
     }
+}
+
+/// 22: data that does not fit, 23: constraints of a domain, P0: raised by a
+/// function. Anything else, such as a missing privilege, says nothing about rows.
+fn is_about_data(code: Option<&str>) -> bool {
+    code.is_some_and(|code| {
+        ["22", "23", "P0"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
 }
 
 /// The user's name as the owner column prints it: a uuid in one spelling.
@@ -370,9 +380,12 @@ fn compare_sql(projection: &Projection) -> String {
                 column.column.kind,
                 column.is_reference,
             );
+            // Storing rounds to the column's precision.
+            let stored = &column.column.stored_type;
             format!(
-                "({name}, b.{recorded}::text, CASE WHEN (w.payload -> {name}) IS NOT NULL THEN ({recomputed})::text END, \
-                 (w.payload -> {name}) IS NOT NULL)"
+                "({name}, b.{recorded}::text, \
+                  CASE WHEN (w.payload -> {name}) IS NOT NULL THEN ({recomputed})::{stored}::text END, \
+                  (w.payload -> {name}) IS NOT NULL)"
             )
         })
         .chain(["(NULL::text, NULL::text, NULL::text, false)".to_owned()])

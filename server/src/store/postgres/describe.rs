@@ -28,6 +28,7 @@ pub(super) async fn describe(
             name: row.try_get("column_name")?,
             kind: kind(row.try_get("base_type")?, row.try_get("category")?),
             type_name: row.try_get("type_name")?,
+            stored_type: row.try_get("stored_type")?,
             generated: row.try_get("generated")?,
             unique: row.try_get("is_unique")?,
         };

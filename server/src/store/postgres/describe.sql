@@ -5,6 +5,7 @@ SELECT
     a.attname AS column_name,
     -- Without its length: a cast to varchar(9) would cut a text, an assignment refuses it.
     quote_ident(tn.nspname) || '.' || quote_ident(t.typname) AS type_name,
+    format_type(a.atttypid, a.atttypmod) AS stored_type,
     t.typname AS base_type, t.typcategory::text AS category,
     a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
     EXISTS (
