@@ -18,7 +18,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a scenario. Exit status 1 when devices differ at the end.
-    Run(Run),
+    Run(Box<Run>),
     /// List the scenarios that have names.
     Scenarios,
 }
@@ -100,7 +100,7 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 impl Run {
-    async fn execute(self) -> anyhow::Result<Report> {
+    async fn execute(self: Box<Self>) -> anyhow::Result<Report> {
         let mut scenario: Scenario = scenario::find(&self.scenario)
             .with_context(|| format!("no scenario {:?}; see loadtest scenarios", self.scenario))?;
         scenario.users = self.users.unwrap_or(scenario.users).max(1);

@@ -8,10 +8,12 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use oversync_shared::UserId;
 use serde::Serialize;
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Keeps one user's SQLite data the same on all that user's devices.
@@ -195,6 +197,8 @@ fn start_logs(settings: &Settings) -> anyhow::Result<()> {
 }
 
 async fn run_server(settings: Settings) -> anyhow::Result<()> {
+    // Before anybody is told that we are here.
+    let stop = catch_stop()?;
     let bind = |setting: &str, address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("{setting}: cannot listen on {address}"))
     };
@@ -212,7 +216,7 @@ async fn run_server(settings: Settings) -> anyhow::Result<()> {
     if settings.dev {
         print_next_steps(address);
     }
-    serve(settings, listener, admin, until_told_to_stop()).await?;
+    serve(settings, listener, admin, stop).await?;
     Ok(())
 }
 
@@ -239,16 +243,14 @@ and the same with b.db in a third. Then: sqlite3 a.db \"INSERT INTO users …\""
     );
 }
 
-async fn until_told_to_stop() {
-    let mut term = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(term) => term,
-        Err(error) => {
-            tracing::error!(%error, "SIGTERM cannot be caught");
-            return std::future::pending().await;
+/// Catches SIGTERM and Ctrl-C from now on; the future ends with the first.
+fn catch_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("Ctrl-C cannot be caught")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    })
 }

@@ -1,7 +1,7 @@
 //! One upload, decided purely.
 //!
 //! The path: [`check`] turns what was sent into changes or a fault each;
-//! [`order`] says in which order they are executed; [`decide`] gives every
+//! `order.rs` says in which order they are executed; [`decide`] gives every
 //! change its verdict and the shell its [`Plan`]. The server's shell loads what
 //! [`needs`] names, decides, and writes the plan under a guard that proves the
 //! view still true.

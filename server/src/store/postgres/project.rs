@@ -6,7 +6,7 @@
 //! are checked before each savepoint is released: at COMMIT they would take
 //! everybody's upload with them.
 
-use crate::projection::{Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use crate::projection::{Column, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
 use oversync_shared::json;
 use oversync_shared::upload::RowAt;
 use oversync_shared::{RowVersion, UserId};
@@ -415,8 +415,8 @@ async fn remove(
             .collect();
         let sql = format!(
             "DELETE FROM {table} b USING unnest($1::uuid[], $2::text[]) AS w (pk, owner) \
-             WHERE b.{key} = {value} AND b.{owner}::text = w.owner",
-            owner = quoted(&owner.name),
+             WHERE b.{key} = {value} AND {is_owner}",
+            is_owner = is_owner(owner, "w.owner"),
         );
         query(&sql)
             .bind(&keys)
@@ -439,6 +439,16 @@ async fn remove(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Whether a business row (`b`) belongs to the user of this name. As texts: a
+/// cast to a column's type could cut a name to somebody else's.
+fn is_owner(owner: &Column, name: &str) -> String {
+    let column = quoted(&owner.name);
+    match owner.kind {
+        Kind::Uuid => format!("b.{column} = {name}::uuid"),
+        _ => format!("b.{column}::text = {name}"),
+    }
 }
 
 /// Statements built from the database's own catalogue: names are quoted, and no
@@ -509,7 +519,11 @@ pub(super) async fn visible(
 ) -> Result<Vec<RowAt>, sqlx::Error> {
     let keys: Vec<Uuid> = rows.iter().map(|row| row.key.uuid()).collect();
     let mine = match &projection.owner {
-        Some(owner) => format!("b.{}::text = $2", quoted(&owner.name)),
+        // A name that is no UUID owns nothing in a column of UUIDs.
+        Some(owner) if owner.kind == Kind::Uuid && Uuid::try_parse(user_id.as_str()).is_err() => {
+            return Ok(Vec::new());
+        }
+        Some(owner) => is_owner(owner, "$2"),
         None => "$2::text IS NOT NULL AND NOT EXISTS (SELECT FROM oversync.owners o \
                  WHERE o.table_key = $3 AND o.pk = w.pk AND o.user_key <> $4)"
             .to_owned(),
