@@ -7,6 +7,7 @@
 mod audit;
 mod compare;
 mod describe;
+mod failures;
 mod file;
 mod project;
 mod read;
@@ -225,14 +226,14 @@ impl Store for EmbeddedStore {
     ) -> Result<Vec<Failure>, StoreError> {
         let user = user.clone();
         self.readers
-            .run(move |connection| project::list(connection, &user, &only, limit))
+            .run(move |connection| failures::list(connection, &user, &only, limit))
             .await
     }
 
     async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
         let (tables, user) = (self.tables(), user.clone());
         self.writer
-            .run(move |connection| project::retry(connection, &user, failure, &tables.projections))
+            .run(move |connection| failures::retry(connection, &user, failure, &tables.projections))
             .await
     }
 
