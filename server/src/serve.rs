@@ -4,7 +4,7 @@ use crate::auth::{Authenticator, TokenAuthenticator};
 use crate::clock::Clock;
 use crate::http;
 use crate::service::{StartError, SyncService};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
@@ -32,6 +32,9 @@ pub enum ServeError {
     /// It could not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The keys that check tokens.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A socket.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -47,7 +50,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let clock = Clock::system();
-    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::new(settings.secret()));
+    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::from_settings(&settings)?);
     let service = SyncService::start(settings, auth, clock).await?;
     let grace = service.settings().shutdown_seconds;
 
