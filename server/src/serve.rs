@@ -4,7 +4,7 @@ use crate::auth::{Authenticator, TokenAuthenticator};
 use crate::clock::Clock;
 use crate::http;
 use crate::service::{StartError, SyncService};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
@@ -32,6 +32,9 @@ pub enum ServeError {
     /// It could not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The keys that check tokens.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A socket.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -47,7 +50,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let clock = Clock::system();
-    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::new(settings.secret()));
+    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::from_settings(&settings)?);
     let service = SyncService::start(settings, auth, clock).await?;
     let grace = service.settings().shutdown_seconds;
 
@@ -70,10 +73,13 @@ pub async fn serve(
     let handle = server.handle();
     let mut running = actix_web::rt::spawn(server);
 
+    let mut admin_handle = None;
     if let Some(admin) = admin {
         let admin_service = service.clone();
         let admin_server = HttpServer::new(move || {
             App::new()
+                .wrap(from_fn(name_request))
+                .wrap(TracingLogger::default())
                 .app_data(web::Data::new(admin_service.clone()))
                 .configure(http::health_routes)
                 .default_service(web::to(http::not_found))
@@ -82,6 +88,7 @@ pub async fn serve(
         .disable_signals()
         .listen(admin)?
         .run();
+        admin_handle = Some(admin_server.handle());
         actix_web::rt::spawn(admin_server);
     }
 
@@ -97,6 +104,9 @@ pub async fn serve(
     tokio::time::sleep(BYE_PAUSE).await;
     handle.stop(true).await;
     running.await.map_err(std::io::Error::other)??;
+    if let Some(admin) = admin_handle {
+        admin.stop(true).await;
+    }
     service.close().await;
     tracing::info!("shut down");
     Ok(())

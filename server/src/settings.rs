@@ -4,6 +4,11 @@
 //! (`OVERSYNC_…`, nested keys with `__`), then the command line; the later wins.
 //! Unknown keys are errors that name them. The environment is read here only.
 
+mod auth;
+
+pub use auth::AuthSettings;
+
+use crate::auth::TokenAuthenticator;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use oversync_shared::wire::Limits;
@@ -11,10 +16,6 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-
-/// Shortest secret taken for HS256, in bytes: as long as the hash (RFC 7518,
-/// section 3.2).
-const MIN_SECRET_BYTES: usize = 32;
 
 /// The secret of `--dev`, so that tokens outlive a restart while developing.
 const DEV_SECRET: &str = "oversync-development-secret-for-dev-mode-only";
@@ -66,10 +67,12 @@ pub struct Settings {
     /// `sqlite://FILE` (embedded, one process) or `postgres://…`.
     #[serde(serialize_with = "without_password")]
     pub database_url: String,
-    /// Signs and checks tokens (HS256); at least 32 bytes.
+    /// Signs and checks tokens (HS256, HS384, HS512); at least 32, 48, 64 bytes.
     pub jwt_secret: Option<Secret>,
     /// A file with the secret; white space around it does not count.
     pub jwt_secret_file: Option<PathBuf>,
+    /// Which tokens are taken, where HS256 is not what is wanted.
+    pub auth: AuthSettings,
     /// SQL that is run at every start, before anything else; for examples.
     pub schema_file: Option<PathBuf>,
     /// Development: `POST /signin`, a known secret, the example tables.
@@ -193,6 +196,7 @@ impl Default for Settings {
             database_url: "sqlite://data/oversync.db".to_owned(),
             jwt_secret: None,
             jwt_secret_file: None,
+            auth: AuthSettings::default(),
             schema_file: None,
             dev: false,
             app_name: "oversync".to_owned(),
@@ -264,23 +268,15 @@ impl Settings {
     }
 
     fn fill_in(&mut self) -> Result<(), SettingsError> {
-        if let Some(path) = &self.jwt_secret_file {
-            if self.jwt_secret.is_some() {
-                return Err(value(
-                    "jwt_secret_file",
-                    "is set together with jwt_secret; set one of them",
-                ));
-            }
-            let text = std::fs::read_to_string(path).map_err(|error| SettingsError::File {
-                setting: "jwt_secret_file",
-                path: path.display().to_string(),
-                error,
-            })?;
-            self.jwt_secret = Some(Secret::new(text.trim()));
-        }
+        from_file(
+            ("jwt_secret", &mut self.jwt_secret),
+            ("jwt_secret_file", self.jwt_secret_file.as_deref()),
+        )?;
         if self.dev {
-            self.jwt_secret
-                .get_or_insert_with(|| Secret::new(DEV_SECRET));
+            if !self.auth.has_public_keys() {
+                self.jwt_secret
+                    .get_or_insert_with(|| Secret::new(DEV_SECRET));
+            }
             if self.tables.is_empty() {
                 self.tables = example_tables();
             }
@@ -289,26 +285,9 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), SettingsError> {
-        let Some(secret) = &self.jwt_secret else {
-            return Err(value(
-                "jwt_secret",
-                "is not set; set it or jwt_secret_file, or start with --dev to try things out",
-            ));
-        };
-        if !self.dev {
-            if secret.expose().len() < MIN_SECRET_BYTES {
-                return Err(value(
-                    "jwt_secret",
-                    "is shorter than 32 bytes; make one with: openssl rand -base64 48",
-                ));
-            }
-            if KNOWN_SECRETS.contains(&secret.expose()) {
-                return Err(value(
-                    "jwt_secret",
-                    "is a sample that everybody knows; make one with: openssl rand -base64 48",
-                ));
-            }
-        }
+        self.check_auth()?;
+        // Reads the key files, so that their mistakes show here too.
+        TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {
             return Err(value("min_schema_version", "is above schema_version"));
         }
@@ -345,15 +324,6 @@ impl Settings {
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("BUG: settings serialise")
     }
-
-    /// The secret for tokens.
-    pub fn secret(&self) -> &[u8] {
-        self.jwt_secret
-            .as_ref()
-            .expect("BUG: settings are checked when loaded")
-            .expose()
-            .as_bytes()
-    }
 }
 
 /// Largest page of a download (PROTOCOL.md section 4).
@@ -369,6 +339,27 @@ fn without_password<S: serde::Serializer>(url: &str, serializer: S) -> Result<S:
             Some(url.to_string())
         });
     serializer.serialize_str(hidden.as_deref().unwrap_or(url))
+}
+
+/// Reads a secret from its file, where the settings name one.
+fn from_file(
+    (name, secret): (&'static str, &mut Option<Secret>),
+    (setting, path): (&'static str, Option<&Path>),
+) -> Result<(), SettingsError> {
+    let Some(path) = path else { return Ok(()) };
+    if secret.is_some() {
+        return Err(value(
+            setting,
+            &format!("is set together with {name}; set one of them"),
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| SettingsError::File {
+        setting,
+        path: path.display().to_string(),
+        error,
+    })?;
+    *secret = Some(Secret::new(text.trim()));
+    Ok(())
 }
 
 fn value(setting: &'static str, problem: &str) -> SettingsError {

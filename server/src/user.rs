@@ -10,8 +10,10 @@ use crate::live::Announcer;
 use crate::store::{Store, StoreError};
 use crate::upload::{self, Applied, Upload, UploadError, UserCache};
 use actix::prelude::*;
+use futures_util::FutureExt as _;
 use oversync_shared::{Catalog, UserId};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -169,7 +171,15 @@ impl Handler<Turn> for UserActor {
         let context = self.context.clone();
         let mut cache = std::mem::take(&mut self.cache);
         let work = async move {
-            let result = context.apply(&mut cache, &turn.upload).await;
+            // A panic is a bug, but not the end of the thread and of everybody
+            // else's actors on it.
+            let work = AssertUnwindSafe(context.apply(&mut cache, &turn.upload));
+            let result = work.catch_unwind().await.unwrap_or_else(|_| {
+                Err(StoreError::Failed("an upload panicked".to_owned()).into())
+            });
+            if result.is_err() {
+                cache = UserCache::default();
+            }
             // The device may have gone away; its upload is done all the same.
             let _ = turn.reply.send(result);
             cache

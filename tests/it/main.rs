@@ -35,6 +35,8 @@ mod long_poll;
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
+// Tokens: algorithms, key files and sets, rotation, audience and issuer.
+mod auth;
 
 // ----------------------------------------------------------------- the devices
 // Real clients against real servers: hints instead of polls, kill -9 on either

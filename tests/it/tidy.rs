@@ -160,7 +160,7 @@ fn only_the_edge_of_the_server_knows_actix() {
         "server/src/service.rs",
         "server/src/serve.rs",
         "server/src/cli.rs",
-        "server/src/auth.rs",
+        "server/src/auth/mod.rs",
     ];
     no_mention(&product(&["server/src/"]), &["actix"], |path| {
         edge.iter().any(|edge| path.starts_with(edge))

@@ -59,6 +59,13 @@ impl Config {
         self
     }
 
+    /// Leaves out a setting that the default has.
+    #[must_use]
+    pub fn unset(mut self, name: &str) -> Self {
+        self.table.remove(name);
+        self
+    }
+
     /// Uploads without actors and caches.
     #[must_use]
     pub fn bypass_actors(self) -> Self {

@@ -20,15 +20,18 @@ mod upload;
 pub use caller::Caller;
 pub use error::ApiError;
 
+use crate::auth::TokenMint;
 use crate::service::SyncService;
 use actix_web::{Resource, web};
 
 /// Adds the protocol's routes to an application or a scope. `POST /signin` is
-/// among them only when the service's settings say `dev`.
+/// among them only when the service's settings say `dev` and hold the secret that
+/// signs tokens.
 pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
     let service = service.clone();
     move |config| {
-        let dev = service.settings().dev;
+        let mint = TokenMint::from_settings(service.settings());
+        let mint = mint.filter(|_| service.settings().dev);
         config
             .app_data(web::Data::new(service))
             .service(only("/sync/upload").route(web::post().to(upload::upload)))
@@ -41,8 +44,10 @@ pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + u
                 only("/admin/materialize-failures/retry").route(web::post().to(failures::retry)),
             )
             .configure(health_routes);
-        if dev {
-            config.service(only("/signin").route(web::post().to(signin::sign_in)));
+        if let Some(mint) = mint {
+            config
+                .app_data(web::Data::new(mint))
+                .service(only("/signin").route(web::post().to(signin::sign_in)));
         }
     }
 }

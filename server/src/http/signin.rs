@@ -2,7 +2,7 @@
 
 use super::body;
 use super::error::ApiError;
-use crate::auth::mint_token;
+use crate::auth::TokenMint;
 use crate::service::SyncService;
 use actix_web::{HttpRequest, HttpResponse, web};
 use oversync_shared::wire::{SignInReply, SignInRequest};
@@ -17,6 +17,7 @@ const MAX_BYTES: usize = 4 * 1024;
 
 pub(super) async fn sign_in(
     service: web::Data<SyncService>,
+    mint: web::Data<TokenMint>,
     request: HttpRequest,
     mut payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
@@ -37,13 +38,7 @@ pub(super) async fn sign_in(
         .map_err(|error| ApiError::Invalid(format!("username {error}").into()))?;
     let device = DeviceId::new(asked.device_id)
         .map_err(|error| ApiError::Invalid(format!("device_id {error}").into()))?;
-    let token = mint_token(
-        service.settings().secret(),
-        &user,
-        &device,
-        service.clock().now(),
-        LIFETIME,
-    );
+    let token = mint.mint(&user, &device, service.clock().now(), LIFETIME);
     Ok(HttpResponse::Ok().json(SignInReply {
         token,
         user_id: user.to_string(),

@@ -1,0 +1,235 @@
+//! Signed tokens (JWT), checked by configuration: which algorithm, which keys,
+//! which audience and issuer. A token chooses nothing but, by its `kid`, among
+//! the keys that are there.
+
+use super::algorithm::{Algorithm, TokenKey};
+use super::jwks::KeySet;
+use super::key_file::{KeyFile, Problem};
+use super::{Authenticator, Identity, Unauthenticated};
+use crate::settings::{AuthSettings, Settings, SettingsError};
+use async_trait::async_trait;
+use jsonwebtoken::{Validation, decode, decode_header};
+use oversync_shared::{DeviceId, UserId};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// How far the clocks of issuer and server may differ, in seconds (PROTOCOL.md
+/// section 2: at most 30).
+const LEEWAY_SECONDS: u64 = 30;
+
+/// What a token says, of what is read here. Audience and issuer are judged
+/// before, where configured.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Claims {
+    pub(super) sub: String,
+    pub(super) did: String,
+    pub(super) exp: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) iat: Option<i64>,
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(super) aud: Option<String>,
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub(super) iss: Option<String>,
+}
+
+/// Takes signed tokens.
+pub struct TokenAuthenticator {
+    keys: Keys,
+    /// One for each algorithm, in the order of [`Algorithm::ALL`].
+    validations: [Validation; Algorithm::ALL.len()],
+}
+
+enum Keys {
+    Secret(Arc<TokenKey>),
+    File(KeyFile),
+}
+
+impl TokenAuthenticator {
+    /// Takes tokens signed with this secret, HS256.
+    pub fn new(secret: &[u8]) -> Self {
+        let key = TokenKey::from_secret(secret, Algorithm::HS256);
+        Self::with(Keys::Secret(Arc::new(key)), &AuthSettings::default())
+    }
+
+    /// Takes the tokens that the settings describe. Reads the key files; an
+    /// error names the setting.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let auth = &settings.auth;
+        let algorithm = auth.algorithm.unwrap_or(Algorithm::HS256);
+        let keys = if let Some(path) = &auth.jwks_file {
+            let parse = Box::new(KeySet::from_jwks);
+            Keys::File(open("auth.jwks_file", path, parse)?)
+        } else if let Some(path) = &auth.public_key_file {
+            let parse = Box::new(move |pem: &str| {
+                Ok(KeySet::One(Arc::new(TokenKey::from_pem(pem, algorithm)?)))
+            });
+            Keys::File(open("auth.public_key_file", path, parse)?)
+        } else {
+            let secret = settings.secret()?;
+            Keys::Secret(Arc::new(TokenKey::from_secret(secret, algorithm)))
+        };
+        Ok(Self::with(keys, auth))
+    }
+
+    fn with(keys: Keys, auth: &AuthSettings) -> Self {
+        Self {
+            keys,
+            validations: Algorithm::ALL.map(|algorithm| validation(algorithm, auth)),
+        }
+    }
+
+    fn identity(&self, token: &str) -> Option<Identity> {
+        let key = match &self.keys {
+            Keys::Secret(key) => key.clone(),
+            Keys::File(file) => {
+                let kid = decode_header(token).ok()?.kid;
+                match file.keys().find(kid.as_deref()) {
+                    Some(key) => key,
+                    None => file.keys_read_again()?.find(kid.as_deref())?,
+                }
+            }
+        };
+        let place = Algorithm::ALL
+            .iter()
+            .position(|algorithm| *algorithm == key.algorithm)?;
+        let token = decode::<Claims>(token, &key.key, &self.validations[place]).ok()?;
+        // What an extension means that must be understood, is not understood
+        // here (RFC 7515, section 4.1.11).
+        if token.header.crit.is_some() {
+            return None;
+        }
+        Some(Identity {
+            user: UserId::new(token.claims.sub).ok()?,
+            device: DeviceId::new(token.claims.did).ok()?,
+            expires_at: Some(OffsetDateTime::from_unix_timestamp(token.claims.exp).ok()?),
+        })
+    }
+}
+
+#[async_trait]
+impl Authenticator for TokenAuthenticator {
+    async fn authenticate(&self, token: &str) -> Result<Identity, Unauthenticated> {
+        self.identity(token).ok_or(Unauthenticated)
+    }
+}
+
+/// The algorithm is ours to choose, never the token's.
+fn validation(algorithm: Algorithm, auth: &AuthSettings) -> Validation {
+    let mut validation = Validation::new(algorithm.for_tokens());
+    validation.leeway = LEEWAY_SECONDS;
+    validation.validate_nbf = true;
+    validation.validate_aud = false;
+    let mut required = vec!["exp", "sub"];
+    if let Some(audience) = &auth.audience {
+        validation.validate_aud = true;
+        validation.set_audience(&[audience]);
+        required.push("aud");
+    }
+    if let Some(issuer) = &auth.issuer {
+        validation.set_issuer(&[issuer]);
+        required.push("iss");
+    }
+    validation.set_required_spec_claims(&required);
+    validation
+}
+
+fn open(
+    setting: &'static str,
+    path: &Path,
+    parse: super::key_file::Parse,
+) -> Result<KeyFile, SettingsError> {
+    KeyFile::open(setting, path, parse).map_err(|problem| match problem {
+        Problem::Io(error) => SettingsError::File {
+            setting,
+            path: path.display().to_string(),
+            error,
+        },
+        Problem::Content(problem) => SettingsError::Value {
+            setting,
+            problem: format!("{}: {problem}", path.display()),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mint_token;
+    use super::*;
+    use jsonwebtoken::{EncodingKey, Header, encode};
+    use std::time::Duration;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+
+    fn check(claims: serde_json::Value) -> Option<Identity> {
+        let key = EncodingKey::from_secret(SECRET);
+        let token =
+            encode(&Header::new(jsonwebtoken::Algorithm::HS256), &claims, &key).expect("signs");
+        TokenAuthenticator::new(SECRET).identity(&token)
+    }
+
+    #[test]
+    fn what_is_taken_and_what_is_not() {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let (user, device) = (
+            UserId::new("u").expect("valid"),
+            DeviceId::new("d").expect("valid"),
+        );
+        let minted = mint_token(
+            SECRET,
+            &user,
+            &device,
+            OffsetDateTime::now_utc(),
+            Duration::from_secs(60),
+        );
+        let found = TokenAuthenticator::new(SECRET)
+            .identity(&minted)
+            .expect("our own token");
+        assert_eq!((found.user, found.device), (user, device));
+        assert!(
+            TokenAuthenticator::new(b"another secret, also long enough")
+                .identity(&minted)
+                .is_none()
+        );
+
+        let json = |sub: &str, did: &str, exp: i64| serde_json::json!({"sub": sub, "did": did, "exp": exp});
+        assert!(check(json("u", "d", now + 60)).is_some());
+        assert!(check(json("u", "server", now + 60)).is_none());
+        assert!(check(json("u\0", "d", now + 60)).is_none());
+        assert!(check(json(&"u".repeat(256), "d", now + 60)).is_none());
+        assert!(check(json("u", "", now + 60)).is_none());
+        assert!(
+            check(json("u", "d", now - 20)).is_some(),
+            "within the leeway"
+        );
+        assert!(check(json("u", "d", now - 40)).is_none());
+        assert!(
+            check(serde_json::json!({"sub": "u", "did": "d"})).is_none(),
+            "exp is required"
+        );
+        assert!(check(serde_json::json!({"sub": 5, "did": "d", "exp": now + 60})).is_none());
+        assert!(
+            check(serde_json::json!({"sub": "u", "did": "d", "exp": now + 60, "nbf": now + 45}))
+                .is_none()
+        );
+        assert!(
+            check(serde_json::json!({"sub": "u", "did": "d", "exp": now + 60, "nbf": now - 1}))
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn the_algorithm_is_not_the_tokens_choice() {
+        let claims = serde_json::json!({"sub": "u", "did": "d", "exp": OffsetDateTime::now_utc().unix_timestamp() + 60});
+        let token = encode(
+            &Header::new(jsonwebtoken::Algorithm::HS512),
+            &claims,
+            &EncodingKey::from_secret(SECRET),
+        )
+        .expect("signs");
+        assert!(TokenAuthenticator::new(SECRET).identity(&token).is_none());
+        let none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ1IiwiZGlkIjoiZCIsImV4cCI6OTk5OTk5OTk5OX0.";
+        assert!(TokenAuthenticator::new(SECRET).identity(none).is_none());
+    }
+}
