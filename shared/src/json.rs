@@ -691,6 +691,12 @@ mod tests {
     }
 
     proptest! {
+        // The same cases every time; PROPTEST_CASES asks for more of them.
+        #![proptest_config(ProptestConfig {
+            rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn agrees_with_serde_on_values(a in any_json(), b in any_json()) {
             let text = serde_json::to_string(&a).expect("serialises");

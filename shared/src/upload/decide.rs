@@ -198,7 +198,8 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
     };
     for unit in order::order(&sound, catalog) {
         if let [position] = unit[..] {
-            verdicts[position] = Some(run.execute(position, change_at(position), &HashSet::new()));
+            verdicts[position] =
+                Some(run.execute(position, change_at(position), &Hopes::default()));
             continue;
         }
         let ring: Vec<(usize, &Change)> = unit
@@ -218,24 +219,20 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
     }
 }
 
-/// Whether a verdict says what is wrong with the change itself: not with its
-/// parents, and not by a row that only the ring itself has written.
-fn is_own_failure(verdict: &Verdict, standing: ServerId) -> bool {
-    match verdict {
-        // A used-up id may have been used up by the ring alone.
-        Verdict::Applied(_)
-        | Verdict::Invalid(Fault::ForeignKeyMissing(_) | Fault::ReusedId(_)) => false,
-        Verdict::Conflict(current) => current.state.at <= standing,
-        Verdict::Invalid(_) => true,
-    }
-}
-
 /// What the changes executed so far have done.
 #[derive(Debug, Clone, Default)]
 struct Done {
     log: Vec<LogEntry>,
     rows: HashMap<RowAt, RowState>,
     ids: HashMap<ChangeId, Recorded>,
+}
+
+/// Rows of a ring that are taken for present while it is tried.
+#[derive(Debug, Default)]
+struct Hopes {
+    present: HashSet<RowAt>,
+    /// Not all of the ring's rows can come to be.
+    have_fallen: bool,
 }
 
 struct Run<'a> {
@@ -261,53 +258,44 @@ impl Run<'_> {
     /// Rows that need each other: assumes all of them present, and takes back
     /// the assumption for those that did not come to be, until it holds.
     ///
-    /// A change that fails with all of them assumed keeps that answer: it is why
-    /// the ring fell, and "missing parent" all round would hide it for ever.
+    /// Once the ring has fallen, a member whose version would not do either is
+    /// told that: "missing parent" all round would hide for ever why it fell.
     fn execute_ring(&mut self, ring: &[(usize, &Change)]) -> Vec<(usize, Verdict)> {
         let before = self.done.clone();
-        let row_of = |change: &Change| RowAt {
-            table: change.table,
-            key: change.key,
-        };
-        let mut assumed: HashSet<RowAt> = ring.iter().map(|(_, change)| row_of(change)).collect();
-        let mut reasons: HashMap<usize, Verdict> = HashMap::new();
-        let mut is_first = true;
-        // Whatever becomes of the ring, what was written up to here stands.
-        let standing = ServerId::new(self.view.head.get() + before.log.len() as i64);
-        loop {
-            let mut verdicts: Vec<(usize, Verdict)> = ring
+        let mut hopes = Hopes {
+            present: ring
                 .iter()
-                .map(|(position, change)| (*position, self.execute(*position, change, &assumed)))
+                .map(|(_, change)| RowAt {
+                    table: change.table,
+                    key: change.key,
+                })
+                .collect(),
+            have_fallen: false,
+        };
+        loop {
+            let verdicts: Vec<(usize, Verdict)> = ring
+                .iter()
+                .map(|(position, change)| (*position, self.execute(*position, change, &hopes)))
                 .collect();
-            let kept: HashSet<RowAt> = assumed
+            let present: HashSet<RowAt> = hopes
+                .present
                 .iter()
                 .copied()
                 .filter(|row| self.is_live(*row))
                 .collect();
-            if kept.len() == assumed.len() {
-                for (position, verdict) in &mut verdicts {
-                    if matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_)))
-                        && let Some(reason) = reasons.remove(position)
-                    {
-                        *verdict = reason;
-                    }
-                }
+            if present.len() == hopes.present.len() {
                 return verdicts;
             }
-            if std::mem::take(&mut is_first) {
-                reasons.extend(
-                    verdicts
-                        .into_iter()
-                        .filter(|(_, v)| is_own_failure(v, standing)),
-                );
-            }
-            assumed = kept;
+            hopes = Hopes {
+                present,
+                have_fallen: true,
+            };
             self.done = before.clone();
         }
     }
 
     /// Idempotency, then foreign keys, then the version gate.
-    fn execute(&mut self, position: usize, change: &Change, assumed: &HashSet<RowAt>) -> Verdict {
+    fn execute(&mut self, position: usize, change: &Change, hopes: &Hopes) -> Verdict {
         let row = RowAt {
             table: change.table,
             key: change.key,
@@ -326,19 +314,31 @@ impl Run<'_> {
                 None => Verdict::Invalid(Fault::ReusedId(change.id)),
             };
         }
-        if let Err(fault) = self.check_links(change, row, assumed) {
-            return Verdict::Invalid(fault);
-        }
-        match self.state(row) {
-            None if change.base != RowVersion::NEVER_SEEN => Verdict::Invalid(Fault::NoServerRow {
-                table: self.catalog.table(change.table).name.clone(),
-                key: change.key,
-            }),
-            None if !change.op.is_upsert() => Verdict::Applied(None),
-            Some(state) if state.version != change.base => {
-                Verdict::Conflict(CurrentRow { row, state })
+        let refusal = self.refused_by_gate(change, row);
+        match (self.check_links(change, row, &hopes.present), refusal) {
+            (Err(Fault::ForeignKeyMissing(_)), Some(refusal)) if hopes.have_fallen => refusal,
+            (Err(fault), _) => Verdict::Invalid(fault),
+            (Ok(()), Some(refusal)) => refusal,
+            (Ok(()), None) if !change.op.is_upsert() && self.state(row).is_none() => {
+                Verdict::Applied(None)
             }
-            Some(_) | None => Verdict::Applied(Some(self.write(position, change, row))),
+            (Ok(()), None) => Verdict::Applied(Some(self.write(position, change, row))),
+        }
+    }
+
+    /// The version gate: `None` lets the change pass.
+    fn refused_by_gate(&self, change: &Change, row: RowAt) -> Option<Verdict> {
+        match self.state(row) {
+            None if change.base != RowVersion::NEVER_SEEN => {
+                Some(Verdict::Invalid(Fault::NoServerRow {
+                    table: self.catalog.table(change.table).name.clone(),
+                    key: change.key,
+                }))
+            }
+            Some(state) if state.version != change.base => {
+                Some(Verdict::Conflict(CurrentRow { row, state }))
+            }
+            Some(_) | None => None,
         }
     }
 
@@ -346,7 +346,7 @@ impl Run<'_> {
         &self,
         change: &Change,
         row: RowAt,
-        assumed: &HashSet<RowAt>,
+        present: &HashSet<RowAt>,
     ) -> Result<(), Fault> {
         let mut missing = Vec::new();
         for link in &change.links {
@@ -362,7 +362,7 @@ impl Run<'_> {
                 key: *key,
             };
             let exists = self.is_live(parent)
-                || assumed.contains(&parent)
+                || present.contains(&parent)
                 || self.view.in_business.contains(&parent);
             let counts = parent == row || (exists && !self.doomed.contains(&parent));
             if !counts {

@@ -196,6 +196,7 @@ impl Model {
         device: u8,
         sent: &Sent,
         present: &BTreeSet<Row>,
+        fell: bool,
         doomed: &BTreeSet<Row>,
     ) -> Verdict {
         let row = (sent.table, sent.key);
@@ -233,7 +234,10 @@ impl Model {
                 }
                 LinkTo::Row(n) if (parent, n) != row => {
                     let there = self.lives((parent, n)) || present.contains(&(parent, n));
-                    if !there || doomed.contains(&(parent, n)) {
+                    let passes = self.row(row).map_or(0, |now| now.0) == sent.base;
+                    let is_missing = !there || doomed.contains(&(parent, n));
+                    // Of a ring that fell: what is wrong with its version is told.
+                    if is_missing && (passes || !fell) {
                         let missing = vec![format!("s.{parent}:{}", key(n))];
                         return Verdict::Invalid(Fault::ForeignKeyMissing(missing));
                     }
@@ -295,37 +299,23 @@ impl Model {
                 .map(|&n| (upload[n].table, upload[n].key))
                 .collect();
         }
-        let mut first: Option<Vec<Verdict>> = None;
+        let mut fell = false;
         loop {
             let mut copy = self.clone();
-            let mut verdicts: Vec<Verdict> = unit
+            let verdicts: Vec<Verdict> = unit
                 .iter()
-                .map(|&n| copy.step(catalog, device, &upload[n], &present, doomed))
+                .map(|&n| copy.step(catalog, device, &upload[n], &present, fell, doomed))
                 .collect();
             let came: BTreeSet<Row> = present
                 .iter()
                 .copied()
                 .filter(|row| copy.lives(*row))
                 .collect();
-            let head = self.log.len() as i64;
             if unit.len() == 1 || came == present {
-                for (verdict, first) in verdicts.iter_mut().zip(first.iter().flatten()) {
-                    let is_own = match first {
-                        Verdict::Applied(_)
-                        | Verdict::Invalid(Fault::ForeignKeyMissing(_) | Fault::ReusedId(_)) => {
-                            false
-                        }
-                        Verdict::Conflict(current) => current.state.at.get() <= head,
-                        Verdict::Invalid(_) => true,
-                    };
-                    if is_own && matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_))) {
-                        *verdict = first.clone();
-                    }
-                }
                 *self = copy;
                 return unit.iter().copied().zip(verdicts).collect();
             }
-            first.get_or_insert(verdicts);
+            fell = true;
             present = came;
         }
     }
@@ -537,7 +527,12 @@ fn any_cyclic() -> impl Strategy<Value = Sent> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    // The same cases every time; PROPTEST_CASES asks for more of them.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.max(2_000),
+        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn histories_agree_with_the_naive_model(

@@ -235,7 +235,7 @@ impl Judge<'_> {
                 wrong("FOREIGN-KEY")
             };
         }
-        if !missing.is_empty() && !self.may_keep_its_reason(position, &missing, status) {
+        if !missing.is_empty() && !self.may_keep_its_reason(position, status) {
             return wrong("FOREIGN-KEY");
         }
         match (self.row_met(position), status) {
@@ -259,27 +259,15 @@ impl Judge<'_> {
         }
     }
 
-    /// A change that brings down a ring is told what is wrong with it, not that
-    /// the rows it brought down are missing.
-    fn may_keep_its_reason(
-        &self,
-        position: usize,
-        missing: &[(usize, usize)],
-        status: &Status,
-    ) -> bool {
+    /// A member of a ring that fell is told what is wrong with its own version,
+    /// not that the rows it fell with are missing. Which batches hold a ring is
+    /// not worked out here: the gate's refusal must be right in any case.
+    fn may_keep_its_reason(&self, position: usize, status: &Status) -> bool {
         let is_own = matches!(
             status,
             Status::Conflict { .. } | Status::Invalid(Fault::NoServerRow { .. })
         );
-        let is_in_batch = |parent: usize| {
-            let changes = self.batch.changes.iter();
-            changes
-                .clone()
-                .any(|sent| sent.content.row == parent && sent.content.op.is_upsert())
-        };
-        is_own
-            && table_of(self.sent(position).content.row) >= NOTES
-            && missing.iter().all(|(parent, _)| is_in_batch(*parent))
+        is_own && table_of(self.sent(position).content.row) >= NOTES
     }
 
     /// Two members of a possible ring that bear one id cannot both be applied,
