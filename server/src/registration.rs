@@ -38,6 +38,11 @@ pub enum RegistrationError {
     /// Two business tables that are one in the embedded store.
     #[error("tables: {0} and {1} would be the same table of the embedded store")]
     SameTable(TableName, TableName),
+    /// A configured reference to something that is not a synchronised row's key.
+    #[error(
+        "tables: {0} has ref_column = \"{1}\", which is not the key of {2}; only references to keys are checked, leave the others to the database"
+    )]
+    RefColumn(String, String, TableName),
     /// Asked for, and not there.
     #[error("tables: {0} does not exist in the database, and strict_tables is set")]
     Missing(TableName),
@@ -94,7 +99,7 @@ pub fn fit(
         let declared = found.map_or(&[][..], |found| &found.references);
         let key_of = |parent: &TableName| {
             let place = names.iter().position(|name| name == parent)?;
-            key_column(&tables[place], described.get(parent)?)
+            key_column(&tables[place], described.get(parent))
         };
         specs.push(TableSpec {
             name: name.clone(),
@@ -107,10 +112,12 @@ pub fn fit(
 }
 
 /// The column that holds a synchronised table's keys.
-fn key_column(settings: &TableSettings, found: &BusinessTable) -> Option<String> {
-    match (&settings.key_column, &found.primary_key[..]) {
-        (Some(column), _) => Some(column.clone()),
-        (None, [column]) => Some(column.clone()),
+fn key_column(settings: &TableSettings, found: Option<&BusinessTable>) -> Option<String> {
+    match (
+        &settings.key_column,
+        found.map(|found| &found.primary_key[..]),
+    ) {
+        (Some(column), _) | (None, Some([column])) => Some(column.clone()),
         (None, _) => None,
     }
 }
@@ -139,11 +146,21 @@ fn references(
         }
     }
     for reference in &settings.references {
+        let described = format!("{name}.{}", reference.column);
         let (schema, table) = reference
             .table
             .split_once('.')
             .unwrap_or((&name.schema, &reference.table));
         let parent = TableName::parse(schema, table)?;
+        if let (Some(column), Some(key)) = (&reference.ref_column, key_of(&parent))
+            && !key.eq_ignore_ascii_case(column)
+        {
+            return Err(RegistrationError::RefColumn(
+                described,
+                column.clone(),
+                parent,
+            ));
+        }
         let reference = Reference {
             column: reference.column.to_lowercase(),
             parent,

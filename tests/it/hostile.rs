@@ -445,9 +445,12 @@ async fn raw_requests() {
             .await
             .expect("the server answers or closes");
         let answer = String::from_utf8_lossy(&answer);
-        let is_fine = answer.is_empty()
-            || answer.starts_with("HTTP/1.1 2")
-            || answer.starts_with("HTTP/1.1 4");
+        // The mutation may have made it a request of HTTP/1.0, answered as such.
+        let status = answer
+            .strip_prefix("HTTP/1.1 ")
+            .or_else(|| answer.strip_prefix("HTTP/1.0 "));
+        let is_fine =
+            answer.is_empty() || status.is_some_and(|status| status.starts_with(['2', '4']));
         assert!(is_fine, "{answer} for {}", String::from_utf8_lossy(&bytes));
     }
     still_serves(&target).await;

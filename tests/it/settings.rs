@@ -241,6 +241,11 @@ fn a_server_that_cannot_start_says_why() {
             "[[tables]]\nschema = 'a'\ntable = 'b'\nreferences = [{ column = 'c', table = 'nothing' }]".to_owned(),
             "a.nothing",
         ),
+        (
+            "[[tables]]\nschema = 'a'\ntable = 'p'\nkey_column = 'uid'\n[[tables]]\nschema = 'a'\ntable = 'b'\n\
+             references = [{ column = 'c', table = 'p', ref_column = 'name' }]".to_owned(),
+            "a.b.c has ref_column = \"name\"",
+        ),
     ] {
         let text = refuses_to_serve(&format!("{base}{rest}"));
         assert!(text.contains(expected), "{rest}: {text}");

@@ -15,13 +15,15 @@ const EFFORT: &str = "OVERSYNC_TEST_EFFORT";
 pub struct Seed(u64);
 
 impl Seed {
-    /// The seed in `OVERSYNC_TEST_SEED`, or a fresh one; printed either way.
+    /// The seed in `OVERSYNC_TEST_SEED`, a fresh one where that says `random`, and
+    /// the same one every time where it is not set. Printed in any case.
     pub fn from_env() -> Self {
         let seed = match std::env::var(SEED) {
+            Ok(text) if text == "random" => rand::random::<u32>().into(),
             Ok(text) => text
                 .parse()
-                .unwrap_or_else(|_| panic!("{SEED} must be a number, not {text:?}")),
-            Err(_) => rand::random::<u32>().into(),
+                .unwrap_or_else(|_| panic!("{SEED} must be a number or random, not {text:?}")),
+            Err(_) => 1,
         };
         println!("seed: replay with {SEED}={seed}");
         Self(seed)
