@@ -239,7 +239,7 @@ next, in another terminal:
   oversqlite --db a.db init --server http://{address} --schema business \\
       --table users --table posts --signin ann --schema-sql examples/blog.sql
   oversqlite --db a.db watch
-and the same with b.db in a third. Then: sqlite3 a.db \"INSERT INTO users …\""
+and the same with b.db in a third. Then: oversqlite --db a.db sql \"INSERT INTO users …\""
     );
 }
 
