@@ -231,8 +231,8 @@ struct Done {
 #[derive(Debug, Default)]
 struct Hopes {
     present: HashSet<RowAt>,
-    /// Not all of the ring's rows can come to be.
-    have_fallen: bool,
+    /// All rows of the ring, once it is known that not all can come to be.
+    fallen: HashSet<RowAt>,
 }
 
 struct Run<'a> {
@@ -270,8 +270,9 @@ impl Run<'_> {
                     key: change.key,
                 })
                 .collect(),
-            have_fallen: false,
+            fallen: HashSet::new(),
         };
+        let rows = hopes.present.clone();
         loop {
             let verdicts: Vec<(usize, Verdict)> = ring
                 .iter()
@@ -288,7 +289,7 @@ impl Run<'_> {
             }
             hopes = Hopes {
                 present,
-                have_fallen: true,
+                fallen: rows.clone(),
             };
             self.done = before.clone();
         }
@@ -316,7 +317,13 @@ impl Run<'_> {
         }
         let refusal = self.refused_by_gate(change, row);
         match (self.check_links(change, row, &hopes.present), refusal) {
-            (Err(Fault::ForeignKeyMissing(_)), Some(refusal)) if hopes.have_fallen => refusal,
+            // Only where nothing but the ring is missing.
+            (Err(Fault::ForeignKeyMissing(_)), Some(refusal))
+                if !hopes.fallen.is_empty()
+                    && self.check_links(change, row, &hopes.fallen).is_ok() =>
+            {
+                refusal
+            }
             (Err(fault), _) => Verdict::Invalid(fault),
             (Ok(()), Some(refusal)) => refusal,
             (Ok(()), None) if !change.op.is_upsert() && self.state(row).is_none() => {

@@ -196,7 +196,7 @@ impl Model {
         device: u8,
         sent: &Sent,
         present: &BTreeSet<Row>,
-        fell: bool,
+        fallen: &BTreeSet<Row>,
         doomed: &BTreeSet<Row>,
     ) -> Verdict {
         let row = (sent.table, sent.key);
@@ -236,8 +236,10 @@ impl Model {
                     let there = self.lives((parent, n)) || present.contains(&(parent, n));
                     let passes = self.row(row).map_or(0, |now| now.0) == sent.base;
                     let is_missing = !there || doomed.contains(&(parent, n));
-                    // Of a ring that fell: what is wrong with its version is told.
-                    if is_missing && (passes || !fell) {
+                    // Of a ring that fell: what is wrong with its version is told,
+                    // where nothing but the ring is missing.
+                    let only_ring = fallen.contains(&(parent, n)) && !doomed.contains(&(parent, n));
+                    if is_missing && (passes || !only_ring) {
                         let missing = vec![format!("s.{parent}:{}", key(n))];
                         return Verdict::Invalid(Fault::ForeignKeyMissing(missing));
                     }
@@ -299,12 +301,13 @@ impl Model {
                 .map(|&n| (upload[n].table, upload[n].key))
                 .collect();
         }
-        let mut fell = false;
+        let ring = present.clone();
+        let mut fallen = BTreeSet::new();
         loop {
             let mut copy = self.clone();
             let verdicts: Vec<Verdict> = unit
                 .iter()
-                .map(|&n| copy.step(catalog, device, &upload[n], &present, fell, doomed))
+                .map(|&n| copy.step(catalog, device, &upload[n], &present, &fallen, doomed))
                 .collect();
             let came: BTreeSet<Row> = present
                 .iter()
@@ -315,7 +318,7 @@ impl Model {
                 *self = copy;
                 return unit.iter().copied().zip(verdicts).collect();
             }
-            fell = true;
+            fallen = ring.clone();
             present = came;
         }
     }
