@@ -260,23 +260,19 @@ impl Judge<'_> {
     }
 
     /// A member of a ring that fell is told what is wrong with its own version,
-    /// not that the rows it fell with are missing; a parent that is not in the
-    /// batch at all is missing before everything else.
+    /// not that the rows it fell with are missing; a parent that is no member is
+    /// missing before everything else.
     fn may_keep_its_reason(&self, position: usize, status: &Status) -> bool {
         let is_own = matches!(
             status,
             Status::Conflict { .. } | Status::Invalid(Fault::NoServerRow { .. })
         );
+        let row = self.sent(position).content.row;
         let missing = self.batch.missing_parents(position);
-        let is_in_batch = |parent: usize| {
-            self.batch
-                .changes
-                .iter()
-                .any(|sent| sent.content.row == parent && sent.content.op.is_upsert())
-        };
         is_own
-            && table_of(self.sent(position).content.row) >= NOTES
-            && missing.iter().all(|(parent, _)| is_in_batch(*parent))
+            && missing
+                .iter()
+                .all(|(parent, _)| self.batch.are_a_ring(row, *parent))
     }
 
     /// Two members of a possible ring that bear one id cannot both be applied,

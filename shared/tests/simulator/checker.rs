@@ -305,6 +305,12 @@ impl Batch<'_> {
         Ok(rings)
     }
 
+    /// Whether a row and its parent stand or fall together: the parent refers
+    /// back to the row by what this batch makes of both.
+    pub fn are_a_ring(&self, row: Row, parent: Row) -> bool {
+        !self.dooms(parent) && self.refers(parent, row)
+    }
+
     /// Whether one row of the batch refers to another, directly or through others.
     fn refers(&self, from: Row, to: Row) -> bool {
         let mut seen = [false; ROWS];
@@ -316,7 +322,8 @@ impl Batch<'_> {
             if std::mem::replace(&mut seen[row], true) {
                 continue;
             }
-            let changes = self.changes.iter().filter(|sent| sent.content.row == row);
+            let is_sound = |sent: &&Sent| sent.content.row == row && sent.flaw.is_none();
+            let changes = self.changes.iter().filter(is_sound);
             open.extend(changes.flat_map(|sent| sent.content.parents().map(|(parent, _)| parent)));
         }
         false

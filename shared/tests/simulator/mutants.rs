@@ -6,7 +6,8 @@
 
 use crate::model::{Spelt, Words};
 use oversync_shared::upload::{
-    Change, Decision, Fault, LinkValue, LogEntry, Recorded, RowAt, RowWrite, Verdict, View, decide,
+    Change, CurrentRow, Decision, Fault, LinkValue, LogEntry, Recorded, RowAt, RowWrite, Verdict,
+    View, decide,
 };
 use oversync_shared::{RowVersion, ServerId};
 use std::collections::{HashMap, HashSet};
@@ -51,6 +52,9 @@ mutants! {
     DoomedParentCounted,
     /// A deleted parent counts.
     TombstoneParentCounted,
+    /// A row that has moved on is told so before that its parent, refused in
+    /// the same batch, is missing.
+    GateBeforeParents,
     /// A member of a ring stands although another one fell.
     RingUnchecked,
     /// Every change of a ring is decided alone.
@@ -173,6 +177,32 @@ impl Rules {
             Mutant::TombstoneParentCounted => {
                 let changes = without_links(changes, |_, parent| view.rows.contains_key(&parent));
                 decide(catalog, view, &changes)
+            }
+            Mutant::GateBeforeParents => {
+                let mut decision = decide(catalog, view, changes);
+                let upserts: HashSet<RowAt> = sound()
+                    .filter(|change| change.op.is_upsert())
+                    .map(row_of)
+                    .collect();
+                let are_in_batch = |change: &Change| {
+                    without_links(&[Ok(change.clone())], |_, parent| upserts.contains(&parent))
+                        .iter()
+                        .flatten()
+                        .all(|change| change.links.is_empty())
+                };
+                let verdicts = decision.verdicts.iter_mut().zip(changes);
+                for (verdict, change) in verdicts {
+                    if let (Verdict::Invalid(Fault::ForeignKeyMissing(_)), Ok(change)) =
+                        (&*verdict, change)
+                        && are_in_batch(change)
+                        && let Some(state) = view.rows.get(&row_of(change)).copied()
+                        && state.version != change.base
+                    {
+                        let row = row_of(change);
+                        *verdict = Verdict::Conflict(CurrentRow { row, state });
+                    }
+                }
+                decision
             }
             Mutant::RingUnchecked => {
                 let rows: HashSet<RowAt> = sound().map(row_of).collect();
