@@ -46,6 +46,8 @@ mod devices;
 mod outages;
 // The programs people try first: the command line, the examples.
 mod programs;
+// The HTTP-only client of the documentation, beside the real one.
+mod http_client;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

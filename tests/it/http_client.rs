@@ -1,0 +1,233 @@
+//! `docs/http_client.py`, the example for authors of HTTP-only clients, as
+//! processes beside the real client and against real servers.
+
+use oversync_tests::target::{fresh_key, fresh_user};
+use oversync_tests::{
+    App, Backend, Config, Database, Port, Server, Target, eventually, on_both_stores,
+};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http_client.py");
+
+on_both_stores!(
+    it_keeps_up_with_the_real_client,
+    an_edit_that_loses_is_kept_beside,
+    a_new_file_under_an_old_name_counts_on,
+    it_outlives_its_server_and_its_servers_history,
+);
+
+/// One file of the Python client.
+struct Python {
+    folder: TempDir,
+    user: String,
+    name: String,
+}
+
+/// Ends with its test.
+struct Watching(Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Python {
+    fn new(target: &Target, user: &str, name: &str) -> Self {
+        let python = Self {
+            folder: TempDir::with_prefix("oversync-python.").expect("a temporary folder"),
+            user: user.to_owned(),
+            name: name.to_owned(),
+        };
+        python.connect(target);
+        python
+    }
+
+    fn connect(&self, target: &Target) {
+        let token = target.token(&self.user, &self.name, Duration::from_secs(3_600));
+        self.run(&["token", target.base(), &token]);
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("device.db")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("python3");
+        command.arg(CLIENT).arg(self.file()).args(arguments);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn try_run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments)
+            .output()
+            .expect("python3 is installed")
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = self.try_run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn watch(&self) -> Watching {
+        Watching(
+            self.command(&["watch"])
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("python3 is installed"),
+        )
+    }
+
+    fn put(&self, key: &str, payload: &Value) {
+        self.run(&["put", "--key", key, "business.users", &payload.to_string()]);
+    }
+
+    /// Keys and payloads as the application sees them.
+    fn people(&self) -> Vec<(String, Value)> {
+        let listed = self.run(&["list", "business.users"]);
+        let row = |line: &str| {
+            let (key, payload) = line.split_once(' ').expect("a key and a payload");
+            let payload = serde_json::from_str(payload).expect("JSON");
+            (key.to_owned(), payload)
+        };
+        listed.lines().map(row).collect()
+    }
+
+    fn names(&self) -> Vec<(String, String)> {
+        let name = |(key, payload): (String, Value)| {
+            let name = payload["name"].as_str().expect("a name").to_owned();
+            (key, name)
+        };
+        self.people().into_iter().map(name).collect()
+    }
+}
+
+async fn server(backend: Backend) -> (Database, Server) {
+    let database = backend.database().await;
+    let server = Server::start(&database, Config::default()).await;
+    (database, server)
+}
+
+async fn it_keeps_up_with_the_real_client(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let (target, user) = (server.target(), fresh_user());
+    let app = App::start(&target, &user, "app").await;
+    let python = Python::new(&target, &user, "python");
+    let _watching = python.watch();
+    let (first, second) = (fresh_key(), fresh_key());
+    app.add(&first, "Ann");
+    eventually("the app's row is at the Python client", || async {
+        (python.names() == [(first.clone(), "Ann".to_owned())]).then_some(())
+    })
+    .await;
+    python.put(
+        &second,
+        &json!({"id": second, "name": "B\u{f6}b \u{1f642}"}),
+    );
+    python.run(&["sync"]);
+    eventually("both have both", || async {
+        (app.people().len() == 2 && app.people() == python.names()).then_some(())
+    })
+    .await;
+    python.run(&["delete", "business.users", &first]);
+    python.run(&["sync"]);
+    eventually("the delete arrives", || async {
+        (app.people() == python.names() && app.people().len() == 1).then_some(())
+    })
+    .await;
+}
+
+async fn an_edit_that_loses_is_kept_beside(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let (target, user) = (server.target(), fresh_user());
+    let (here, there) = (
+        Python::new(&target, &user, "here"),
+        Python::new(&target, &user, "there"),
+    );
+    let key = fresh_key();
+    // An integer that no double can hold, by both ways.
+    here.put(
+        &key,
+        &json!({"name": "Ann", "n": 9_007_199_254_740_993_i64}),
+    );
+    here.run(&["sync"]);
+    there.run(&["sync"]);
+    assert_eq!(there.people()[0].1["n"], 9_007_199_254_740_993_i64);
+    // Two edits on top of each other here; one there, made on what they overtake.
+    there.put(&key, &json!({"name": "Cy"}));
+    here.put(&key, &json!({"name": "Bo"}));
+    here.put(&key, &json!({"name": "Bob"}));
+    here.run(&["sync"]);
+    assert_eq!(there.names(), [(key.clone(), "Cy".to_owned())]);
+    there.run(&["sync"]);
+    assert_eq!(there.names(), [(key.clone(), "Bob".to_owned())]);
+    assert!(there.run(&["lost"]).contains("\"Cy\""));
+    assert_eq!(
+        (here.names(), here.run(&["lost"])),
+        (there.names(), String::new())
+    );
+    // What the server can never take is kept too, with the reason.
+    there.run(&["put", "business.unheard_of", "{}"]);
+    there.run(&["sync"]);
+    assert!(there.run(&["lost"]).contains("unregistered_table"));
+}
+
+async fn a_new_file_under_an_old_name_counts_on(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let (target, user) = (server.target(), fresh_user());
+    let before = Python::new(&target, &user, "phone");
+    let (first, second) = (fresh_key(), fresh_key());
+    before.put(&first, &json!({"name": "Ann"}));
+    before.run(&["sync"]);
+    let after = Python::new(&target, &user, "phone");
+    after.put(&second, &json!({"name": "Bob"}));
+    after.run(&["sync"]);
+    assert_eq!(after.run(&["lost"]), "");
+    assert_eq!(after.people().len(), 2, "its own rows come back too");
+    let reader = Python::new(&target, &user, "reader");
+    reader.run(&["sync"]);
+    assert_eq!(reader.people(), after.people());
+}
+
+async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
+    let (_database, mut first) = server(backend).await;
+    let user = fresh_user();
+    let python = Python::new(&first.target(), &user, "python");
+    let (known, later) = (fresh_key(), fresh_key());
+    python.put(&known, &json!({"name": "Ann"}));
+    let watching = python.watch();
+    let reader = first.target().device(&user, "reader");
+    eventually("the edit is sent", || async {
+        (reader.download("").await["head"] == 1).then_some(())
+    })
+    .await;
+    first.kill();
+    python.put(&known, &json!({"name": "Anna"}));
+    let refused = python.try_run(&["sync"]);
+    assert!(!refused.status.success() && !refused.stderr.is_empty());
+    first.restart(Port::Same).await;
+    eventually("the edit made meanwhile is sent", || async {
+        (reader.download("").await["head"] == 2).then_some(())
+    })
+    .await;
+    drop(watching);
+    // Another history: what this device has is offered again.
+    let (_other, second) = server(backend).await;
+    python.put(&later, &json!({"name": "Bob"}));
+    python.connect(&second.target());
+    python.run(&["sync"]);
+    let reader = Python::new(&second.target(), &user, "reader");
+    reader.run(&["sync"]);
+    assert_eq!(reader.names().len(), 2);
+    assert_eq!(
+        (python.names(), python.run(&["lost"])),
+        (reader.names(), String::new())
+    );
+}
