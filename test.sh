@@ -4,20 +4,25 @@
 #   ./test.sh                 everything
 #   ./test.sh order::         tests whose names contain "order::"
 #
-# Needs Rust and Debian's packages of PostgreSQL (a private one is started) and
-# Python (for the HTTP-only client of the documentation): installed here when they
-# are missing and this user may (root, or sudo without a password).
+# Needs Rust and Debian's packages of PostgreSQL (a private one is started), Python
+# (for the HTTP-only client of the documentation) and Chromium (for pages): installed
+# here when they are missing and this user may (root, or sudo without a password).
 set -euo pipefail
 cd "$(dirname "$0")"
 
 have_postgres() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null 2>&1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
-if ! have_postgres || ! command -v cc >/dev/null || ! command -v python3 >/dev/null; then
-  echo "test.sh: installing PostgreSQL, a C compiler and Python" >&2
+packages=()
+have_postgres || packages+=(postgresql)
+command -v cc >/dev/null || packages+=(gcc libc6-dev)
+command -v python3 >/dev/null || packages+=(python3)
+command -v chromedriver >/dev/null && command -v chromium >/dev/null || packages+=(chromium chromium-driver)
+if [ ${#packages[@]} -gt 0 ]; then
+  echo "test.sh: installing ${packages[*]}" >&2
   as_root apt-get update -q >/dev/null
-  DEBIAN_FRONTEND=noninteractive as_root apt-get install -qy --no-install-recommends postgresql gcc libc6-dev python3 >/dev/null \
-    || { echo "test.sh: please install: postgresql gcc libc6-dev python3" >&2; exit 1; }
+  DEBIAN_FRONTEND=noninteractive as_root apt-get install -qy --no-install-recommends "${packages[@]}" >/dev/null \
+    || { echo "test.sh: please install: ${packages[*]}" >&2; exit 1; }
 fi
 
 # The tests start the real programs.

@@ -235,6 +235,8 @@ fn print_next_steps(address: SocketAddr) {
         "development mode: anybody may sign in, tokens are signed with a known secret
 tables: business.users (key id), business.posts (key id, author_id refers to users)
 
+two devices in a browser: http://{address}/demo
+
 next, in another terminal:
   oversqlite --db a.db init --server http://{address} --schema business \\
       --table users --table posts --signin ann --schema-sql examples/blog.sql

@@ -48,6 +48,8 @@ mod outages;
 mod programs;
 // The HTTP-only client of the documentation, beside the real one.
 mod http_client;
+// The two-pane page of `serve --dev`, in headless Chromium.
+mod demo;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod backend;
+pub mod browser;
 pub mod conformance;
 pub mod device;
 mod eventually;

@@ -9,6 +9,7 @@
 
 mod body;
 mod caller;
+mod demo;
 mod download;
 mod error;
 mod failures;
@@ -24,9 +25,9 @@ use crate::auth::TokenMint;
 use crate::service::SyncService;
 use actix_web::{Resource, web};
 
-/// Adds the protocol's routes to an application or a scope. `POST /signin` is
-/// among them only when the service's settings say `dev` and hold the secret that
-/// signs tokens.
+/// Adds the protocol's routes to an application or a scope. `POST /signin` and
+/// the page `/demo` are among them only when the service's settings say `dev` and
+/// hold the secret that signs tokens.
 pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
     let service = service.clone();
     move |config| {
@@ -47,7 +48,8 @@ pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + u
         if let Some(mint) = mint {
             config
                 .app_data(web::Data::new(mint))
-                .service(only("/signin").route(web::post().to(signin::sign_in)));
+                .service(only("/signin").route(web::post().to(signin::sign_in)))
+                .service(only("/demo").route(web::get().to(demo::page)));
         }
     }
 }
