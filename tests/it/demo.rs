@@ -64,7 +64,9 @@ async fn what_is_typed_on_one_device_appears_on_the_other() {
     browser
         .until("document.querySelector('#device-2 .log').textContent.includes('gave way')")
         .await;
-    browser.until(&format!("{} === 'connected'", state(2))).await;
+    browser
+        .until(&format!("{} === 'connected'", state(2)))
+        .await;
     picture(&browser, "conflict.png").await;
 
     // The server goes away and comes back: both find it by themselves.

@@ -2,7 +2,9 @@
 
 use oversync_tests::device::insert;
 use oversync_tests::target::{fresh_key, fresh_user};
-use oversync_tests::{Backend, Config, Event, HttpDevice, Port, Server, Socket, on_both_stores};
+use oversync_tests::{
+    Backend, Config, Event, HttpDevice, Port, Server, Socket, on_both_stores, within,
+};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
@@ -198,6 +200,76 @@ async fn what_is_not_understood_is_ignored() {
         .await
         .expect("sent");
     still_hears(&mut socket, &device, 1, &mut told).await;
+}
+
+/// More hints than a session sends unread: each is about 50 bytes of 16 KiB.
+const MANY: i64 = 500;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {
+    let (_database, server) = server().await;
+    let (ada, bob) = server.target().two_devices();
+    let mut stalled = bob.connect().await;
+    assert_eq!(stalled.hello().await, 0);
+    let mut other = bob.sibling("cid").connect().await;
+    let mut told = other.hello().await;
+    for id in 1..=MANY {
+        still_hears(&mut other, &ada, id, &mut told).await;
+    }
+    within(
+        Duration::from_secs(40),
+        "the stalled device is let go",
+        || async { server.log().contains("slow consumer").then_some(()) },
+    )
+    .await;
+    still_hears(&mut other, &ada, MANY + 1, &mut told).await;
+    // What it finds when it wakes up: a bounded amount, and the reason.
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    while let Event::Message(message) = stalled.next().await {
+        bytes += message.to_string().len();
+        messages.push(message);
+    }
+    assert!((8 * 1024..=17 * 1024).contains(&bytes), "{bytes} bytes");
+    let bye = messages.pop().expect("a bye");
+    assert_eq!(
+        (&bye["type"], &bye["reason"]),
+        (&json!("bye"), &json!("slow_consumer"))
+    );
+    assert!(bye["retry_after_ms"].is_u64(), "{bye}");
+    assert_eq!(bob.connect().await.hello().await, MANY + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_reads_late_misses_nothing() {
+    let (_database, server) = server().await;
+    let (ada, bob) = server.target().two_devices();
+    let mut socket = bob.connect().await;
+    let mut told = socket.hello().await;
+    for id in 1..=MANY {
+        write(&ada, id).await;
+    }
+    socket.told_of(MANY, &mut told).await;
+    still_hears(&mut socket, &ada, MANY + 1, &mut told).await;
+}
+
+#[tokio::test]
+async fn more_frames_than_a_device_needs_close_with_1008() {
+    let (_database, server) = server().await;
+    let device = server.target().one_device();
+    let mut socket = device.connect().await;
+    let mut told = socket.hello().await;
+    for _ in 0..80 {
+        socket
+            .send(Message::Ping(vec![].into()))
+            .await
+            .expect("sent");
+    }
+    still_hears(&mut socket, &device, 1, &mut told).await;
+    for _ in 0..200 {
+        // The server may close before it has read all of them.
+        let _ = socket.send(Message::Ping(vec![].into())).await;
+    }
+    assert_eq!(socket.closed().await, Some(1008));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod announcer;
 mod board;
+mod flow;
 mod hub;
 mod notifier;
 mod relay;

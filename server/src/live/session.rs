@@ -3,6 +3,7 @@
 //! The session holds at most one unsent hint: a slot with the newest head. It
 //! never reads rows. The only module that knows actix-web-actors.
 
+use super::flow::{Inflow, Outflow, PATIENCE};
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
 use crate::auth::{Authenticator, Identity};
 use crate::clock::Clock;
@@ -51,6 +52,10 @@ pub struct Session {
     told: Option<ServerId>,
     heard: Instant,
     expiry: Option<SpawnHandle>,
+    outflow: Outflow,
+    inflow: Inflow,
+    /// Whether it is being watched as a slow consumer.
+    is_watched: bool,
 }
 
 impl Session {
@@ -73,6 +78,9 @@ impl Session {
             told: None,
             heard: Instant::now(),
             expiry: None,
+            outflow: Outflow::default(),
+            inflow: Inflow::new(Instant::now()),
+            is_watched: false,
         }
     }
 
@@ -88,11 +96,49 @@ impl Session {
             .start()
     }
 
-    fn send(&self, message: &ServerMessage, ctx: &mut ws::WebsocketContext<Self>) {
-        ctx.text(serde_json::to_string(message).expect("BUG: messages serialise"));
+    fn send(&mut self, message: &ServerMessage, ctx: &mut ws::WebsocketContext<Self>) {
+        let text = serde_json::to_string(message).expect("BUG: messages serialise");
+        let bytes = text.len();
+        ctx.text(text);
+        self.sent(bytes, ctx);
     }
 
-    fn bye(&self, reason: ByeReason, retry_after_ms: u64, ctx: &mut ws::WebsocketContext<Self>) {
+    fn sent(&mut self, bytes: usize, ctx: &mut ws::WebsocketContext<Self>) {
+        if let Some(probe) = self.outflow.sent(bytes) {
+            ctx.ping(&probe.payload());
+        }
+        if self.outflow.is_full() {
+            self.watch_slowness(ctx);
+        }
+    }
+
+    /// Says `bye` to a device that reads nothing of what waits for it.
+    fn watch_slowness(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
+        if self.is_watched {
+            return;
+        }
+        self.is_watched = true;
+        let oldest = self.outflow.oldest();
+        ctx.run_later(PATIENCE, move |session, ctx| {
+            session.is_watched = false;
+            if !session.outflow.is_full() {
+                return;
+            }
+            if session.outflow.oldest() == oldest {
+                tracing::info!(device = %session.identity.device, "a slow consumer is let go");
+                session.bye(ByeReason::SlowConsumer, SPREAD_MS, ctx);
+            } else {
+                session.watch_slowness(ctx);
+            }
+        });
+    }
+
+    fn bye(
+        &mut self,
+        reason: ByeReason,
+        retry_after_ms: u64,
+        ctx: &mut ws::WebsocketContext<Self>,
+    ) {
         self.send(
             &ServerMessage::Bye {
                 reason,
@@ -122,7 +168,11 @@ impl Session {
         }));
     }
 
+    /// The newest head, unless it waits in its slot for a slow device.
     fn say_head(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
+        if self.told.is_some() && self.outflow.is_full() {
+            return;
+        }
         let head = self.slot.head();
         match self.told {
             None => self.send(
@@ -207,8 +257,26 @@ impl Handler<ToSession> for Session {
 impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
     fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
         self.heard = Instant::now();
+        if !self.inflow.takes(self.heard) {
+            tracing::info!(device = %self.identity.device, "too many frames");
+            ctx.close(Some(ws::CloseCode::Policy.into()));
+            ctx.stop();
+            return;
+        }
         match message {
-            Ok(ws::Message::Ping(bytes)) => ctx.pong(&bytes),
+            // The answer may be left out (RFC 6455, 5.5.3: only the latest needs one).
+            Ok(ws::Message::Ping(_)) if self.outflow.is_full() => {}
+            Ok(ws::Message::Ping(bytes)) => {
+                ctx.pong(&bytes);
+                self.sent(bytes.len(), ctx);
+            }
+            Ok(ws::Message::Pong(bytes)) => {
+                let was_full = self.outflow.is_full();
+                self.outflow.pong(&bytes);
+                if was_full && self.told.is_some() {
+                    self.say_head(ctx);
+                }
+            }
             Ok(ws::Message::Text(text)) => {
                 // What is not understood is for a later version.
                 if let Ok(ClientMessage::Token { token }) = serde_json::from_str(&text) {
@@ -219,12 +287,7 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
                 ctx.close(reason);
                 ctx.stop();
             }
-            Ok(
-                ws::Message::Pong(_)
-                | ws::Message::Binary(_)
-                | ws::Message::Continuation(_)
-                | ws::Message::Nop,
-            ) => {}
+            Ok(ws::Message::Binary(_) | ws::Message::Continuation(_) | ws::Message::Nop) => {}
             Err(ws::ProtocolError::Overflow) => {
                 ctx.close(Some(ws::CloseCode::Size.into()));
                 ctx.stop();
