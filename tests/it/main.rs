@@ -42,6 +42,8 @@ mod auth;
 // Real clients against real servers: hints instead of polls, kill -9 on either
 // side, a server that goes away and comes back.
 mod devices;
+// An application's life, from the first install to the next user.
+mod life;
 // The server is killed again and again; the devices converge all the same.
 mod outages;
 // The programs people try first: the command line, the examples.
