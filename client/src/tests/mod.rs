@@ -4,11 +4,13 @@
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
 //! - `wake`: a commit is visible when it wakes
+//! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
 
 mod capture;
 mod flow;
 mod open;
+mod simulator;
 mod values;
 mod wake;
 
