@@ -12,6 +12,7 @@ mod commit;
 mod http;
 mod live;
 pub mod projection;
+mod references;
 mod registration;
 mod serve;
 mod service;

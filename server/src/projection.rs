@@ -6,6 +6,7 @@
 //! never fails the upload.
 
 use crate::settings::TableSettings;
+use oversync_shared::catalog::ColumnIx;
 use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -112,6 +113,30 @@ pub struct ProjectedColumn {
     pub wire_name: String,
     /// Whether it refers to a registered table's key.
     pub is_reference: bool,
+}
+
+/// A column, not the key of a registered table, in which values that payloads
+/// refer to are looked up.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    /// Its place in the catalog.
+    pub place: ColumnIx,
+    /// Its table.
+    pub table: TableName,
+    /// Its table, where that is synchronised: only rows that the user may see
+    /// count. The rows of other tables are nobody's, and all of them count.
+    pub registered: Option<TableIx>,
+    /// What the database says of it.
+    pub column: Column,
+}
+
+/// What the store does with business tables.
+#[derive(Debug, Clone, Default)]
+pub struct Business {
+    /// The tables that rows are projected into.
+    pub projections: Vec<Projection>,
+    /// The columns that are looked at.
+    pub lookups: Vec<Lookup>,
 }
 
 /// Why a business table cannot be projected into; names what is wrong.

@@ -1,10 +1,11 @@
-//! From configured tables to the catalog: names checked, foreign keys
-//! discovered and joined with the configured ones.
+//! From configured tables to the catalog: names checked, business tables and
+//! foreign keys discovered.
 
-use crate::projection::{BusinessTable, DeclaredReference, Projection, ProjectionError};
-use crate::settings::TableSettings;
+use crate::projection::{Business, BusinessTable, Projection, ProjectionError};
+use crate::references::{self, Landscape};
+use crate::settings::{Settings, TableSettings};
 use crate::store::{Store, StoreError};
-use oversync_shared::catalog::{CatalogError, Reference, TableSpec};
+use oversync_shared::catalog::{CatalogError, ForeignKeys, Parent, TableSpec};
 use oversync_shared::names::TableNameError;
 use oversync_shared::{Catalog, TableName};
 use std::collections::HashMap;
@@ -38,11 +39,20 @@ pub enum RegistrationError {
     /// Two business tables that are one in the embedded store.
     #[error("tables: {0} and {1} would be the same table of the embedded store")]
     SameTable(TableName, TableName),
-    /// A configured reference to something that is not a synchronised row's key.
-    #[error(
-        "tables: {0} has ref_column = \"{1}\", which is not the key of {2}; only references to keys are checked, leave the others to the database"
-    )]
+    /// A reference to a column that the table does not have.
+    #[error("tables: {0} has ref_column = \"{1}\", and {2} has no such column")]
     RefColumn(String, String, TableName),
+    /// A reference to a table of which nobody says what its key is.
+    #[error(
+        "tables: {0} refers to {1}, which has no primary key of one column: name a column with ref_column"
+    )]
+    NoRefColumn(String, TableName),
+    /// A reference to another column than the key of a table that is nowhere to
+    /// be looked at.
+    #[error(
+        "tables: {0} has ref_column = \"{1}\", which is not the key of {2}, and {2} does not exist in the database: nothing could ever be found there, unless foreign_keys = \"ref_column_aware\""
+    )]
+    RefColumnNowhere(String, String, TableName),
     /// Asked for, and not there.
     #[error("tables: {0} does not exist in the database, and strict_tables is set")]
     Missing(TableName),
@@ -51,25 +61,78 @@ pub enum RegistrationError {
     Store(#[from] StoreError),
 }
 
-/// Builds the catalog of the configured tables, finds out which of them have a
-/// business table, and registers all with the store. With `strict`, every table
-/// must have one.
-pub async fn register(
-    tables: &[TableSettings],
-    strict: bool,
-    store: &dyn Store,
-) -> Result<Catalog, RegistrationError> {
-    let names = names(tables)?;
-    let described = store.describe(&names).await?;
-    let (catalog, projections) = fit(tables, strict, &names, &described)?;
-    if !store.is_shared() {
-        refuse_same_tables(&projections)?;
+/// What is to be registered.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The tables.
+    pub tables: &'a [TableSettings],
+    /// Whether every one of them must have a business table.
+    pub strict: bool,
+    /// Which references are checked.
+    pub foreign_keys: ForeignKeys,
+}
+
+impl<'a> Wanted<'a> {
+    /// What the settings ask for.
+    pub fn of(settings: &'a Settings) -> Self {
+        Self {
+            tables: &settings.tables,
+            strict: settings.strict_tables,
+            foreign_keys: settings.foreign_keys,
+        }
     }
-    for projection in &projections {
+}
+
+/// Builds the catalog of the configured tables, finds out which of them have a
+/// business table, and registers all with the store.
+pub async fn register(wanted: Wanted<'_>, store: &dyn Store) -> Result<Catalog, RegistrationError> {
+    let names = names(wanted.tables)?;
+    let mut described = store.describe(&names).await?;
+    described.extend(
+        store
+            .describe(&outside(wanted, &names, &described)?)
+            .await?,
+    );
+    let (catalog, business) = fit(wanted, &names, &described)?;
+    if !store.is_shared() {
+        refuse_same_tables(&business.projections)?;
+    }
+    for projection in &business.projections {
         tracing::info!(table = %projection.name, key = projection.key.name, "rows are projected");
     }
-    store.register(&catalog, projections).await?;
+    for lookup in business
+        .lookups
+        .iter()
+        .filter(|lookup| lookup.registered.is_none())
+    {
+        tracing::info!(table = %lookup.table, column = lookup.column.name,
+            "references to a table that is not synchronised: its rows count for every user");
+    }
+    store.register(&catalog, business).await?;
     Ok(catalog)
+}
+
+/// The tables that are referred to and not registered, to be described beside
+/// those that are.
+pub fn outside(
+    wanted: Wanted<'_>,
+    names: &[TableName],
+    described: &HashMap<TableName, BusinessTable>,
+) -> Result<Vec<TableName>, RegistrationError> {
+    landscape(wanted, names, described).outside()
+}
+
+fn landscape<'a>(
+    wanted: Wanted<'a>,
+    names: &'a [TableName],
+    described: &'a HashMap<TableName, BusinessTable>,
+) -> Landscape<'a> {
+    Landscape {
+        tables: wanted.tables,
+        names,
+        described,
+        mode: wanted.foreign_keys,
+    }
 }
 
 /// The names of the configured tables, checked.
@@ -83,93 +146,32 @@ pub fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationErr
         .collect()
 }
 
-/// Fits the configured tables, called `names`, to what the database describes.
+/// Fits the configured tables, called `names`, to what the database describes
+/// of them and of the tables [`outside`].
 pub fn fit(
-    tables: &[TableSettings],
-    strict: bool,
+    wanted: Wanted<'_>,
     names: &[TableName],
     described: &HashMap<TableName, BusinessTable>,
-) -> Result<(Catalog, Vec<Projection>), RegistrationError> {
-    let mut specs = Vec::with_capacity(tables.len());
-    for (settings, name) in tables.iter().zip(names) {
-        let found = described.get(name);
-        if strict && found.is_none() {
+) -> Result<(Catalog, Business), RegistrationError> {
+    let landscape = landscape(wanted, names, described);
+    let mut specs = Vec::with_capacity(names.len());
+    for (place, name) in names.iter().enumerate() {
+        if wanted.strict && !described.contains_key(name) {
             return Err(RegistrationError::Missing(name.clone()));
         }
-        let declared = found.map_or(&[][..], |found| &found.references);
-        let key_of = |parent: &TableName| {
-            let place = names.iter().position(|name| name == parent)?;
-            key_column(&tables[place], described.get(parent))
-        };
+        let found = landscape.of(place)?;
         specs.push(TableSpec {
             name: name.clone(),
-            references: references(settings, name, key_of, declared)?,
+            references: found.references,
+            after: found.after,
         });
     }
-    let catalog = Catalog::new(specs)?;
-    let projections = projections(tables, &catalog, described)?;
-    Ok((catalog, projections))
-}
-
-/// The column that holds a synchronised table's keys.
-fn key_column(settings: &TableSettings, found: Option<&BusinessTable>) -> Option<String> {
-    match (
-        &settings.key_column,
-        found.map(|found| &found.primary_key[..]),
-    ) {
-        (Some(column), _) | (None, Some([column])) => Some(column.clone()),
-        (None, _) => None,
-    }
-}
-
-/// Declared foreign keys and configured ones, each once.
-fn references(
-    settings: &TableSettings,
-    name: &TableName,
-    key_of: impl Fn(&TableName) -> Option<String>,
-    declared: &[DeclaredReference],
-) -> Result<Vec<Reference>, RegistrationError> {
-    let mut references = Vec::new();
-    for reference in declared {
-        // A reference to anything but a synchronised row's key is the database's
-        // own affair.
-        if key_of(&reference.parent)
-            .is_some_and(|key| key.eq_ignore_ascii_case(&reference.parent_column))
-        {
-            references.push(Reference {
-                column: reference.column.clone(),
-                parent: reference.parent.clone(),
-            });
-        } else {
-            tracing::info!(table = %name, column = reference.column, parent = %reference.parent,
-                "foreign key to something that is not a synchronised row: left to the database");
-        }
-    }
-    for reference in &settings.references {
-        let described = format!("{name}.{}", reference.column);
-        let (schema, table) = reference
-            .table
-            .split_once('.')
-            .unwrap_or((&name.schema, &reference.table));
-        let parent = TableName::parse(schema, table)?;
-        if let (Some(column), Some(key)) = (&reference.ref_column, key_of(&parent))
-            && !key.eq_ignore_ascii_case(column)
-        {
-            return Err(RegistrationError::RefColumn(
-                described,
-                column.clone(),
-                parent,
-            ));
-        }
-        let reference = Reference {
-            column: reference.column.to_lowercase(),
-            parent,
-        };
-        if !references.contains(&reference) {
-            references.push(reference);
-        }
-    }
-    Ok(references)
+    let catalog = Catalog::new(specs, wanted.foreign_keys)?;
+    let business = Business {
+        projections: projections(wanted.tables, &catalog, described)?,
+        lookups: references::lookups(&catalog, described),
+    };
+    Ok((catalog, business))
 }
 
 fn projections(
@@ -185,6 +187,7 @@ fn projections(
             let columns: Vec<String> = table
                 .foreign_keys
                 .iter()
+                .filter(|key| matches!(key.parent, Parent::Key(_)))
                 .map(|key| key.column.clone())
                 .collect();
             Some(Projection::new(

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::commit::Lanes;
 use crate::live::{Announcer, Board, Notifier, Relay, ShutDown, Watch};
 use crate::projection::{Failure, Retried};
-use crate::registration::{RegistrationError, register};
+use crate::registration::{self, RegistrationError, register};
 use crate::settings::Settings;
 use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
@@ -86,7 +86,8 @@ impl SyncService {
         };
         let store =
             store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
-        let catalog = Arc::new(register(&settings.tables, settings.strict_tables, &*store).await?);
+        let wanted = registration::Wanted::of(&settings);
+        let catalog = Arc::new(register(wanted, &*store).await?);
         let epoch = store.epoch().await?;
         let lanes = Lanes::start(&store);
         let board = Board::default();

@@ -11,6 +11,7 @@ pub use auth::AuthSettings;
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
+use oversync_shared::catalog::ForeignKeys;
 use oversync_shared::wire::Limits;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -103,6 +104,8 @@ pub struct Settings {
     /// Whether every synchronised table must exist in the database. Otherwise
     /// those that do are projected, and the others only synchronised.
     pub strict_tables: bool,
+    /// Which references of an upload are checked.
+    pub foreign_keys: ForeignKeys,
     /// The synchronised tables.
     pub tables: Vec<TableSettings>,
 }
@@ -159,8 +162,9 @@ pub struct ReferenceSettings {
     /// The referencing column.
     pub column: String,
     /// The table referred to: `table` in the same schema, or `schema.table`.
+    /// It may be one that is not synchronised, as long as it exists.
     pub table: String,
-    /// The column referred to; the key unless set.
+    /// The column referred to; the (primary) key unless set.
     #[serde(default)]
     pub ref_column: Option<String>,
 }
@@ -211,6 +215,7 @@ impl Default for Settings {
             log: "info".to_owned(),
             limits: LimitSettings::default(),
             strict_tables: false,
+            foreign_keys: ForeignKeys::default(),
             tables: Vec::new(),
         }
     }

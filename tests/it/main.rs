@@ -8,6 +8,8 @@ mod conformance;
 // Rows in business tables: the upload's own transaction, scoped to the user,
 // failures recorded and retried.
 mod projection;
+// References to lookup tables and to columns that are not keys; the modes.
+mod references;
 // The storage contract: one story, told to every store without a server.
 mod stores;
 // Bodies, queries, tokens and frames made by mutation: never a 5xx, never a panic.

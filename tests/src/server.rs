@@ -66,6 +66,11 @@ impl Config {
         self
     }
 
+    /// The settings as a file has them.
+    pub fn to_toml(&self) -> String {
+        self.table.to_string()
+    }
+
     /// Uploads without actors and caches.
     #[must_use]
     pub fn bypass_actors(self) -> Self {

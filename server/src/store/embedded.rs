@@ -9,6 +9,7 @@ mod compare;
 mod describe;
 mod failures;
 mod file;
+mod lookup;
 mod project;
 mod read;
 mod threads;
@@ -17,12 +18,14 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,
+    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Referred, Store, StoreError,
+    UserKey,
 };
 use crate::clock::Clock;
-use crate::projection::{BusinessTable, Failure, Projection, Retried};
+use crate::projection::{Business, BusinessTable, Failure, Lookup, Projection, Retried};
 use async_trait::async_trait;
-use oversync_shared::upload::RowAt;
+use oversync_shared::catalog::ColumnIx;
+use oversync_shared::upload::{Holder, RowAt};
 use oversync_shared::{Catalog, ServerId, TableName, UserId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, HashSet};
@@ -57,6 +60,7 @@ struct Tables {
     keys: Vec<i64>,
     /// By number.
     projections: HashMap<i64, Projection>,
+    lookups: HashMap<ColumnIx, Lookup>,
 }
 
 impl EmbeddedStore {
@@ -125,11 +129,7 @@ impl Store for EmbeddedStore {
             .await
     }
 
-    async fn register(
-        &self,
-        catalog: &Catalog,
-        projections: Vec<Projection>,
-    ) -> Result<(), StoreError> {
+    async fn register(&self, catalog: &Catalog, business: Business) -> Result<(), StoreError> {
         let names: Vec<TableName> = catalog
             .tables()
             .map(|(_, table)| table.name.clone())
@@ -138,12 +138,17 @@ impl Store for EmbeddedStore {
             .writer
             .run(move |connection| register(connection, &names))
             .await?;
-        let projections = projections
-            .into_iter()
-            .map(|p| (keys[p.table.index()], p))
-            .collect();
+        let projections = business.projections.into_iter();
+        let lookups = business.lookups.into_iter();
+        let tables = Tables {
+            projections: projections
+                .map(|projection| (keys[projection.table.index()], projection))
+                .collect(),
+            lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
+            keys,
+        };
         self.tables
-            .set(Arc::new(Tables { keys, projections }))
+            .set(Arc::new(tables))
             .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
     }
 
@@ -214,6 +219,21 @@ impl Store for EmbeddedStore {
         self.readers
             .run(move |connection| {
                 project::in_business(connection, &tables.projections, user.0, &user_id, &rows)
+            })
+            .await
+    }
+
+    async fn holders(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        values: Vec<Referred>,
+        at_most: usize,
+    ) -> Result<HashMap<Referred, Vec<Holder>>, StoreError> {
+        let (tables, user_id) = (self.tables(), user_id.clone());
+        self.readers
+            .run(move |connection| {
+                lookup::holders(connection, &tables, user.0, &user_id, values, at_most)
             })
             .await
     }

@@ -9,20 +9,23 @@ mod bus;
 mod columns;
 mod describe;
 mod failures;
+mod lookup;
 mod project;
 
 pub(super) use audit::PostgresAudit;
 
 use super::{
     Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
-    Outcome, Page, PageQuery, Revision, Store, StoreError, UserKey, fingerprint_from, op_code,
-    op_from_code,
+    Outcome, Page, PageQuery, Referred, Revision, Store, StoreError, UserKey, fingerprint_from,
+    op_code, op_from_code,
 };
-use crate::projection::{BusinessTable, Failure, Projection, Retried};
+use crate::projection::{Business, BusinessTable, Failure, Lookup, Projection, Retried};
 use async_trait::async_trait;
 use columns::Columns;
+use lookup::Searched;
 use oversync_shared::Catalog;
-use oversync_shared::upload::{Recorded, RowAt, RowState};
+use oversync_shared::catalog::ColumnIx;
+use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
 use project::Work;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
@@ -67,7 +70,19 @@ struct Tables {
     keys: Vec<i32>,
     /// By place in the catalog.
     projections: Vec<Option<Projection>>,
+    lookups: HashMap<ColumnIx, Lookup>,
     any_projection: bool,
+}
+
+impl Tables {
+    fn searched(&self, column: ColumnIx) -> Option<Searched<'_>> {
+        let lookup = self.lookups.get(&column)?;
+        let owned = lookup.registered.and_then(|table| {
+            let projection = self.projections[table.index()].as_ref()?;
+            Some((projection, self.keys[table.index()]))
+        });
+        Some(Searched { lookup, owned })
+    }
 }
 
 impl PostgresStore {
@@ -255,11 +270,7 @@ impl Store for PostgresStore {
         describe::describe(&self.pool, tables).await
     }
 
-    async fn register(
-        &self,
-        catalog: &Catalog,
-        projections: Vec<Projection>,
-    ) -> Result<(), StoreError> {
+    async fn register(&self, catalog: &Catalog, business: Business) -> Result<(), StoreError> {
         let mut keys = Vec::with_capacity(catalog.len());
         for (_, table) in catalog.tables() {
             sqlx::query("INSERT INTO oversync.tables (schema_name, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING")
@@ -276,18 +287,28 @@ impl Store for PostgresStore {
             .await?;
             keys.push(key);
         }
-        let any_projection = !projections.is_empty();
+        let any_projection = !business.projections.is_empty();
         let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
-        for projection in projections {
+        for projection in business.projections {
             let place = projection.table.index();
             by_place[place] = Some(projection);
         }
+        let lookups = business.lookups.into_iter();
+        let tables = Tables {
+            keys,
+            projections: by_place,
+            lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
+            any_projection,
+        };
+        for searched in tables
+            .lookups
+            .keys()
+            .filter_map(|place| tables.searched(*place))
+        {
+            lookup::probe(&self.pool, &searched).await?;
+        }
         self.tables
-            .set(Tables {
-                keys,
-                projections: by_place,
-                any_projection,
-            })
+            .set(tables)
             .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
     }
 
@@ -390,6 +411,17 @@ impl Store for PostgresStore {
             }
         }
         Ok(found)
+    }
+
+    async fn holders(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        values: Vec<Referred>,
+        at_most: usize,
+    ) -> Result<HashMap<Referred, Vec<Holder>>, StoreError> {
+        let searched = |referred: &Referred| self.tables().searched(referred.0);
+        lookup::holders(&self.pool, user.0, user_id, values, at_most, searched).await
     }
 
     async fn failures(

@@ -230,7 +230,7 @@ pub(super) struct There {
 
 /// The spellings of a text key that are kept and found: dashed or not, lower or
 /// upper case (`hex(randomblob(16))` is the usual one in SQLite).
-fn spellings(key: RowKey) -> [String; 4] {
+pub(super) fn spellings(key: RowKey) -> [String; 4] {
     let (dashed, plain) = (key.to_string(), key.uuid().simple().to_string());
     [dashed.to_uppercase(), plain.to_uppercase(), dashed, plain]
 }
@@ -262,7 +262,7 @@ pub(super) fn find(
 }
 
 /// An owner column may have an affinity that turns a name of digits into a number.
-fn as_text(value: Value) -> Option<String> {
+pub(super) fn as_text(value: Value) -> Option<String> {
     match value {
         Value::Text(text) => Some(text),
         Value::Integer(number) => Some(number.to_string()),

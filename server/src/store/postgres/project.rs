@@ -443,7 +443,7 @@ async fn remove(
 
 /// Whether a business row (`b`) belongs to the user of this name. As texts: a
 /// cast to a column's type could cut a name to somebody else's.
-fn is_owner(owner: &Column, name: &str) -> String {
+pub(super) fn is_owner(owner: &Column, name: &str) -> String {
     let column = quoted(&owner.name);
     match owner.kind {
         Kind::Uuid => format!("b.{column} = {name}::uuid"),
@@ -453,7 +453,9 @@ fn is_owner(owner: &Column, name: &str) -> String {
 
 /// Statements built from the database's own catalogue: names are quoted, and no
 /// text of a client is part of them.
-fn query(sql: &str) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
+pub(super) fn query(
+    sql: &str,
+) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
     sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
 }
 
