@@ -130,6 +130,18 @@ pub struct Lookup {
     pub column: Column,
 }
 
+/// What happens at start to foreign keys between synchronised business tables
+/// that are checked row by row. Only PostgreSQL has such.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Constraints {
+    /// They are made DEFERRABLE INITIALLY DEFERRED, so that rows which refer to
+    /// each other in a ring can be written.
+    #[default]
+    Defer,
+    /// Nothing.
+    LeaveAlone,
+}
+
 /// What the store does with business tables.
 #[derive(Debug, Clone, Default)]
 pub struct Business {
@@ -137,6 +149,8 @@ pub struct Business {
     pub projections: Vec<Projection>,
     /// The columns that are looked at.
     pub lookups: Vec<Lookup>,
+    /// What happens to their foreign keys at start.
+    pub constraints: Constraints,
 }
 
 /// Why a business table cannot be projected into; names what is wrong.

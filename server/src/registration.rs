@@ -1,7 +1,7 @@
 //! From configured tables to the catalog: names checked, business tables and
 //! foreign keys discovered.
 
-use crate::projection::{Business, BusinessTable, Projection, ProjectionError};
+use crate::projection::{Business, BusinessTable, Constraints, Projection, ProjectionError};
 use crate::references::{self, Landscape};
 use crate::settings::{Settings, TableSettings};
 use crate::store::{Store, StoreError};
@@ -70,6 +70,8 @@ pub struct Wanted<'a> {
     pub strict: bool,
     /// Which references are checked.
     pub foreign_keys: ForeignKeys,
+    /// What happens to the foreign keys of business tables.
+    pub constraints: Constraints,
 }
 
 impl<'a> Wanted<'a> {
@@ -79,6 +81,11 @@ impl<'a> Wanted<'a> {
             tables: &settings.tables,
             strict: settings.strict_tables,
             foreign_keys: settings.foreign_keys,
+            constraints: if settings.leave_constraints_alone {
+                Constraints::LeaveAlone
+            } else {
+                Constraints::Defer
+            },
         }
     }
 }
@@ -170,6 +177,7 @@ pub fn fit(
     let business = Business {
         projections: projections(wanted.tables, &catalog, described)?,
         lookups: references::lookups(&catalog, described),
+        constraints: wanted.constraints,
     };
     Ok((catalog, business))
 }

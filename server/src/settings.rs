@@ -106,6 +106,9 @@ pub struct Settings {
     pub strict_tables: bool,
     /// Which references of an upload are checked.
     pub foreign_keys: ForeignKeys,
+    /// Whether foreign keys between synchronised business tables stay as they
+    /// are; otherwise they become DEFERRABLE INITIALLY DEFERRED (PostgreSQL).
+    pub leave_constraints_alone: bool,
     /// The synchronised tables.
     pub tables: Vec<TableSettings>,
 }
@@ -216,6 +219,7 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             strict_tables: false,
             foreign_keys: ForeignKeys::default(),
+            leave_constraints_alone: false,
             tables: Vec::new(),
         }
     }

@@ -582,7 +582,7 @@ async fn what_cannot_work_is_refused_at_start(backend: Backend) {
             .set("foreign_keys", mode)
             .set("database_url", database.url());
         match expected {
-            None => drop(Server::start(&database, config).await),
+            None => drop(Server::answering(&database, config).await),
             Some(expected) => {
                 let folder = tempfile::TempDir::new().expect("a temporary folder");
                 let file = folder.path().join("oversync.toml");

@@ -129,6 +129,19 @@ impl Server {
         }
     }
 
+    /// Starts a process and waits for an answer: it listens before its tables are
+    /// registered, which may still fail.
+    ///
+    /// # Panics
+    /// When it gives up instead.
+    pub async fn answering(database: &Database, config: Config) -> Self {
+        let server = Self::start(database, config).await;
+        let health = format!("{}/health", server.target().base());
+        let answer = server.target().client().get(health).send().await;
+        assert!(answer.is_ok(), "the server does not answer: {answer:?}");
+        server
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.process.address

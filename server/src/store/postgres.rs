@@ -7,6 +7,7 @@
 mod audit;
 mod bus;
 mod columns;
+mod constraints;
 mod describe;
 mod failures;
 mod lookup;
@@ -19,7 +20,9 @@ use super::{
     Outcome, Page, PageQuery, Referred, Revision, Store, StoreError, UserKey, fingerprint_from,
     op_code, op_from_code,
 };
-use crate::projection::{Business, BusinessTable, Failure, Lookup, Projection, Retried};
+use crate::projection::{
+    Business, BusinessTable, Constraints, Failure, Lookup, Projection, Retried,
+};
 use async_trait::async_trait;
 use columns::Columns;
 use lookup::Searched;
@@ -286,6 +289,9 @@ impl Store for PostgresStore {
             .fetch_one(&self.pool)
             .await?;
             keys.push(key);
+        }
+        if business.constraints == Constraints::Defer {
+            constraints::defer(&self.pool, &business.projections).await?;
         }
         let any_projection = !business.projections.is_empty();
         let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
