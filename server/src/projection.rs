@@ -6,6 +6,7 @@
 //! never fails the upload.
 
 use crate::settings::TableSettings;
+use crate::store::handler::HandlersOfTable;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
 use serde::Serialize;
@@ -130,6 +131,21 @@ pub struct Lookup {
     pub column: Column,
 }
 
+/// A table whose rows the host's own handler writes.
+#[derive(Debug, Clone)]
+pub struct Handled {
+    /// The registered table.
+    pub table: TableIx,
+    /// Its name.
+    pub name: TableName,
+    /// Parents rank below their children.
+    pub rank: usize,
+    /// Whether its rows may refer to each other.
+    pub cyclic: bool,
+    /// Who writes them.
+    pub handlers: HandlersOfTable,
+}
+
 /// What happens at start to foreign keys between synchronised business tables
 /// that are checked row by row. Only PostgreSQL has such.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -147,6 +163,8 @@ pub enum Constraints {
 pub struct Business {
     /// The tables that rows are projected into.
     pub projections: Vec<Projection>,
+    /// The tables that the host's handlers write.
+    pub handled: Vec<Handled>,
     /// The columns that are looked at.
     pub lookups: Vec<Lookup>,
     /// What happens to their foreign keys at start.

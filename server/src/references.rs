@@ -6,11 +6,11 @@
 //! Nobody knows whose the rows of such a table are, so all of them count, for
 //! every user.
 
-use crate::projection::{BusinessTable, Column, DeclaredReference, Kind, Lookup};
+use crate::projection::{BusinessTable, Column, DeclaredReference, Kind, Lookup, Projection};
 use crate::registration::RegistrationError;
 use crate::settings::{ReferenceSettings, TableSettings};
 use oversync_shared::catalog::{CatalogError, Compared, ForeignKeys, Reference, RefersTo};
-use oversync_shared::{Catalog, TableName};
+use oversync_shared::{Catalog, TableIx, TableName};
 use std::collections::HashMap;
 
 /// The configured tables beside what the database says of them.
@@ -135,7 +135,9 @@ impl Landscape<'_> {
 
     fn refers_to(&self, place: usize, wanted: &Wanted) -> Result<RefersTo, RegistrationError> {
         let registered = self.names.iter().position(|name| *name == wanted.parent);
-        let there = self.described.get(&wanted.parent);
+        // Nobody but its handler knows whose the rows of a handled table are.
+        let is_handled = registered.is_some_and(|place| self.tables[place].handled);
+        let there = self.described.get(&wanted.parent).filter(|_| !is_handled);
         let child = format!("{}.{}", self.names[place], wanted.column);
         let column = match (&wanted.parent_column, registered, there) {
             (None, Some(_), _) => return Ok(RefersTo::Key),
@@ -169,7 +171,7 @@ impl Landscape<'_> {
                 column.clone(),
                 wanted.parent.clone(),
             )),
-            // Registered, without a business table: only rows of the same upload
+            // Registered, without a business table of ours: only rows of the same upload
             // can ever be found by such a column.
             None if self.mode == ForeignKeys::Enabled => Err(RegistrationError::RefColumnNowhere(
                 child,
@@ -197,11 +199,19 @@ impl Landscape<'_> {
 }
 
 /// The columns that the stores look values up in; none when nothing is checked.
-pub fn lookups(catalog: &Catalog, described: &HashMap<TableName, BusinessTable>) -> Vec<Lookup> {
+pub fn lookups(
+    catalog: &Catalog,
+    described: &HashMap<TableName, BusinessTable>,
+    projections: &[Projection],
+) -> Vec<Lookup> {
     if catalog.mode() == ForeignKeys::Disabled {
         return Vec::new();
     }
     let lookup = |(place, column): (_, &oversync_shared::catalog::ReferencedColumn)| {
+        let is_looked_at = |table: TableIx| projections.iter().any(|one| one.table == table);
+        if !column.registered.is_none_or(is_looked_at) {
+            return None;
+        }
         let found = described.get(&column.table)?;
         Some(Lookup {
             place,

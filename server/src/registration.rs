@@ -1,14 +1,20 @@
 //! From configured tables to the catalog: names checked, business tables and
 //! foreign keys discovered.
 
-use crate::projection::{Business, BusinessTable, Constraints, Projection, ProjectionError};
+use crate::projection::{
+    Business, BusinessTable, Constraints, Handled, Projection, ProjectionError,
+};
 use crate::references::{self, Landscape};
 use crate::settings::{Settings, TableSettings};
+use crate::store::handler::{Converting, Handlers, HandlersOfTable};
 use crate::store::{Store, StoreError};
-use oversync_shared::catalog::{CatalogError, ForeignKeys, Parent, TableSpec};
+use oversync_shared::catalog::{
+    CatalogError, Conversion, ConvertReference, ForeignKeys, Parent, TableSpec,
+};
 use oversync_shared::names::TableNameError;
 use oversync_shared::{Catalog, TableName};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Schemas that the server keeps for itself.
 const RESERVED_SCHEMAS: &[&str] = &["oversync", "pg_catalog", "information_schema"];
@@ -53,6 +59,12 @@ pub enum RegistrationError {
         "tables: {0} has ref_column = \"{1}\", which is not the key of {2}, and {2} does not exist in the database: nothing could ever be found there, unless foreign_keys = \"ref_column_aware\""
     )]
     RefColumnNowhere(String, String, TableName),
+    /// A handler for a table that is not registered for one.
+    #[error("tables: a handler is given for {0}, which is not registered with handled = true")]
+    NotHandled(TableName),
+    /// A table for a handler that is not given.
+    #[error("tables: {0} has handled = true, and there is no handler of it for this database")]
+    NoHandler(TableName),
     /// Asked for, and not there.
     #[error("tables: {0} does not exist in the database, and strict_tables is set")]
     Missing(TableName),
@@ -92,15 +104,38 @@ impl<'a> Wanted<'a> {
 
 /// Builds the catalog of the configured tables, finds out which of them have a
 /// business table, and registers all with the store.
-pub async fn register(wanted: Wanted<'_>, store: &dyn Store) -> Result<Catalog, RegistrationError> {
+pub async fn register(
+    wanted: Wanted<'_>,
+    handlers: &Handlers,
+    store: &dyn Store,
+) -> Result<Catalog, RegistrationError> {
     let names = names(wanted.tables)?;
+    for name in handlers.tables() {
+        let place = names.iter().position(|registered| registered == name);
+        if !place.is_some_and(|place| wanted.tables[place].handled) {
+            return Err(RegistrationError::NotHandled(name.clone()));
+        }
+    }
     let mut described = store.describe(&names).await?;
     described.extend(
         store
             .describe(&outside(wanted, &names, &described)?)
             .await?,
     );
-    let (catalog, business) = fit(wanted, &names, &described)?;
+    let (mut catalog, mut business) = fit(wanted, &names, &described)?;
+    for (name, settings) in names.iter().zip(wanted.tables) {
+        if settings.handled {
+            let given = handlers
+                .of(name)
+                .and_then(|handlers| Some((handlers, conversion(handlers, store.is_shared())?)));
+            let Some((handlers, conversion)) = given else {
+                return Err(RegistrationError::NoHandler(name.clone()));
+            };
+            business
+                .handled
+                .push(handle(&mut catalog, name, handlers, conversion));
+        }
+    }
     if !store.is_shared() {
         refuse_same_tables(&business.projections)?;
     }
@@ -117,6 +152,36 @@ pub async fn register(wanted: Wanted<'_>, store: &dyn Store) -> Result<Catalog, 
     }
     store.register(&catalog, business).await?;
     Ok(catalog)
+}
+
+/// How the handler for this store converts references; `None` without one.
+fn conversion(handlers: &HandlersOfTable, is_shared: bool) -> Option<Conversion> {
+    let own: Arc<dyn ConvertReference> = if is_shared {
+        Arc::new(Converting(handlers.postgres.clone()?))
+    } else {
+        Arc::new(Converting(handlers.embedded.clone()?))
+    };
+    Some(Conversion(own))
+}
+
+/// Gives a table to its handlers.
+fn handle(
+    catalog: &mut Catalog,
+    name: &TableName,
+    handlers: &HandlersOfTable,
+    conversion: Conversion,
+) -> Handled {
+    let ix = catalog.find(name).expect("BUG: the table is registered");
+    catalog.convert(ix, conversion);
+    tracing::info!(table = %name, "rows are written by the host's handler");
+    let table = catalog.table(ix);
+    Handled {
+        table: ix,
+        name: name.clone(),
+        rank: table.rank,
+        cyclic: table.cyclic,
+        handlers: handlers.clone(),
+    }
 }
 
 /// The tables that are referred to and not registered, to be described beside
@@ -163,7 +228,8 @@ pub fn fit(
     let landscape = landscape(wanted, names, described);
     let mut specs = Vec::with_capacity(names.len());
     for (place, name) in names.iter().enumerate() {
-        if wanted.strict && !described.contains_key(name) {
+        let is_missing = !described.contains_key(name) && !wanted.tables[place].handled;
+        if wanted.strict && is_missing {
             return Err(RegistrationError::Missing(name.clone()));
         }
         let found = landscape.of(place)?;
@@ -174,9 +240,11 @@ pub fn fit(
         });
     }
     let catalog = Catalog::new(specs, wanted.foreign_keys)?;
+    let projections = projections(wanted.tables, &catalog, described)?;
     let business = Business {
-        projections: projections(wanted.tables, &catalog, described)?,
-        lookups: references::lookups(&catalog, described),
+        lookups: references::lookups(&catalog, described, &projections),
+        projections,
+        handled: Vec::new(),
         constraints: wanted.constraints,
     };
     Ok((catalog, business))
@@ -190,6 +258,7 @@ fn projections(
     catalog
         .tables()
         .zip(tables)
+        .filter(|(_, settings)| !settings.handled)
         .filter_map(|((ix, table), settings)| {
             let found = described.get(&table.name)?;
             let columns: Vec<String> = table

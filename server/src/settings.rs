@@ -153,6 +153,10 @@ pub struct TableSettings {
     /// The column that holds the owning user.
     #[serde(default)]
     pub owner_column: Option<String>,
+    /// Whether a handler of the host application writes its rows, in place of
+    /// the generic projection. It needs no business table then.
+    #[serde(default)]
+    pub handled: bool,
     /// Foreign keys that no business table declares.
     #[serde(default)]
     pub references: Vec<ReferenceSettings>,

@@ -5,9 +5,12 @@
 //! each other in a cycle share a rank.
 
 use crate::graph;
+use crate::key::RowKey;
 use crate::names::TableName;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// The place of a table in its [`Catalog`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,13 +128,34 @@ pub struct ReferencedColumn {
     pub compared: Compared,
 }
 
+/// A host application's own way of naming parents in the payloads of a table.
+/// Must be pure and quick: it is asked once per reference of every upload.
+pub trait ConvertReference: Send + Sync {
+    /// The row that a referencing column names. `column` is lower case, `sent` a
+    /// string without quotes and escapes, or the JSON text of anything else;
+    /// never null or empty. `None`: the usual spellings of a UUID apply.
+    fn convert_reference(&self, column: &str, sent: &str) -> Option<RowKey>;
+}
+
+/// The conversion of one table's references.
+#[derive(Clone)]
+pub struct Conversion(pub Arc<dyn ConvertReference>);
+
+impl fmt::Debug for Conversion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Conversion")
+    }
+}
+
 /// A registered table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Table {
     /// The table.
     pub name: TableName,
     /// Its foreign keys.
     pub foreign_keys: Vec<ForeignKey>,
+    /// How its payloads name the keys of parents, where that is not the usual way.
+    pub conversion: Option<Conversion>,
     /// Its columns by which rows of the same upload count as parents; none
     /// unless [`ForeignKeys::RefColumnAware`].
     pub offered: Vec<ColumnIx>,
@@ -202,6 +226,7 @@ impl Catalog {
             catalog.tables.push(Table {
                 name: spec.name,
                 foreign_keys,
+                conversion: None,
                 offered: Vec::new(),
                 rank: 0,
                 cyclic: false,
@@ -257,6 +282,11 @@ impl Catalog {
             self.columns.len() - 1
         });
         Ok(Parent::Column(ColumnIx(index)))
+    }
+
+    /// Lets a table name parents in its own way.
+    pub fn convert(&mut self, table: TableIx, conversion: Conversion) {
+        self.tables[table.0].conversion = Some(conversion);
     }
 
     /// Which references are checked.

@@ -8,6 +8,8 @@ mod conformance;
 // Rows in business tables: the upload's own transaction, scoped to the user,
 // failures recorded and retried.
 mod projection;
+// Rows that a host's own handler writes.
+mod handlers;
 // Foreign keys of PostgreSQL: made to wait at start, never a reason for an upload
 // to fail.
 mod constraints;

@@ -9,6 +9,7 @@ mod compare;
 mod describe;
 mod failures;
 mod file;
+mod handled;
 mod lookup;
 mod project;
 mod read;
@@ -22,11 +23,12 @@ use super::{
     UserKey,
 };
 use crate::clock::Clock;
-use crate::projection::{Business, BusinessTable, Failure, Lookup, Projection, Retried};
+use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
 use async_trait::async_trait;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, RowAt};
 use oversync_shared::{Catalog, ServerId, TableName, UserId};
+use project::Writer;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -60,7 +62,17 @@ struct Tables {
     keys: Vec<i64>,
     /// By number.
     projections: HashMap<i64, Projection>,
+    /// By number.
+    handled: HashMap<i64, Handled>,
     lookups: HashMap<ColumnIx, Lookup>,
+}
+
+impl Tables {
+    /// Who writes the business rows of a table.
+    fn writer(&self, table_key: i64) -> Option<Writer<'_>> {
+        let projection = self.projections.get(&table_key).map(Writer::Projection);
+        projection.or_else(|| self.handled.get(&table_key).map(Writer::Handler))
+    }
 }
 
 impl EmbeddedStore {
@@ -139,10 +151,14 @@ impl Store for EmbeddedStore {
             .run(move |connection| register(connection, &names))
             .await?;
         let projections = business.projections.into_iter();
+        let handled = business.handled.into_iter();
         let lookups = business.lookups.into_iter();
         let tables = Tables {
             projections: projections
                 .map(|projection| (keys[projection.table.index()], projection))
+                .collect(),
+            handled: handled
+                .map(|table| (keys[table.table.index()], table))
                 .collect(),
             lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
             keys,
@@ -253,7 +269,7 @@ impl Store for EmbeddedStore {
     async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
         let (tables, user) = (self.tables(), user.clone());
         self.writer
-            .run(move |connection| failures::retry(connection, &user, failure, &tables.projections))
+            .run(move |connection| failures::retry(connection, &user, failure, &tables))
             .await
     }
 

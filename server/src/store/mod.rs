@@ -8,6 +8,7 @@
 
 pub mod audit;
 mod embedded;
+pub mod handler;
 mod postgres;
 
 pub use embedded::EmbeddedStore;

@@ -10,6 +10,7 @@ mod columns;
 mod constraints;
 mod describe;
 mod failures;
+mod handled;
 mod lookup;
 mod project;
 
@@ -21,8 +22,9 @@ use super::{
     op_code, op_from_code,
 };
 use crate::projection::{
-    Business, BusinessTable, Constraints, Failure, Lookup, Projection, Retried,
+    Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
 };
+use crate::store::handler::Before;
 use async_trait::async_trait;
 use columns::Columns;
 use lookup::Searched;
@@ -30,7 +32,7 @@ use oversync_shared::Catalog;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
-use project::Work;
+use project::{Work, Writer};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
 use std::collections::{HashMap, HashSet};
@@ -73,11 +75,19 @@ struct Tables {
     keys: Vec<i32>,
     /// By place in the catalog.
     projections: Vec<Option<Projection>>,
+    /// By place in the catalog.
+    handled: Vec<Option<Handled>>,
     lookups: HashMap<ColumnIx, Lookup>,
-    any_projection: bool,
+    any_written: bool,
 }
 
 impl Tables {
+    /// Who writes the business rows of a table.
+    fn writer(&self, place: usize) -> Option<Writer<'_>> {
+        let projection = self.projections[place].as_ref().map(Writer::Projection);
+        projection.or_else(|| self.handled[place].as_ref().map(Writer::Handler))
+    }
+
     fn searched(&self, column: ColumnIx) -> Option<Searched<'_>> {
         let lookup = self.lookups.get(&column)?;
         let owned = lookup.registered.and_then(|table| {
@@ -159,14 +169,19 @@ impl PostgresStore {
                 .map(|entry| (entry.server_id, entry))
                 .collect();
             for write in &commit.rows {
-                let Some(projection) = &self.tables().projections[write.row.table.index()] else {
+                let Some(writer) = self.tables().writer(write.row.table.index()) else {
                     continue;
                 };
                 let entry = payloads[&write.state.at];
                 work.push(Work {
                     user: commit.user.0,
                     user_id: &commit.user_id,
-                    projection,
+                    writer,
+                    before: if write.base == RowVersion::NEVER_SEEN {
+                        Before::NeverSeen
+                    } else {
+                        Before::Seen
+                    },
                     table_key: self.table_key(write.row.table),
                     pk: write.row.key.uuid(),
                     version: write.state.version,
@@ -238,7 +253,7 @@ impl PostgresStore {
         let columns = Columns::collect(commits, |table| self.table_key(table));
         let read_held =
             |rows: Vec<PgRow>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
-        if !self.tables().any_projection {
+        if !self.tables().any_written {
             // One statement is its own transaction.
             return Ok(read_held(columns.query().fetch_all(&self.pool).await?));
         }
@@ -291,20 +306,27 @@ impl Store for PostgresStore {
             keys.push(key);
         }
         if business.constraints == Constraints::Defer {
-            constraints::defer(&self.pool, &business.projections).await?;
+            let names: Vec<&TableName> = catalog.tables().map(|(_, table)| &table.name).collect();
+            constraints::defer(&self.pool, &names).await?;
         }
-        let any_projection = !business.projections.is_empty();
+        let any_written = !(business.projections.is_empty() && business.handled.is_empty());
         let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
         for projection in business.projections {
             let place = projection.table.index();
             by_place[place] = Some(projection);
         }
+        let mut handled: Vec<Option<Handled>> = vec![None; catalog.len()];
+        for table in business.handled {
+            let place = table.table.index();
+            handled[place] = Some(table);
+        }
         let lookups = business.lookups.into_iter();
         let tables = Tables {
             keys,
             projections: by_place,
+            handled,
             lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
-            any_projection,
+            any_written,
         };
         for searched in tables
             .lookups
@@ -440,14 +462,12 @@ impl Store for PostgresStore {
     }
 
     async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
-        let projections: HashMap<i32, &Projection> = self
-            .tables()
-            .projections
-            .iter()
-            .flatten()
-            .map(|projection| (self.table_key(projection.table), projection))
-            .collect();
-        failures::retry(&self.pool, user, failure, &projections).await
+        let tables = self.tables();
+        let writer = |table_key: i32| {
+            let place = tables.keys.iter().position(|key| *key == table_key)?;
+            tables.writer(place)
+        };
+        failures::retry(&self.pool, user, failure, writer).await
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {

@@ -71,6 +71,8 @@ pub async fn verify(
         report: Report::default(),
         progress,
     };
+    let handled = settings.tables.iter().filter(|table| table.handled);
+    run.report.checked.handled_tables = handled.count() as u64;
     match user {
         Some(user) => {
             if !run.user(&mut *audit, user).await? {

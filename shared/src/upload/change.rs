@@ -238,7 +238,12 @@ fn read_links(payload: &str, table: TableIx, catalog: &Catalog) -> (Vec<Link>, V
     let links = table.foreign_keys.iter().filter_map(|key| {
         let text = find(&key.column)?;
         match key.parent {
-            Parent::Key(parent) => read_key(text, parent),
+            Parent::Key(parent) => {
+                let own = table.conversion.as_ref();
+                read_key(text, parent, |sent| {
+                    own.and_then(|own| own.0.convert_reference(&key.column, sent))
+                })
+            }
             Parent::Column(column) => {
                 let value = ColumnValue::read(text, catalog.column(column).compared)?;
                 Some(Link::Column { column, value })
@@ -258,23 +263,25 @@ fn read_links(payload: &str, table: TableIx, catalog: &Catalog) -> (Vec<Link>, V
 }
 
 /// `None` for null and the empty string, which refer to nothing.
-fn read_key(text: &str, table: TableIx) -> Option<Link> {
+fn read_key(text: &str, table: TableIx, convert: impl Fn(&str) -> Option<RowKey>) -> Option<Link> {
     let mut reader = Reader::new(text);
-    match reader.kind() {
-        Ok(Kind::Null) => None,
+    let (sent, usual) = match reader.kind() {
+        Ok(Kind::Null) => return None,
         Ok(Kind::String) => {
-            let value = reader.string().expect("BUG: the payload has been checked");
-            if value.is_empty() {
-                return None;
-            }
-            Some(match RowKey::parse_reference(&value) {
-                Some(key) => Link::Key {
-                    parent: RowAt { table, key },
-                    sent: value.into_owned(),
-                },
-                None => Link::NotKey,
-            })
+            let sent = reader.string().expect("BUG: the payload has been checked");
+            let usual = RowKey::parse_reference(&sent);
+            (sent, usual)
         }
-        _ => Some(Link::NotKey),
+        _ => (text.into(), None),
+    };
+    if sent.is_empty() {
+        return None;
     }
+    Some(match convert(&sent).or(usual) {
+        Some(key) => Link::Key {
+            parent: RowAt { table, key },
+            sent: sent.into_owned(),
+        },
+        None => Link::NotKey,
+    })
 }

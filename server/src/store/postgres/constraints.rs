@@ -8,8 +8,8 @@
 
 use super::SCHEMA_LOCK;
 use super::project::{query, quoted};
-use crate::projection::Projection;
 use crate::store::StoreError;
+use oversync_shared::TableName;
 use sqlx::{PgPool, Row as _};
 
 /// How long the change of one constraint waits for the table. Everybody else
@@ -24,8 +24,8 @@ struct Constraint {
 }
 
 /// Makes the foreign keys between these tables DEFERRABLE INITIALLY DEFERRED.
-pub(super) async fn defer(pool: &PgPool, projections: &[Projection]) -> Result<(), StoreError> {
-    for constraint in immediate(pool, projections).await? {
+pub(super) async fn defer(pool: &PgPool, tables: &[&TableName]) -> Result<(), StoreError> {
+    for constraint in immediate(pool, tables).await? {
         let Constraint {
             schema,
             table,
@@ -49,14 +49,20 @@ pub(super) async fn defer(pool: &PgPool, projections: &[Projection]) -> Result<(
     Ok(())
 }
 
-async fn immediate(
-    pool: &PgPool,
-    projections: &[Projection],
-) -> Result<Vec<Constraint>, StoreError> {
-    let names = || projections.iter().map(|projection| &projection.name);
+async fn immediate(pool: &PgPool, tables: &[&TableName]) -> Result<Vec<Constraint>, StoreError> {
     let found = sqlx::query(include_str!("constraints.sql"))
-        .bind(names().map(|name| name.schema.as_str()).collect::<Vec<_>>())
-        .bind(names().map(|name| name.table.as_str()).collect::<Vec<_>>())
+        .bind(
+            tables
+                .iter()
+                .map(|name| name.schema.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            tables
+                .iter()
+                .map(|name| name.table.as_str())
+                .collect::<Vec<_>>(),
+        )
         .fetch_all(pool)
         .await?;
     let read = |row: &sqlx::postgres::PgRow| {

@@ -1,14 +1,15 @@
 //! Rows that could not be projected: recorded, listed, tried again.
 
-use super::project::{self, Failed, Work};
-use crate::projection::{Failure, Projection, Retried};
+use super::project::{self, Failed, Work, Writer};
+use crate::projection::{Failure, Retried};
+use crate::store::handler::Before;
 use crate::store::{FailureFilter, StoreError, op_code, op_from_code};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, RowVersion, UserId};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -41,7 +42,7 @@ pub(super) async fn record(
     .await?;
     for failed in failed {
         let work = &work[failed.index];
-        tracing::warn!(table = %work.projection.name, error = failed.error, "a row could not be projected");
+        tracing::warn!(table = %work.writer.name(), error = failed.error, "a row could not be projected");
         sqlx::query(
             "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -105,11 +106,11 @@ fn read_failure(row: &PgRow) -> Result<Failure, StoreError> {
 
 /// Holds the user's head row, so that no upload writes a newer state of the row
 /// in between.
-pub(super) async fn retry(
+pub(super) async fn retry<'a>(
     pool: &PgPool,
     user: &UserId,
     failure: i64,
-    projections: &HashMap<i32, &Projection>,
+    writer: impl Fn(i32) -> Option<Writer<'a>>,
 ) -> Result<Retried, StoreError> {
     let mut tx = pool.begin().await?;
     let known: Option<i64> = sqlx::query_scalar(
@@ -154,7 +155,7 @@ pub(super) async fn retry(
     .bind(pk)
     .fetch_optional(&mut *tx)
     .await?;
-    let (Some(current), Some(projection)) = (current, projections.get(&table_key)) else {
+    let (Some(current), Some(writer)) = (current, writer(table_key)) else {
         sqlx::query("DELETE FROM oversync.failures WHERE id = $1")
             .bind(failure)
             .execute(&mut *tx)
@@ -167,7 +168,8 @@ pub(super) async fn retry(
     let work = Work {
         user: user_key,
         user_id: user,
-        projection,
+        writer,
+        before: Before::Unknown,
         table_key,
         pk,
         version,

@@ -6,10 +6,12 @@
 //! are checked before each savepoint is released: at COMMIT they would take
 //! everybody's upload with them.
 
-use crate::projection::{Column, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use super::handled;
+use crate::projection::{Column, Handled, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use crate::store::handler::Before;
 use oversync_shared::json;
 use oversync_shared::upload::RowAt;
-use oversync_shared::{RowVersion, UserId};
+use oversync_shared::{RowKey, RowVersion, TableName, UserId};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
@@ -19,7 +21,8 @@ use uuid::Uuid;
 pub(super) struct Work<'a> {
     pub(super) user: i64,
     pub(super) user_id: &'a UserId,
-    pub(super) projection: &'a Projection,
+    pub(super) writer: Writer<'a>,
+    pub(super) before: Before,
     pub(super) table_key: i32,
     pub(super) pk: Uuid,
     pub(super) version: RowVersion,
@@ -28,11 +31,54 @@ pub(super) struct Work<'a> {
     pub(super) op: i16,
 }
 
-impl Work<'_> {
+/// Who writes the rows of a table.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Writer<'a> {
+    Projection(&'a Projection),
+    Handler(&'a Handled),
+}
+
+impl Writer<'_> {
+    pub(super) fn name(&self) -> &TableName {
+        match self {
+            Self::Projection(projection) => &projection.name,
+            Self::Handler(handled) => &handled.name,
+        }
+    }
+
+    fn rank(&self) -> usize {
+        match self {
+            Self::Projection(projection) => projection.rank,
+            Self::Handler(handled) => handled.rank,
+        }
+    }
+
+    fn is_cyclic(&self) -> bool {
+        match self {
+            Self::Projection(projection) => projection.cyclic,
+            Self::Handler(handled) => handled.cyclic,
+        }
+    }
+}
+
+impl<'a> Work<'a> {
+    fn projection(&self) -> &'a Projection {
+        match self.writer {
+            Writer::Projection(projection) => projection,
+            Writer::Handler(_) => unreachable!("BUG: a handler's row is not projected"),
+        }
+    }
+
+    /// Whether it is written by itself: a handler's row, unless rows may need it
+    /// that it needs.
+    fn is_alone(&self) -> bool {
+        matches!(self.writer, Writer::Handler(handled) if !handled.cyclic)
+    }
+
     /// Parents' upserts, children's upserts, children's deletes, parents'
     /// deletes; tables together.
     pub(super) fn order(&self) -> (bool, i64, i32) {
-        let rank = self.projection.rank as i64;
+        let rank = self.writer.rank() as i64;
         let is_delete = self.payload.is_none();
         (
             is_delete,
@@ -49,7 +95,7 @@ pub(super) struct Failed {
 }
 
 /// Why a set of rows could not be written together.
-enum Trouble {
+pub(super) enum Trouble {
     /// The data: try smaller sets.
     Data(String),
     /// The database: give up.
@@ -92,31 +138,52 @@ pub(super) async fn project(
         .await?;
     let all: Vec<usize> = (0..work.len()).collect();
     let mut failed = Vec::new();
-    if attempt(tx, work, &all, &mut failed).await?.is_none() {
-        return Ok(failed);
+    for part in all.chunk_by(|a, b| work[*a].is_alone() == work[*b].is_alone()) {
+        if work[part[0]].is_alone() {
+            for &index in part {
+                if let Some(error) = attempt(tx, work, &[index], &mut failed).await? {
+                    failed.push(Failed { index, error });
+                }
+            }
+        } else {
+            project_set(tx, work, part, &mut failed).await?;
+        }
+    }
+    try_again(tx, work, failed).await
+}
+
+/// Writes rows together; where that fails, in smaller sets.
+async fn project_set(
+    tx: &mut Transaction<'_, Postgres>,
+    work: &[Work<'_>],
+    all: &[usize],
+    failed: &mut Vec<Failed>,
+) -> Result<(), sqlx::Error> {
+    if attempt(tx, work, all, failed).await?.is_none() {
+        return Ok(());
     }
     let mut by_user: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    for index in all {
+    for &index in all {
         by_user.entry(work[index].user).or_default().push(index);
     }
     let users = by_user.len();
     for indexes in by_user.into_values() {
-        if users > 1 && attempt(tx, work, &indexes, &mut failed).await?.is_none() {
+        if users > 1 && attempt(tx, work, &indexes, failed).await?.is_none() {
             continue;
         }
         // Rows that may need each other are tried together before one by one.
         for unit in indexes.chunk_by(|a, b| are_one_unit(&work[*a], &work[*b])) {
-            if unit.len() > 1 && attempt(tx, work, unit, &mut failed).await?.is_none() {
+            if unit.len() > 1 && attempt(tx, work, unit, failed).await?.is_none() {
                 continue;
             }
             for &index in unit {
-                if let Some(error) = attempt(tx, work, &[index], &mut failed).await? {
+                if let Some(error) = attempt(tx, work, &[index], failed).await? {
                     failed.push(Failed { index, error });
                 }
             }
         }
     }
-    try_again(tx, work, failed).await
+    Ok(())
 }
 
 /// A unique value may have been freed by a later row of the same upload.
@@ -127,7 +194,8 @@ async fn try_again(
 ) -> Result<Vec<Failed>, sqlx::Error> {
     let mut still = Vec::new();
     for before in failed {
-        if before.error != NOT_UNIQUE {
+        let is_ours = matches!(work[before.index].writer, Writer::Projection(_));
+        if before.error != NOT_UNIQUE || !is_ours {
             still.push(before);
         } else if let Some(error) = attempt(tx, work, &[before.index], &mut still).await? {
             still.push(Failed {
@@ -140,8 +208,8 @@ async fn try_again(
 }
 
 fn are_one_unit(a: &Work<'_>, b: &Work<'_>) -> bool {
-    a.projection.cyclic
-        && a.projection.rank == b.projection.rank
+    a.writer.is_cyclic()
+        && a.writer.rank() == b.writer.rank()
         && a.payload.is_some() == b.payload.is_some()
 }
 
@@ -204,6 +272,19 @@ async fn write(
         .filter(|index| mine.contains(index))
         .collect();
     for set in mine.chunk_by(|a, b| same_table(&work[*a], &work[*b])) {
+        if let Writer::Handler(handled) = work[set[0]].writer {
+            for work in set.iter().map(|index| &work[*index]) {
+                let row = handled::Row {
+                    user: work.user_id,
+                    key: RowKey::new(work.pk),
+                    version: work.version,
+                    payload: work.payload,
+                    before: work.before,
+                };
+                handled::write(connection, handled, &row).await?;
+            }
+            continue;
+        }
         if work[set[0]].payload.is_none() {
             remove(connection, work, set).await?;
             continue;
@@ -237,7 +318,7 @@ fn same_table(a: &Work<'_>, b: &Work<'_>) -> bool {
 fn present(work: &Work<'_>) -> Result<Vec<bool>, Trouble> {
     let payload = work.payload.expect("BUG: only upserts have columns");
     let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
-    work.projection
+    work.projection()
         .columns
         .iter()
         .map(|column| {
@@ -264,7 +345,8 @@ async fn claim(
 ) -> Result<(), Trouble> {
     let mut by_table: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &index in mine.iter() {
-        if work[index].projection.owner.is_none() {
+        if matches!(work[index].writer, Writer::Projection(projection) if projection.owner.is_none())
+        {
             by_table
                 .entry(work[index].table_key)
                 .or_default()
@@ -272,7 +354,7 @@ async fn claim(
         }
     }
     for (table_key, indexes) in by_table {
-        let projection = work[indexes[0]].projection;
+        let projection = work[indexes[0]].projection();
         // In one order, so that two processes cannot deadlock over shared keys.
         let mut indexes = indexes;
         indexes.sort_by_key(|index| work[*index].pk);
@@ -323,7 +405,7 @@ async fn upsert(
     present: &[bool],
     foreign: &mut Vec<usize>,
 ) -> Result<(), Trouble> {
-    let projection = work[set[0]].projection;
+    let projection = work[set[0]].projection();
     let sql = upsert_sql(projection, present);
     let mut set = set.to_vec();
     set.sort_by_key(|index| work[*index].pk);
@@ -404,7 +486,7 @@ async fn remove(
     set: &[usize],
 ) -> Result<(), Trouble> {
     let first = &work[set[0]];
-    let projection = first.projection;
+    let projection = first.projection();
     let keys: Vec<Uuid> = set.iter().map(|index| work[*index].pk).collect();
     let value = key_value("w.pk", projection.key.kind);
     let (table, key) = (quoted_table(projection), quoted(&projection.key.name));

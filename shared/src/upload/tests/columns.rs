@@ -201,3 +201,54 @@ fn disabled_checks_nothing_and_still_orders() {
     let decision = decide(&catalog, &View::default(), &checked(&catalog, &nodes));
     assert_eq!(decision.plan.log[0].position, 1, "row by row, too");
 }
+
+/// Names the row 1 as 100, the row 2 as "two", in one column only.
+struct Numbers;
+
+impl crate::catalog::ConvertReference for Numbers {
+    fn convert_reference(&self, column: &str, sent: &str) -> Option<RowKey> {
+        match (column, sent) {
+            ("author_id", "100") => Some(key(1)),
+            ("author_id", "two") => Some(key(2)),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn a_host_may_name_parents_in_its_own_way() {
+    let mut catalog = catalog();
+    let posts = ix(&catalog, "posts");
+    let own = crate::catalog::Conversion(std::sync::Arc::new(Numbers));
+    catalog.convert(posts, own);
+    let view = View {
+        in_business: HashSet::from([row_at(&catalog, ("users", 1))]),
+        ..View::default()
+    };
+    let usual = format!("{{\"author_id\":\"{}\"}}", key(1));
+    for (payload, expected) in [
+        (r#"{"author_id":100}"#, "a"),
+        (r#"{"author_id":"100"}"#, "a"),
+        (r#"{"author_id":"two"}"#, "m"),
+        (r#"{"author_id":101}"#, "i"),
+        (r#"{"author_id":""}"#, "a"),
+        (&usual, "a"),
+    ] {
+        let raw = RawChange {
+            source_change_id: 1,
+            schema: "s",
+            table: "posts",
+            op: "INSERT",
+            pk: "0f8fad5bd9cb469fa16570867728950e",
+            server_version: 0,
+            payload: Some(payload),
+        };
+        let change = check(&raw, &catalog, 100, &mut Vec::new());
+        let verdicts = decide(&catalog, &view, &[change]).verdicts;
+        assert_eq!(letters(&verdicts), expected, "{payload}: {verdicts:?}");
+        if expected == "m" {
+            let named = Fault::ForeignKeyMissing(vec!["s.users:two".to_owned()]);
+            assert_eq!(verdicts, [Verdict::Invalid(named)]);
+        }
+    }
+}
