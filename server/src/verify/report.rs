@@ -152,7 +152,12 @@ pub struct Checked {
     pub business_rows: u64,
     /// Tables left out of that: the host's handlers write them, and only they
     /// know what is right.
+    #[serde(skip_serializing_if = "is_none")]
     pub handled_tables: u64,
+}
+
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl fmt::Display for Checked {
