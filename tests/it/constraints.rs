@@ -1,7 +1,7 @@
 //! Foreign keys of PostgreSQL's own: between synchronised tables they are made
 //! deferrable at start, and what they refuse is refused inside the savepoint.
 
-use oversync_tests::device::{insert, update};
+use oversync_tests::device::{delete, insert, update};
 use oversync_tests::target::fresh_key;
 use oversync_tests::{Backend, Config, Database, HttpDevice, Server};
 use serde_json::{Value, json};
@@ -208,4 +208,119 @@ async fn what_a_deferred_reference_refuses_is_refused_inside_the_savepoint() {
     )
     .await;
     assert_eq!(failures(&device).await.len(), 1);
+}
+
+const TREE: &str = "CREATE SCHEMA shop;
+    CREATE TABLE shop.roots (id uuid PRIMARY KEY, owner text, name text UNIQUE);
+    CREATE TABLE shop.boughs (id uuid PRIMARY KEY, owner text, root_id uuid REFERENCES shop.roots ON DELETE CASCADE);
+    CREATE TABLE shop.leaves (
+        id text PRIMARY KEY, bough_id uuid REFERENCES shop.boughs ON DELETE CASCADE, next text REFERENCES shop.leaves ON DELETE CASCADE);
+    CREATE TABLE shop.labels (id uuid PRIMARY KEY, root text REFERENCES shop.roots (name) ON DELETE SET NULL)";
+
+/// A delete that reaches rows which are live in the stream: they no longer equal
+/// what was synchronised, and stand in the failure list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_with_a_parent_stands_in_the_failure_list() {
+    let database = Backend::Postgres.database().await;
+    database.execute(TREE).await;
+    let tables: toml::Table = toml::from_str(
+        "tables = [{ schema = 'shop', table = 'roots', owner_column = 'owner' },
+        { schema = 'shop', table = 'boughs', owner_column = 'owner' },
+        { schema = 'shop', table = 'leaves' }, { schema = 'shop', table = 'labels' }]",
+    )
+    .expect("TOML");
+    let config = Config::default().set("tables", tables["tables"].clone());
+    let server = Server::answering(&database, config).await;
+    let (device, other) = (server.target().one_device(), server.target().one_device());
+    let keys: Vec<String> = (0..7).map(|_| fresh_key()).collect();
+    let [root, bough, leaf, next, label, gone, apart] = &keys[..] else {
+        unreachable!("seven keys");
+    };
+    let grow = [
+        insert(1, "shop.roots", root, json!({"name": "oak"})),
+        insert(2, "shop.boughs", bough, json!({"root_id": root})),
+        insert(3, "shop.leaves", leaf, json!({"bough_id": bough})),
+        insert(4, "shop.leaves", next, json!({"next": leaf})),
+        insert(6, "shop.boughs", gone, json!({"root_id": root})),
+        insert(7, "shop.leaves", apart, json!({})),
+    ];
+    applied(&device, &grow).await;
+    applied(
+        &device,
+        &[insert(8, "shop.labels", label, json!({"root": "oak"}))],
+    )
+    .await;
+    applied(&other, &[insert(1, "shop.leaves", &fresh_key(), json!({}))]).await;
+    assert_eq!(failures(&device).await, Vec::<Value>::new());
+
+    // One child is written and one is deleted in the same upload.
+    let fell = [
+        delete(11, "shop.roots", root, 1),
+        delete(12, "shop.boughs", gone, 1),
+        update(13, "shop.leaves", leaf, 1, json!({"bough_id": bough})),
+    ];
+    applied(&device, &fell).await;
+    assert_eq!(
+        database
+            .ask("SELECT count(*) FROM shop.leaves")
+            .await
+            .as_deref(),
+        Some("2")
+    );
+    let failed = failures(&device).await;
+    let mut found: Vec<(&str, bool, i64)> = failed
+        .iter()
+        .map(|row| {
+            let error = row["error"].as_str().expect("a text");
+            let version = row["attempted_version"].as_i64().expect("a number");
+            (
+                row["pk"].as_str().expect("a key"),
+                error.contains("CASCADE"),
+                version,
+            )
+        })
+        .collect();
+    found.sort_unstable();
+    let mut expected = vec![
+        (bough.as_str(), true, 1),
+        (leaf.as_str(), true, 2),
+        (next.as_str(), true, 1),
+        (label.as_str(), false, 1),
+    ];
+    expected.sort_unstable();
+    assert_eq!(found, expected, "{failed:?}");
+    assert!(failures(&other).await.is_empty());
+    let verified = oversync_tests::server::command()
+        .args(["verify", "--config"])
+        .arg(server.config())
+        .output()
+        .expect("it runs");
+    assert!(verified.status.success(), "{verified:?}");
+
+    // The parent comes back; the children can be written again, in their order.
+    applied(
+        &device,
+        &[update(21, "shop.roots", root, 2, json!({"name": "oak"}))],
+    )
+    .await;
+    for key in [bough, leaf, next, label] {
+        let row = failed.iter().find(|row| row["pk"] == json!(key));
+        let id = &row.expect("recorded")["id"];
+        let retry = "/admin/materialize-failures/retry";
+        let request = device.request(reqwest::Method::POST, retry);
+        let again = HttpDevice::send(request.json(&json!({ "id": id })))
+            .await
+            .ok();
+        assert_eq!(again["status"], "applied", "{again}");
+    }
+    assert!(failures(&device).await.is_empty());
+    assert_eq!(
+        database
+            .ask("SELECT count(*) FROM shop.leaves")
+            .await
+            .as_deref(),
+        Some("4")
+    );
+    let labelled = "SELECT count(*) FROM shop.labels WHERE root = 'oak'";
+    assert_eq!(database.ask(labelled).await.as_deref(), Some("1"));
 }

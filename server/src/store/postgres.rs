@@ -6,6 +6,7 @@
 
 mod audit;
 mod bus;
+mod cascade;
 mod columns;
 mod constraints;
 mod describe;
@@ -26,6 +27,7 @@ use crate::projection::{
 };
 use crate::store::handler::Before;
 use async_trait::async_trait;
+use cascade::Cascades;
 use columns::Columns;
 use lookup::Searched;
 use oversync_shared::Catalog;
@@ -78,6 +80,7 @@ struct Tables {
     /// By place in the catalog.
     handled: Vec<Option<Handled>>,
     lookups: HashMap<ColumnIx, Lookup>,
+    cascades: Cascades,
     any_written: bool,
 }
 
@@ -187,6 +190,7 @@ impl PostgresStore {
                     version: write.state.version,
                     payload: entry.payload.as_deref(),
                     op: op_code(entry.op),
+                    cascades: &self.tables().cascades,
                 });
             }
         }
@@ -194,8 +198,8 @@ impl PostgresStore {
             return Ok(());
         }
         work.sort_by_key(Work::order);
-        let failed = project::project(tx, &work).await?;
-        failures::record(tx, &work, &failed).await
+        let done = project::project(tx, &work).await?;
+        failures::record(tx, &work, &done).await
     }
 
     /// Reads what the answers show; `None` for an upload that shows too much.
@@ -309,6 +313,12 @@ impl Store for PostgresStore {
             let names: Vec<&TableName> = catalog.tables().map(|(_, table)| &table.name).collect();
             constraints::defer(&self.pool, &names).await?;
         }
+        let numbered: Vec<(&Projection, i32)> = business
+            .projections
+            .iter()
+            .map(|projection| (projection, keys[projection.table.index()]))
+            .collect();
+        let cascades = cascade::discover(&self.pool, &numbered).await?;
         let any_written = !(business.projections.is_empty() && business.handled.is_empty());
         let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
         for projection in business.projections {
@@ -326,6 +336,7 @@ impl Store for PostgresStore {
             projections: by_place,
             handled,
             lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
+            cascades,
             any_written,
         };
         for searched in tables
@@ -467,7 +478,7 @@ impl Store for PostgresStore {
             let place = tables.keys.iter().position(|key| *key == table_key)?;
             tables.writer(place)
         };
-        failures::retry(&self.pool, user, failure, writer).await
+        failures::retry(&self.pool, user, failure, writer, &tables.cascades).await
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {

@@ -181,7 +181,7 @@ fn branch(column: &Searched<'_>, guard: Guard, parameter: usize) -> String {
 }
 
 /// A business row's key as a UUID; NULL where it is none.
-fn key_as_uuid(column: &str, kind: Kind) -> String {
+pub(super) fn key_as_uuid(column: &str, kind: Kind) -> String {
     let key = format!("b.{}", quoted(column));
     match kind {
         Kind::Uuid => key,

@@ -6,6 +6,7 @@
 //! are checked before each savepoint is released: at COMMIT they would take
 //! everybody's upload with them.
 
+use super::cascade::{self, Cascades, Reached};
 use super::handled;
 use crate::projection::{Column, Handled, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
 use crate::store::handler::Before;
@@ -29,6 +30,8 @@ pub(super) struct Work<'a> {
     /// `None` removes the row.
     pub(super) payload: Option<&'a str>,
     pub(super) op: i16,
+    /// What the database does by itself when rows are deleted.
+    pub(super) cascades: &'a Cascades,
 }
 
 /// Who writes the rows of a table.
@@ -94,6 +97,23 @@ pub(super) struct Failed {
     pub(super) error: String,
 }
 
+/// How projecting ended.
+#[derive(Default)]
+pub(super) struct Projected {
+    /// What could not be written.
+    pub(super) failed: Vec<Failed>,
+    /// Other rows that were changed beside what was.
+    pub(super) reached: Vec<Reached>,
+}
+
+/// What is known of rows once they are written.
+#[derive(Default)]
+struct Written {
+    /// Left out: somebody else's.
+    foreign: Vec<usize>,
+    reached: Vec<Reached>,
+}
+
 /// Why a set of rows could not be written together.
 pub(super) enum Trouble {
     /// The data: try smaller sets.
@@ -131,25 +151,25 @@ impl From<sqlx::Error> for Trouble {
 pub(super) async fn project(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
-) -> Result<Vec<Failed>, sqlx::Error> {
+) -> Result<Projected, sqlx::Error> {
     // A business row held by somebody's open transaction fails alone, soon.
     sqlx::query("SET LOCAL lock_timeout = '2s'")
         .execute(&mut **tx)
         .await?;
     let all: Vec<usize> = (0..work.len()).collect();
-    let mut failed = Vec::new();
+    let mut done = Projected::default();
     for part in all.chunk_by(|a, b| work[*a].is_alone() == work[*b].is_alone()) {
         if work[part[0]].is_alone() {
             for &index in part {
-                if let Some(error) = attempt(tx, work, &[index], &mut failed).await? {
-                    failed.push(Failed { index, error });
+                if let Some(error) = attempt(tx, work, &[index], &mut done).await? {
+                    done.failed.push(Failed { index, error });
                 }
             }
         } else {
-            project_set(tx, work, part, &mut failed).await?;
+            project_set(tx, work, part, &mut done).await?;
         }
     }
-    try_again(tx, work, failed).await
+    try_again(tx, work, done).await
 }
 
 /// Writes rows together; where that fails, in smaller sets.
@@ -157,9 +177,9 @@ async fn project_set(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
     all: &[usize],
-    failed: &mut Vec<Failed>,
+    done: &mut Projected,
 ) -> Result<(), sqlx::Error> {
-    if attempt(tx, work, all, failed).await?.is_none() {
+    if attempt(tx, work, all, done).await?.is_none() {
         return Ok(());
     }
     let mut by_user: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
@@ -168,17 +188,17 @@ async fn project_set(
     }
     let users = by_user.len();
     for indexes in by_user.into_values() {
-        if users > 1 && attempt(tx, work, &indexes, failed).await?.is_none() {
+        if users > 1 && attempt(tx, work, &indexes, done).await?.is_none() {
             continue;
         }
         // Rows that may need each other are tried together before one by one.
         for unit in indexes.chunk_by(|a, b| are_one_unit(&work[*a], &work[*b])) {
-            if unit.len() > 1 && attempt(tx, work, unit, failed).await?.is_none() {
+            if unit.len() > 1 && attempt(tx, work, unit, done).await?.is_none() {
                 continue;
             }
             for &index in unit {
-                if let Some(error) = attempt(tx, work, &[index], failed).await? {
-                    failed.push(Failed { index, error });
+                if let Some(error) = attempt(tx, work, &[index], done).await? {
+                    done.failed.push(Failed { index, error });
                 }
             }
         }
@@ -190,21 +210,20 @@ async fn project_set(
 async fn try_again(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
-    failed: Vec<Failed>,
-) -> Result<Vec<Failed>, sqlx::Error> {
-    let mut still = Vec::new();
-    for before in failed {
+    mut done: Projected,
+) -> Result<Projected, sqlx::Error> {
+    for before in std::mem::take(&mut done.failed) {
         let is_ours = matches!(work[before.index].writer, Writer::Projection(_));
         if before.error != NOT_UNIQUE || !is_ours {
-            still.push(before);
-        } else if let Some(error) = attempt(tx, work, &[before.index], &mut still).await? {
-            still.push(Failed {
+            done.failed.push(before);
+        } else if let Some(error) = attempt(tx, work, &[before.index], &mut done).await? {
+            done.failed.push(Failed {
                 index: before.index,
                 error,
             });
         }
     }
-    Ok(still)
+    Ok(done)
 }
 
 fn are_one_unit(a: &Work<'_>, b: &Work<'_>) -> bool {
@@ -219,22 +238,22 @@ async fn attempt(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
     indexes: &[usize],
-    failed: &mut Vec<Failed>,
+    done: &mut Projected,
 ) -> Result<Option<String>, sqlx::Error> {
     sqlx::query("SAVEPOINT projection")
         .execute(&mut **tx)
         .await?;
-    let mut foreign = Vec::new();
-    let written = write(tx, work, indexes, &mut foreign).await;
-    match written {
-        Ok(()) => {
+    match write(tx, work, indexes).await {
+        Ok(written) => {
             sqlx::query("RELEASE SAVEPOINT projection")
                 .execute(&mut **tx)
                 .await?;
-            failed.extend(foreign.into_iter().map(|index| Failed {
-                index,
-                error: NOT_YOURS.to_owned(),
-            }));
+            done.reached.extend(written.reached);
+            done.failed
+                .extend(written.foreign.into_iter().map(|index| Failed {
+                    index,
+                    error: NOT_YOURS.to_owned(),
+                }));
             Ok(None)
         }
         Err(Trouble::Data(error)) => {
@@ -255,11 +274,11 @@ async fn write(
     connection: &mut PgConnection,
     work: &[Work<'_>],
     indexes: &[usize],
-    foreign: &mut Vec<usize>,
-) -> Result<(), Trouble> {
+) -> Result<Written, Trouble> {
+    let mut written = Written::default();
     let mut mine: HashSet<usize> = indexes.iter().copied().collect();
     claim(connection, work, &mut mine).await?;
-    foreign.extend(
+    written.foreign.extend(
         indexes
             .iter()
             .copied()
@@ -286,6 +305,9 @@ async fn write(
             continue;
         }
         if work[set[0]].payload.is_none() {
+            let cascades = work[set[0]].cascades;
+            let reached = cascade::reached(connection, cascades, work, set).await?;
+            written.reached.extend(reached);
             remove(connection, work, set).await?;
             continue;
         }
@@ -298,7 +320,7 @@ async fn write(
                 .push(index);
         }
         for (columns, set) in by_columns {
-            upsert(connection, work, &set, &columns, foreign).await?;
+            upsert(connection, work, &set, &columns, &mut written.foreign).await?;
         }
     }
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")
@@ -307,7 +329,7 @@ async fn write(
     sqlx::query("SET CONSTRAINTS ALL DEFERRED")
         .execute(&mut *connection)
         .await?;
-    Ok(())
+    Ok(written)
 }
 
 fn same_table(a: &Work<'_>, b: &Work<'_>) -> bool {
