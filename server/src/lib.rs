@@ -20,6 +20,7 @@ mod serve;
 mod service;
 pub mod settings;
 pub mod store;
+mod unknown;
 mod upload;
 mod user;
 pub mod verify;

@@ -11,6 +11,7 @@ use oversync_shared::catalog::ColumnIx;
 use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 
 /// The text of a failure when the business row is not this user's. It says
 /// nothing about whose it is.
@@ -103,6 +104,9 @@ pub struct Projection {
     pub owner: Option<Column>,
     /// All other columns that can be written.
     pub columns: Vec<ProjectedColumn>,
+    /// The names of all columns as payloads spell them, also of those that are
+    /// not written.
+    pub known: HashSet<String>,
 }
 
 /// A column that is filled from the payload.
@@ -276,6 +280,11 @@ impl Projection {
             key,
             owner,
             columns,
+            known: found
+                .columns
+                .iter()
+                .map(|column| column.name.to_lowercase())
+                .collect(),
         })
     }
 }

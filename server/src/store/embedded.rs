@@ -24,6 +24,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
+use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, RowAt};
@@ -65,6 +66,7 @@ struct Tables {
     /// By number.
     handled: HashMap<i64, Handled>,
     lookups: HashMap<ColumnIx, Lookup>,
+    unknown: UnknownColumns,
 }
 
 impl Tables {
@@ -162,6 +164,7 @@ impl Store for EmbeddedStore {
                 .collect(),
             lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
             keys,
+            unknown: UnknownColumns::default(),
         };
         self.tables
             .set(Arc::new(tables))

@@ -26,6 +26,7 @@ use crate::projection::{
     Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
 };
 use crate::store::handler::Before;
+use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
 use cascade::Cascades;
 use columns::Columns;
@@ -63,6 +64,7 @@ const SCHEMA_LOCK: i64 = 0x6f76_6572_7379_6e63;
 pub struct PostgresStore {
     pool: PgPool,
     tables: OnceLock<Tables>,
+    unknown: UnknownColumns,
 }
 
 /// How every connection is made.
@@ -142,6 +144,7 @@ impl PostgresStore {
         Ok(Self {
             pool,
             tables: OnceLock::new(),
+            unknown: UnknownColumns::default(),
         })
     }
 
@@ -190,6 +193,15 @@ impl PostgresStore {
                     version: write.state.version,
                     payload: entry.payload.as_deref(),
                     op: op_code(entry.op),
+                    columns: match (writer, &entry.payload) {
+                        (Writer::Projection(projection), Some(payload)) => {
+                            project::present(projection, payload, |members| {
+                                let names = members.iter().map(|(name, _)| name);
+                                self.unknown.look(projection, names);
+                            })
+                        }
+                        _ => Ok(Vec::new()),
+                    },
                     cascades: &self.tables().cascades,
                 });
             }

@@ -98,6 +98,7 @@ pub(super) fn retry(
                 version,
                 op: op_from_code(op)?,
                 payload: payload.as_deref(),
+                unknown: &tables.unknown,
             };
             match attempt(&tx, &work)? {
                 Attempt::Written => {

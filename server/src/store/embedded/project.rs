@@ -9,6 +9,7 @@ use super::handled;
 use crate::projection::{Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection};
 use crate::store::handler::Before;
 use crate::store::{StoreError, op_code};
+use crate::unknown::UnknownColumns;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oversync_shared::json::{self, Kind as JsonKind, Reader};
@@ -32,6 +33,7 @@ pub(super) struct Work<'a> {
     pub(super) op: Op,
     /// `None` removes the row.
     pub(super) payload: Option<&'a str>,
+    pub(super) unknown: &'a UnknownColumns,
 }
 
 /// Who writes the rows of a table.
@@ -218,6 +220,8 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>, projection: &Projection) -> Resu
         return Err(Trouble::Data(NOT_YOURS.to_owned()));
     }
     let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
+    work.unknown
+        .look(projection, members.iter().map(|(name, _)| name));
     let mut names = Vec::new();
     let mut values = Vec::new();
     for column in &projection.columns {

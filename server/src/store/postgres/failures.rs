@@ -221,6 +221,12 @@ pub(super) async fn retry<'a>(
         } else {
             current.try_get("op")?
         },
+        columns: match (writer, &payload) {
+            (Writer::Projection(projection), Some(payload)) => {
+                project::present(projection, payload, |_| {})
+            }
+            _ => Ok(Vec::new()),
+        },
         cascades,
     };
     let work = [work];

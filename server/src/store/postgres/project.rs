@@ -14,6 +14,7 @@ use oversync_shared::json;
 use oversync_shared::upload::RowAt;
 use oversync_shared::{RowKey, RowVersion, TableName, UserId};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
@@ -30,6 +31,8 @@ pub(super) struct Work<'a> {
     /// `None` removes the row.
     pub(super) payload: Option<&'a str>,
     pub(super) op: i16,
+    /// Of a projected upsert, which columns its payload has ([`present`]).
+    pub(super) columns: Result<Vec<bool>, String>,
     /// What the database does by itself when rows are deleted.
     pub(super) cascades: &'a Cascades,
 }
@@ -70,6 +73,10 @@ impl<'a> Work<'a> {
             Writer::Projection(projection) => projection,
             Writer::Handler(_) => unreachable!("BUG: a handler's row is not projected"),
         }
+    }
+
+    fn present(&self) -> Result<Vec<bool>, Trouble> {
+        self.columns.clone().map_err(Trouble::Data)
     }
 
     /// Whether it is written by itself: a handler's row, unless rows may need it
@@ -315,7 +322,7 @@ async fn write(
         let mut by_columns: BTreeMap<Vec<bool>, Vec<usize>> = BTreeMap::new();
         for &index in set {
             by_columns
-                .entry(present(&work[index])?)
+                .entry(work[index].present()?)
                 .or_default()
                 .push(index);
         }
@@ -336,11 +343,16 @@ fn same_table(a: &Work<'_>, b: &Work<'_>) -> bool {
     a.table_key == b.table_key && a.payload.is_some() == b.payload.is_some()
 }
 
-/// Which of the table's columns the payload has.
-fn present(work: &Work<'_>) -> Result<Vec<bool>, Trouble> {
-    let payload = work.payload.expect("BUG: only upserts have columns");
-    let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
-    work.projection()
+/// Which of the table's columns a payload has; the text of a failure where it
+/// cannot be written. `look` is shown the names of its columns.
+pub(super) fn present(
+    projection: &Projection,
+    payload: &str,
+    look: impl FnOnce(&[(Cow<'_, str>, &str)]),
+) -> Result<Vec<bool>, String> {
+    let members = json::members(payload).map_err(|fault| fault.to_string())?;
+    look(&members);
+    projection
         .columns
         .iter()
         .map(|column| {
@@ -349,9 +361,7 @@ fn present(work: &Work<'_>) -> Result<Vec<bool>, Trouble> {
                 .find(|(name, _)| *name == column.wire_name.as_str());
             if column.column.kind == Kind::Array && value.is_some_and(|(_, text)| *text != "null") {
                 let name = &column.column.name;
-                return Err(Trouble::Data(format!(
-                    "column {name}: arrays cannot be synchronised"
-                )));
+                return Err(format!("column {name}: arrays cannot be synchronised"));
             }
             Ok(value.is_some() && column.column.kind != Kind::Array)
         })
