@@ -3,7 +3,9 @@
 //!
 //! Run it with the binary `oversync`, or mount it in an actix-web application of
 //! your own: start a [`SyncService`] with your [`auth::Authenticator`], and
-//! `configure` your `App` with [`routes`]. `examples/embed.rs` shows all of it.
+//! `configure` your `App` with [`routes`]. `examples/embed.rs` shows all of it;
+//! `examples/handlers.rs` shows tables whose rows your own code writes
+//! ([`store::handler`]).
 
 pub mod auth;
 pub mod cli;
@@ -12,11 +14,13 @@ mod commit;
 mod http;
 mod live;
 pub mod projection;
+mod references;
 mod registration;
 mod serve;
 mod service;
 pub mod settings;
 pub mod store;
+mod unknown;
 mod upload;
 mod user;
 pub mod verify;
@@ -27,4 +31,5 @@ pub use registration::RegistrationError;
 pub use serve::{ServeError, serve};
 pub use service::{StartError, SyncService};
 pub use settings::Settings;
+pub use store::handler::Handlers;
 pub use upload::{NotAnUpload, ReadError, Upload, UploadError};

@@ -6,9 +6,12 @@
 //! never fails the upload.
 
 use crate::settings::TableSettings;
+use crate::store::handler::HandlersOfTable;
+use oversync_shared::catalog::ColumnIx;
 use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 
 /// The text of a failure when the business row is not this user's. It says
 /// nothing about whose it is.
@@ -101,6 +104,9 @@ pub struct Projection {
     pub owner: Option<Column>,
     /// All other columns that can be written.
     pub columns: Vec<ProjectedColumn>,
+    /// The names of all columns as payloads spell them, also of those that are
+    /// not written.
+    pub known: HashSet<String>,
 }
 
 /// A column that is filled from the payload.
@@ -112,6 +118,61 @@ pub struct ProjectedColumn {
     pub wire_name: String,
     /// Whether it refers to a registered table's key.
     pub is_reference: bool,
+}
+
+/// A column, not the key of a registered table, in which values that payloads
+/// refer to are looked up.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    /// Its place in the catalog.
+    pub place: ColumnIx,
+    /// Its table.
+    pub table: TableName,
+    /// Its table, where that is synchronised: only rows that the user may see
+    /// count. The rows of other tables are nobody's, and all of them count.
+    pub registered: Option<TableIx>,
+    /// What the database says of it.
+    pub column: Column,
+}
+
+/// A table whose rows the host's own handler writes.
+#[derive(Debug, Clone)]
+pub struct Handled {
+    /// The registered table.
+    pub table: TableIx,
+    /// Its name.
+    pub name: TableName,
+    /// Parents rank below their children.
+    pub rank: usize,
+    /// Whether its rows may refer to each other.
+    pub cyclic: bool,
+    /// Who writes them.
+    pub handlers: HandlersOfTable,
+}
+
+/// What happens at start to foreign keys between synchronised business tables
+/// that are checked row by row. Only PostgreSQL has such.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Constraints {
+    /// They are made DEFERRABLE INITIALLY DEFERRED, so that rows which refer to
+    /// each other in a ring can be written.
+    #[default]
+    Defer,
+    /// Nothing.
+    LeaveAlone,
+}
+
+/// What the store does with business tables.
+#[derive(Debug, Clone, Default)]
+pub struct Business {
+    /// The tables that rows are projected into.
+    pub projections: Vec<Projection>,
+    /// The tables that the host's handlers write.
+    pub handled: Vec<Handled>,
+    /// The columns that are looked at.
+    pub lookups: Vec<Lookup>,
+    /// What happens to their foreign keys at start.
+    pub constraints: Constraints,
 }
 
 /// Why a business table cannot be projected into; names what is wrong.
@@ -219,6 +280,11 @@ impl Projection {
             key,
             owner,
             columns,
+            known: found
+                .columns
+                .iter()
+                .map(|column| column.name.to_lowercase())
+                .collect(),
         })
     }
 }

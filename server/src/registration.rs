@@ -1,13 +1,20 @@
-//! From configured tables to the catalog: names checked, foreign keys
-//! discovered and joined with the configured ones.
+//! From configured tables to the catalog: names checked, business tables and
+//! foreign keys discovered.
 
-use crate::projection::{BusinessTable, DeclaredReference, Projection, ProjectionError};
-use crate::settings::TableSettings;
+use crate::projection::{
+    Business, BusinessTable, Constraints, Handled, Projection, ProjectionError,
+};
+use crate::references::{self, Landscape};
+use crate::settings::{Settings, TableSettings};
+use crate::store::handler::{Converting, Handlers, HandlersOfTable};
 use crate::store::{Store, StoreError};
-use oversync_shared::catalog::{CatalogError, Reference, TableSpec};
+use oversync_shared::catalog::{
+    CatalogError, Conversion, ConvertReference, ForeignKeys, Parent, TableSpec,
+};
 use oversync_shared::names::TableNameError;
 use oversync_shared::{Catalog, TableName};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Schemas that the server keeps for itself.
 const RESERVED_SCHEMAS: &[&str] = &["oversync", "pg_catalog", "information_schema"];
@@ -38,11 +45,26 @@ pub enum RegistrationError {
     /// Two business tables that are one in the embedded store.
     #[error("tables: {0} and {1} would be the same table of the embedded store")]
     SameTable(TableName, TableName),
-    /// A configured reference to something that is not a synchronised row's key.
-    #[error(
-        "tables: {0} has ref_column = \"{1}\", which is not the key of {2}; only references to keys are checked, leave the others to the database"
-    )]
+    /// A reference to a column that the table does not have.
+    #[error("tables: {0} has ref_column = \"{1}\", and {2} has no such column")]
     RefColumn(String, String, TableName),
+    /// A reference to a table of which nobody says what its key is.
+    #[error(
+        "tables: {0} refers to {1}, which has no primary key of one column: name a column with ref_column"
+    )]
+    NoRefColumn(String, TableName),
+    /// A reference to another column than the key of a table that is nowhere to
+    /// be looked at.
+    #[error(
+        "tables: {0} has ref_column = \"{1}\", which is not the key of {2}, and {2} does not exist in the database: nothing could ever be found there, unless foreign_keys = \"ref_column_aware\""
+    )]
+    RefColumnNowhere(String, String, TableName),
+    /// A handler for a table that is not registered for one.
+    #[error("tables: a handler is given for {0}, which is not registered with handled = true")]
+    NotHandled(TableName),
+    /// A table for a handler that is not given.
+    #[error("tables: {0} has handled = true, and there is no handler of it for this database")]
+    NoHandler(TableName),
     /// Asked for, and not there.
     #[error("tables: {0} does not exist in the database, and strict_tables is set")]
     Missing(TableName),
@@ -51,25 +73,138 @@ pub enum RegistrationError {
     Store(#[from] StoreError),
 }
 
+/// What is to be registered.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The tables.
+    pub tables: &'a [TableSettings],
+    /// Whether every one of them must have a business table.
+    pub strict: bool,
+    /// Which references are checked.
+    pub foreign_keys: ForeignKeys,
+    /// What happens to the foreign keys of business tables.
+    pub constraints: Constraints,
+}
+
+impl<'a> Wanted<'a> {
+    /// What the settings ask for.
+    pub fn of(settings: &'a Settings) -> Self {
+        Self {
+            tables: &settings.tables,
+            strict: settings.strict_tables,
+            foreign_keys: settings.foreign_keys,
+            constraints: if settings.leave_constraints_alone {
+                Constraints::LeaveAlone
+            } else {
+                Constraints::Defer
+            },
+        }
+    }
+}
+
 /// Builds the catalog of the configured tables, finds out which of them have a
-/// business table, and registers all with the store. With `strict`, every table
-/// must have one.
+/// business table, and registers all with the store.
 pub async fn register(
-    tables: &[TableSettings],
-    strict: bool,
+    wanted: Wanted<'_>,
+    handlers: &Handlers,
     store: &dyn Store,
 ) -> Result<Catalog, RegistrationError> {
-    let names = names(tables)?;
-    let described = store.describe(&names).await?;
-    let (catalog, projections) = fit(tables, strict, &names, &described)?;
-    if !store.is_shared() {
-        refuse_same_tables(&projections)?;
+    let names = names(wanted.tables)?;
+    for name in handlers.tables() {
+        let place = names.iter().position(|registered| registered == name);
+        if !place.is_some_and(|place| wanted.tables[place].handled) {
+            return Err(RegistrationError::NotHandled(name.clone()));
+        }
     }
-    for projection in &projections {
+    let mut described = store.describe(&names).await?;
+    described.extend(
+        store
+            .describe(&outside(wanted, &names, &described)?)
+            .await?,
+    );
+    let (mut catalog, mut business) = fit(wanted, &names, &described)?;
+    for (name, settings) in names.iter().zip(wanted.tables) {
+        if settings.handled {
+            let given = handlers
+                .of(name)
+                .and_then(|handlers| Some((handlers, conversion(handlers, store.is_shared())?)));
+            let Some((handlers, conversion)) = given else {
+                return Err(RegistrationError::NoHandler(name.clone()));
+            };
+            business
+                .handled
+                .push(handle(&mut catalog, name, handlers, conversion));
+        }
+    }
+    if !store.is_shared() {
+        refuse_same_tables(&business.projections)?;
+    }
+    for projection in &business.projections {
         tracing::info!(table = %projection.name, key = projection.key.name, "rows are projected");
     }
-    store.register(&catalog, projections).await?;
+    for lookup in business
+        .lookups
+        .iter()
+        .filter(|lookup| lookup.registered.is_none())
+    {
+        tracing::info!(table = %lookup.table, column = lookup.column.name,
+            "references to a table that is not synchronised: its rows count for every user");
+    }
+    store.register(&catalog, business).await?;
     Ok(catalog)
+}
+
+/// How the handler for this store converts references; `None` without one.
+fn conversion(handlers: &HandlersOfTable, is_shared: bool) -> Option<Conversion> {
+    let own: Arc<dyn ConvertReference> = if is_shared {
+        Arc::new(Converting(handlers.postgres.clone()?))
+    } else {
+        Arc::new(Converting(handlers.embedded.clone()?))
+    };
+    Some(Conversion(own))
+}
+
+/// Gives a table to its handlers.
+fn handle(
+    catalog: &mut Catalog,
+    name: &TableName,
+    handlers: &HandlersOfTable,
+    conversion: Conversion,
+) -> Handled {
+    let ix = catalog.find(name).expect("BUG: the table is registered");
+    catalog.convert(ix, conversion);
+    tracing::info!(table = %name, "rows are written by the host's handler");
+    let table = catalog.table(ix);
+    Handled {
+        table: ix,
+        name: name.clone(),
+        rank: table.rank,
+        cyclic: table.cyclic,
+        handlers: handlers.clone(),
+    }
+}
+
+/// The tables that are referred to and not registered, to be described beside
+/// those that are.
+pub fn outside(
+    wanted: Wanted<'_>,
+    names: &[TableName],
+    described: &HashMap<TableName, BusinessTable>,
+) -> Result<Vec<TableName>, RegistrationError> {
+    landscape(wanted, names, described).outside()
+}
+
+fn landscape<'a>(
+    wanted: Wanted<'a>,
+    names: &'a [TableName],
+    described: &'a HashMap<TableName, BusinessTable>,
+) -> Landscape<'a> {
+    Landscape {
+        tables: wanted.tables,
+        names,
+        described,
+        mode: wanted.foreign_keys,
+    }
 }
 
 /// The names of the configured tables, checked.
@@ -83,93 +218,36 @@ pub fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationErr
         .collect()
 }
 
-/// Fits the configured tables, called `names`, to what the database describes.
+/// Fits the configured tables, called `names`, to what the database describes
+/// of them and of the tables [`outside`].
 pub fn fit(
-    tables: &[TableSettings],
-    strict: bool,
+    wanted: Wanted<'_>,
     names: &[TableName],
     described: &HashMap<TableName, BusinessTable>,
-) -> Result<(Catalog, Vec<Projection>), RegistrationError> {
-    let mut specs = Vec::with_capacity(tables.len());
-    for (settings, name) in tables.iter().zip(names) {
-        let found = described.get(name);
-        if strict && found.is_none() {
+) -> Result<(Catalog, Business), RegistrationError> {
+    let landscape = landscape(wanted, names, described);
+    let mut specs = Vec::with_capacity(names.len());
+    for (place, name) in names.iter().enumerate() {
+        let is_missing = !described.contains_key(name) && !wanted.tables[place].handled;
+        if wanted.strict && is_missing {
             return Err(RegistrationError::Missing(name.clone()));
         }
-        let declared = found.map_or(&[][..], |found| &found.references);
-        let key_of = |parent: &TableName| {
-            let place = names.iter().position(|name| name == parent)?;
-            key_column(&tables[place], described.get(parent))
-        };
+        let found = landscape.of(place)?;
         specs.push(TableSpec {
             name: name.clone(),
-            references: references(settings, name, key_of, declared)?,
+            references: found.references,
+            after: found.after,
         });
     }
-    let catalog = Catalog::new(specs)?;
-    let projections = projections(tables, &catalog, described)?;
-    Ok((catalog, projections))
-}
-
-/// The column that holds a synchronised table's keys.
-fn key_column(settings: &TableSettings, found: Option<&BusinessTable>) -> Option<String> {
-    match (
-        &settings.key_column,
-        found.map(|found| &found.primary_key[..]),
-    ) {
-        (Some(column), _) | (None, Some([column])) => Some(column.clone()),
-        (None, _) => None,
-    }
-}
-
-/// Declared foreign keys and configured ones, each once.
-fn references(
-    settings: &TableSettings,
-    name: &TableName,
-    key_of: impl Fn(&TableName) -> Option<String>,
-    declared: &[DeclaredReference],
-) -> Result<Vec<Reference>, RegistrationError> {
-    let mut references = Vec::new();
-    for reference in declared {
-        // A reference to anything but a synchronised row's key is the database's
-        // own affair.
-        if key_of(&reference.parent)
-            .is_some_and(|key| key.eq_ignore_ascii_case(&reference.parent_column))
-        {
-            references.push(Reference {
-                column: reference.column.clone(),
-                parent: reference.parent.clone(),
-            });
-        } else {
-            tracing::info!(table = %name, column = reference.column, parent = %reference.parent,
-                "foreign key to something that is not a synchronised row: left to the database");
-        }
-    }
-    for reference in &settings.references {
-        let described = format!("{name}.{}", reference.column);
-        let (schema, table) = reference
-            .table
-            .split_once('.')
-            .unwrap_or((&name.schema, &reference.table));
-        let parent = TableName::parse(schema, table)?;
-        if let (Some(column), Some(key)) = (&reference.ref_column, key_of(&parent))
-            && !key.eq_ignore_ascii_case(column)
-        {
-            return Err(RegistrationError::RefColumn(
-                described,
-                column.clone(),
-                parent,
-            ));
-        }
-        let reference = Reference {
-            column: reference.column.to_lowercase(),
-            parent,
-        };
-        if !references.contains(&reference) {
-            references.push(reference);
-        }
-    }
-    Ok(references)
+    let catalog = Catalog::new(specs, wanted.foreign_keys)?;
+    let projections = projections(wanted.tables, &catalog, described)?;
+    let business = Business {
+        lookups: references::lookups(&catalog, described, &projections),
+        projections,
+        handled: Vec::new(),
+        constraints: wanted.constraints,
+    };
+    Ok((catalog, business))
 }
 
 fn projections(
@@ -180,11 +258,13 @@ fn projections(
     catalog
         .tables()
         .zip(tables)
+        .filter(|(_, settings)| !settings.handled)
         .filter_map(|((ix, table), settings)| {
             let found = described.get(&table.name)?;
             let columns: Vec<String> = table
                 .foreign_keys
                 .iter()
+                .filter(|key| matches!(key.parent, Parent::Key(_)))
                 .map(|key| key.column.clone())
                 .collect();
             Some(Projection::new(

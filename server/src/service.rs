@@ -8,8 +8,9 @@ use crate::clock::Clock;
 use crate::commit::Lanes;
 use crate::live::{Announcer, Board, Notifier, Relay, ShutDown, Watch};
 use crate::projection::{Failure, Retried};
-use crate::registration::{RegistrationError, register};
+use crate::registration::{self, RegistrationError, register};
 use crate::settings::Settings;
+use crate::store::handler::Handlers;
 use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -73,6 +74,17 @@ impl SyncService {
         auth: Arc<dyn Authenticator>,
         clock: Clock,
     ) -> Result<Self, StartError> {
+        Self::start_with(settings, Handlers::new(), auth, clock).await
+    }
+
+    /// Starts like [`start`](Self::start), with handlers of the host's own for
+    /// the rows of some tables.
+    pub async fn start_with(
+        settings: Settings,
+        handlers: Handlers,
+        auth: Arc<dyn Authenticator>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
         let schema_sql = match &settings.schema_file {
             None => None,
             Some(path) => {
@@ -86,7 +98,8 @@ impl SyncService {
         };
         let store =
             store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
-        let catalog = Arc::new(register(&settings.tables, settings.strict_tables, &*store).await?);
+        let wanted = registration::Wanted::of(&settings);
+        let catalog = Arc::new(register(wanted, &handlers, &*store).await?);
         let epoch = store.epoch().await?;
         let lanes = Lanes::start(&store);
         let board = Board::default();

@@ -11,6 +11,7 @@ pub use auth::AuthSettings;
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
+use oversync_shared::catalog::ForeignKeys;
 use oversync_shared::wire::Limits;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -103,6 +104,11 @@ pub struct Settings {
     /// Whether every synchronised table must exist in the database. Otherwise
     /// those that do are projected, and the others only synchronised.
     pub strict_tables: bool,
+    /// Which references of an upload are checked.
+    pub foreign_keys: ForeignKeys,
+    /// Whether foreign keys between synchronised business tables stay as they
+    /// are; otherwise they become DEFERRABLE INITIALLY DEFERRED (PostgreSQL).
+    pub leave_constraints_alone: bool,
     /// The synchronised tables.
     pub tables: Vec<TableSettings>,
 }
@@ -147,6 +153,10 @@ pub struct TableSettings {
     /// The column that holds the owning user.
     #[serde(default)]
     pub owner_column: Option<String>,
+    /// Whether a handler of the host application writes its rows, in place of
+    /// the generic projection. It needs no business table then.
+    #[serde(default)]
+    pub handled: bool,
     /// Foreign keys that no business table declares.
     #[serde(default)]
     pub references: Vec<ReferenceSettings>,
@@ -159,8 +169,9 @@ pub struct ReferenceSettings {
     /// The referencing column.
     pub column: String,
     /// The table referred to: `table` in the same schema, or `schema.table`.
+    /// It may be one that is not synchronised, as long as it exists.
     pub table: String,
-    /// The column referred to; the key unless set.
+    /// The column referred to; the (primary) key unless set.
     #[serde(default)]
     pub ref_column: Option<String>,
 }
@@ -211,6 +222,8 @@ impl Default for Settings {
             log: "info".to_owned(),
             limits: LimitSettings::default(),
             strict_tables: false,
+            foreign_keys: ForeignKeys::default(),
+            leave_constraints_alone: false,
             tables: Vec::new(),
         }
     }

@@ -8,6 +8,13 @@ mod conformance;
 // Rows in business tables: the upload's own transaction, scoped to the user,
 // failures recorded and retried.
 mod projection;
+// Rows that a host's own handler writes.
+mod handlers;
+// Foreign keys of PostgreSQL: made to wait at start, never a reason for an upload
+// to fail.
+mod constraints;
+// References to lookup tables and to columns that are not keys; the modes.
+mod references;
 // The storage contract: one story, told to every store without a server.
 mod stores;
 // Bodies, queries, tokens and frames made by mutation: never a 5xx, never a panic.

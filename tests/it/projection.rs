@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 on_both_stores!(
     rows_are_written_and_removed,
     absent_columns_are_left_alone_and_unknown_ones_ignored,
+    an_unknown_column_is_named_once_in_the_log,
     one_user_cannot_take_another_users_row,
     a_row_nobody_synchronised_is_not_for_taking,
     a_failure_is_recorded_and_can_be_retried,
@@ -204,6 +205,28 @@ async fn absent_columns_are_left_alone_and_unknown_ones_ignored(backend: Backend
     )
     .await;
     assert_eq!(shop.ask("SELECT pages FROM shop.notes").await, None);
+}
+
+async fn an_unknown_column_is_named_once_in_the_log(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    let device = shop.device();
+    let note = |id| {
+        let payload = json!({"title": "t", "colour": "blue", "words": 1, "owner": "x", "id": "y"});
+        insert(id, "shop.notes", &fresh_key(), payload)
+    };
+    applied(&device, &[note(1), note(2)]).await;
+    applied(&device, &[note(3)]).await;
+    let log = shop.server.log();
+    let named: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("it is ignored there"))
+        .collect();
+    assert_eq!(named.len(), 1, "{log}");
+    assert!(
+        named[0].contains("colour") && named[0].contains("shop.notes"),
+        "{}",
+        named[0]
+    );
 }
 
 async fn one_user_cannot_take_another_users_row(backend: Backend) {

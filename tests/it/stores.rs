@@ -2,10 +2,11 @@
 //! interface: no server, no HTTP.
 
 use oversync::Clock;
+use oversync::projection::Business;
 use oversync::store::{
     Ask, Commit, DeviceWrite, Head, Loaded, NewEntry, Outcome, Page, PageQuery, Show, Store, open,
 };
-use oversync_shared::catalog::TableSpec;
+use oversync_shared::catalog::{ForeignKeys, TableSpec};
 use oversync_shared::upload::{Fingerprint, RowAt, RowState, RowWrite};
 use oversync_shared::wire::Op;
 use oversync_shared::{
@@ -38,13 +39,15 @@ impl Stage {
         let spec = |table: &str| TableSpec {
             name: TableName::parse("business", table).expect("a valid name"),
             references: Vec::new(),
+            after: Vec::new(),
         };
-        let catalog = Catalog::new(vec![spec("users"), spec("posts")]).expect("a valid catalog");
+        let catalog = Catalog::new(vec![spec("users"), spec("posts")], ForeignKeys::Enabled)
+            .expect("a valid catalog");
         let store = open(database.url(), None, Clock::system())
             .await
             .expect("the store opens");
         store
-            .register(&catalog, Vec::new())
+            .register(&catalog, Business::default())
             .await
             .expect("tables register");
         Self {

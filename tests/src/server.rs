@@ -66,6 +66,11 @@ impl Config {
         self
     }
 
+    /// The settings as a file has them.
+    pub fn to_toml(&self) -> String {
+        self.table.to_string()
+    }
+
     /// Uploads without actors and caches.
     #[must_use]
     pub fn bypass_actors(self) -> Self {
@@ -122,6 +127,19 @@ impl Server {
             log,
             _folder: folder,
         }
+    }
+
+    /// Starts a process and waits for an answer: it listens before its tables are
+    /// registered, which may still fail.
+    ///
+    /// # Panics
+    /// When it gives up instead.
+    pub async fn answering(database: &Database, config: Config) -> Self {
+        let server = Self::start(database, config).await;
+        let health = format!("{}/health", server.target().base());
+        let answer = server.target().client().get(health).send().await;
+        assert!(answer.is_ok(), "the server does not answer: {answer:?}");
+        server
     }
 
     /// Where it listens.

@@ -9,6 +9,8 @@ mod compare;
 mod describe;
 mod failures;
 mod file;
+mod handled;
+mod lookup;
 mod project;
 mod read;
 mod threads;
@@ -17,13 +19,17 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,
+    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Referred, Store, StoreError,
+    UserKey,
 };
 use crate::clock::Clock;
-use crate::projection::{BusinessTable, Failure, Projection, Retried};
+use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
+use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
-use oversync_shared::upload::RowAt;
+use oversync_shared::catalog::ColumnIx;
+use oversync_shared::upload::{Holder, RowAt};
 use oversync_shared::{Catalog, ServerId, TableName, UserId};
+use project::Writer;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -57,6 +63,18 @@ struct Tables {
     keys: Vec<i64>,
     /// By number.
     projections: HashMap<i64, Projection>,
+    /// By number.
+    handled: HashMap<i64, Handled>,
+    lookups: HashMap<ColumnIx, Lookup>,
+    unknown: UnknownColumns,
+}
+
+impl Tables {
+    /// Who writes the business rows of a table.
+    fn writer(&self, table_key: i64) -> Option<Writer<'_>> {
+        let projection = self.projections.get(&table_key).map(Writer::Projection);
+        projection.or_else(|| self.handled.get(&table_key).map(Writer::Handler))
+    }
 }
 
 impl EmbeddedStore {
@@ -125,11 +143,7 @@ impl Store for EmbeddedStore {
             .await
     }
 
-    async fn register(
-        &self,
-        catalog: &Catalog,
-        projections: Vec<Projection>,
-    ) -> Result<(), StoreError> {
+    async fn register(&self, catalog: &Catalog, business: Business) -> Result<(), StoreError> {
         let names: Vec<TableName> = catalog
             .tables()
             .map(|(_, table)| table.name.clone())
@@ -138,12 +152,22 @@ impl Store for EmbeddedStore {
             .writer
             .run(move |connection| register(connection, &names))
             .await?;
-        let projections = projections
-            .into_iter()
-            .map(|p| (keys[p.table.index()], p))
-            .collect();
+        let projections = business.projections.into_iter();
+        let handled = business.handled.into_iter();
+        let lookups = business.lookups.into_iter();
+        let tables = Tables {
+            projections: projections
+                .map(|projection| (keys[projection.table.index()], projection))
+                .collect(),
+            handled: handled
+                .map(|table| (keys[table.table.index()], table))
+                .collect(),
+            lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
+            keys,
+            unknown: UnknownColumns::default(),
+        };
         self.tables
-            .set(Arc::new(Tables { keys, projections }))
+            .set(Arc::new(tables))
             .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
     }
 
@@ -218,6 +242,21 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn holders(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        values: Vec<Referred>,
+        at_most: usize,
+    ) -> Result<HashMap<Referred, Vec<Holder>>, StoreError> {
+        let (tables, user_id) = (self.tables(), user_id.clone());
+        self.readers
+            .run(move |connection| {
+                lookup::holders(connection, &tables, user.0, &user_id, values, at_most)
+            })
+            .await
+    }
+
     async fn failures(
         &self,
         user: &UserId,
@@ -233,7 +272,7 @@ impl Store for EmbeddedStore {
     async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
         let (tables, user) = (self.tables(), user.clone());
         self.writer
-            .run(move |connection| failures::retry(connection, &user, failure, &tables.projections))
+            .run(move |connection| failures::retry(connection, &user, failure, &tables))
             .await
     }
 

@@ -8,17 +8,21 @@
 
 pub mod audit;
 mod embedded;
+pub mod handler;
 mod postgres;
 
 pub use embedded::EmbeddedStore;
 pub use postgres::PostgresStore;
 
 use crate::clock::Clock;
-use crate::projection::{BusinessTable, Failure, Projection, Retried};
+use crate::projection::{Business, BusinessTable, Failure, Retried};
 use async_trait::async_trait;
 use bytestring::ByteString;
 use oversync_shared::Catalog;
-use oversync_shared::upload::{Fingerprint, Recorded, RowAt, RowState, RowWrite};
+use oversync_shared::catalog::ColumnIx;
+use oversync_shared::upload::{
+    ColumnValue, Fingerprint, Holder, Recorded, RowAt, RowState, RowWrite,
+};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableName, UserId};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -262,6 +266,9 @@ pub struct Page {
     pub is_cut: bool,
 }
 
+/// A value that a payload refers to, with the column that should hold it.
+pub type Referred = (ColumnIx, ColumnValue);
+
 /// Which failures are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct FailureFilter {
@@ -314,14 +321,10 @@ pub trait Store: Send + Sync + 'static {
         tables: &[TableName],
     ) -> Result<HashMap<TableName, BusinessTable>, StoreError>;
 
-    /// Tells the store which tables are registered and which of them are
-    /// projected; once, before the verbs below. Tables keep their numbers across
-    /// restarts.
-    async fn register(
-        &self,
-        catalog: &Catalog,
-        projections: Vec<Projection>,
-    ) -> Result<(), StoreError>;
+    /// Tells the store which tables are registered, which of them are projected
+    /// and where values are looked up; once, before the verbs below. Tables keep
+    /// their numbers across restarts.
+    async fn register(&self, catalog: &Catalog, business: Business) -> Result<(), StoreError>;
 
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -345,6 +348,18 @@ pub trait Store: Send + Sync + 'static {
         user_id: &UserId,
         rows: &[RowAt],
     ) -> Result<HashSet<RowAt>, StoreError>;
+
+    /// Who holds these values: of a synchronised table the business rows that
+    /// this user may see (its own, or nobody's), of another table all. A value
+    /// that a column cannot hold is held by nobody; values without a holder may
+    /// be left out. At most `at_most` holders of one value are named.
+    async fn holders(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        values: Vec<Referred>,
+        at_most: usize,
+    ) -> Result<HashMap<Referred, Vec<Holder>>, StoreError>;
 
     /// The user's rows that could not be projected, newest first, at most
     /// `limit`; of one schema or table only when given.

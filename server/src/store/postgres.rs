@@ -6,25 +6,36 @@
 
 mod audit;
 mod bus;
+mod cascade;
 mod columns;
+mod constraints;
 mod describe;
 mod failures;
+mod handled;
+mod lookup;
 mod project;
 
 pub(super) use audit::PostgresAudit;
 
 use super::{
     Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
-    Outcome, Page, PageQuery, Revision, Store, StoreError, UserKey, fingerprint_from, op_code,
-    op_from_code,
+    Outcome, Page, PageQuery, Referred, Revision, Store, StoreError, UserKey, fingerprint_from,
+    op_code, op_from_code,
 };
-use crate::projection::{BusinessTable, Failure, Projection, Retried};
+use crate::projection::{
+    Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
+};
+use crate::store::handler::Before;
+use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
+use cascade::Cascades;
 use columns::Columns;
+use lookup::Searched;
 use oversync_shared::Catalog;
-use oversync_shared::upload::{Recorded, RowAt, RowState};
+use oversync_shared::catalog::ColumnIx;
+use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
-use project::Work;
+use project::{Work, Writer};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
 use std::collections::{HashMap, HashSet};
@@ -53,6 +64,7 @@ const SCHEMA_LOCK: i64 = 0x6f76_6572_7379_6e63;
 pub struct PostgresStore {
     pool: PgPool,
     tables: OnceLock<Tables>,
+    unknown: UnknownColumns,
 }
 
 /// How every connection is made.
@@ -67,7 +79,28 @@ struct Tables {
     keys: Vec<i32>,
     /// By place in the catalog.
     projections: Vec<Option<Projection>>,
-    any_projection: bool,
+    /// By place in the catalog.
+    handled: Vec<Option<Handled>>,
+    lookups: HashMap<ColumnIx, Lookup>,
+    cascades: Cascades,
+    any_written: bool,
+}
+
+impl Tables {
+    /// Who writes the business rows of a table.
+    fn writer(&self, place: usize) -> Option<Writer<'_>> {
+        let projection = self.projections[place].as_ref().map(Writer::Projection);
+        projection.or_else(|| self.handled[place].as_ref().map(Writer::Handler))
+    }
+
+    fn searched(&self, column: ColumnIx) -> Option<Searched<'_>> {
+        let lookup = self.lookups.get(&column)?;
+        let owned = lookup.registered.and_then(|table| {
+            let projection = self.projections[table.index()].as_ref()?;
+            Some((projection, self.keys[table.index()]))
+        });
+        Some(Searched { lookup, owned })
+    }
 }
 
 impl PostgresStore {
@@ -111,6 +144,7 @@ impl PostgresStore {
         Ok(Self {
             pool,
             tables: OnceLock::new(),
+            unknown: UnknownColumns::default(),
         })
     }
 
@@ -141,19 +175,34 @@ impl PostgresStore {
                 .map(|entry| (entry.server_id, entry))
                 .collect();
             for write in &commit.rows {
-                let Some(projection) = &self.tables().projections[write.row.table.index()] else {
+                let Some(writer) = self.tables().writer(write.row.table.index()) else {
                     continue;
                 };
                 let entry = payloads[&write.state.at];
                 work.push(Work {
                     user: commit.user.0,
                     user_id: &commit.user_id,
-                    projection,
+                    writer,
+                    before: if write.base == RowVersion::NEVER_SEEN {
+                        Before::NeverSeen
+                    } else {
+                        Before::Seen
+                    },
                     table_key: self.table_key(write.row.table),
                     pk: write.row.key.uuid(),
                     version: write.state.version,
                     payload: entry.payload.as_deref(),
                     op: op_code(entry.op),
+                    columns: match (writer, &entry.payload) {
+                        (Writer::Projection(projection), Some(payload)) => {
+                            project::present(projection, payload, |members| {
+                                let names = members.iter().map(|(name, _)| name);
+                                self.unknown.look(projection, names);
+                            })
+                        }
+                        _ => Ok(Vec::new()),
+                    },
+                    cascades: &self.tables().cascades,
                 });
             }
         }
@@ -161,8 +210,8 @@ impl PostgresStore {
             return Ok(());
         }
         work.sort_by_key(Work::order);
-        let failed = project::project(tx, &work).await?;
-        failures::record(tx, &work, &failed).await
+        let done = project::project(tx, &work).await?;
+        failures::record(tx, &work, &done).await
     }
 
     /// Reads what the answers show; `None` for an upload that shows too much.
@@ -220,7 +269,7 @@ impl PostgresStore {
         let columns = Columns::collect(commits, |table| self.table_key(table));
         let read_held =
             |rows: Vec<PgRow>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
-        if !self.tables().any_projection {
+        if !self.tables().any_written {
             // One statement is its own transaction.
             return Ok(read_held(columns.query().fetch_all(&self.pool).await?));
         }
@@ -255,11 +304,7 @@ impl Store for PostgresStore {
         describe::describe(&self.pool, tables).await
     }
 
-    async fn register(
-        &self,
-        catalog: &Catalog,
-        projections: Vec<Projection>,
-    ) -> Result<(), StoreError> {
+    async fn register(&self, catalog: &Catalog, business: Business) -> Result<(), StoreError> {
         let mut keys = Vec::with_capacity(catalog.len());
         for (_, table) in catalog.tables() {
             sqlx::query("INSERT INTO oversync.tables (schema_name, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING")
@@ -276,18 +321,45 @@ impl Store for PostgresStore {
             .await?;
             keys.push(key);
         }
-        let any_projection = !projections.is_empty();
+        if business.constraints == Constraints::Defer {
+            let names: Vec<&TableName> = catalog.tables().map(|(_, table)| &table.name).collect();
+            constraints::defer(&self.pool, &names).await?;
+        }
+        let numbered: Vec<(&Projection, i32)> = business
+            .projections
+            .iter()
+            .map(|projection| (projection, keys[projection.table.index()]))
+            .collect();
+        let cascades = cascade::discover(&self.pool, &numbered).await?;
+        let any_written = !(business.projections.is_empty() && business.handled.is_empty());
         let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
-        for projection in projections {
+        for projection in business.projections {
             let place = projection.table.index();
             by_place[place] = Some(projection);
         }
+        let mut handled: Vec<Option<Handled>> = vec![None; catalog.len()];
+        for table in business.handled {
+            let place = table.table.index();
+            handled[place] = Some(table);
+        }
+        let lookups = business.lookups.into_iter();
+        let tables = Tables {
+            keys,
+            projections: by_place,
+            handled,
+            lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
+            cascades,
+            any_written,
+        };
+        for searched in tables
+            .lookups
+            .keys()
+            .filter_map(|place| tables.searched(*place))
+        {
+            lookup::probe(&self.pool, &searched).await?;
+        }
         self.tables
-            .set(Tables {
-                keys,
-                projections: by_place,
-                any_projection,
-            })
+            .set(tables)
             .map_err(|_| StoreError::Failed("tables are registered already".to_owned()))
     }
 
@@ -392,6 +464,17 @@ impl Store for PostgresStore {
         Ok(found)
     }
 
+    async fn holders(
+        &self,
+        user: UserKey,
+        user_id: &UserId,
+        values: Vec<Referred>,
+        at_most: usize,
+    ) -> Result<HashMap<Referred, Vec<Holder>>, StoreError> {
+        let searched = |referred: &Referred| self.tables().searched(referred.0);
+        lookup::holders(&self.pool, user.0, user_id, values, at_most, searched).await
+    }
+
     async fn failures(
         &self,
         user: &UserId,
@@ -402,14 +485,12 @@ impl Store for PostgresStore {
     }
 
     async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
-        let projections: HashMap<i32, &Projection> = self
-            .tables()
-            .projections
-            .iter()
-            .flatten()
-            .map(|projection| (self.table_key(projection.table), projection))
-            .collect();
-        failures::retry(&self.pool, user, failure, &projections).await
+        let tables = self.tables();
+        let writer = |table_key: i32| {
+            let place = tables.keys.iter().position(|key| *key == table_key)?;
+            tables.writer(place)
+        };
+        failures::retry(&self.pool, user, failure, writer, &tables.cascades).await
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {

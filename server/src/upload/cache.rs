@@ -112,6 +112,7 @@ impl UserCache {
                 rows,
                 recorded,
                 in_business: HashSet::new(),
+                holders: HashMap::new(),
             },
             head: known.head.clone(),
             epoch: known.epoch.clone(),
@@ -150,6 +151,7 @@ impl UserCache {
             return Some(Needs {
                 rows,
                 ids: needs.ids.clone(),
+                ..Needs::default()
             });
         };
         let rows: HashSet<RowAt> = needs
@@ -170,7 +172,11 @@ impl UserCache {
         if rows.is_empty() && ids.is_empty() {
             None
         } else {
-            Some(Needs { rows, ids })
+            Some(Needs {
+                rows,
+                ids,
+                ..Needs::default()
+            })
         }
     }
 

@@ -15,11 +15,13 @@ pub use reply::reply;
 
 use crate::commit::Lanes;
 use crate::store::{
-    Commit, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Revision, Show, Store, StoreError,
+    Commit, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Referred, Revision, Show, Store,
+    StoreError,
 };
 use bytestring::ByteString;
 use cache::{Snapshot, Trust};
-use oversync_shared::upload::{Change, Decision, Fault, LinkValue, RowAt, Verdict, check, decide};
+use oversync_shared::catalog::ForeignKeys;
+use oversync_shared::upload::{Change, Decision, Fault, Link, RowAt, Verdict, check, decide};
 use oversync_shared::wire::Limits;
 use oversync_shared::{Catalog, ChangeId, DeviceId, ServerId, UserId};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -172,9 +174,17 @@ pub async fn apply(
         {
             return Err(UploadError::EpochMismatch(snapshot.epoch));
         }
+        let referred = referred(catalog, &snapshot, upload);
+        if !referred.is_empty() {
+            let at_most = 1 + upload.changes.iter().flatten().filter(is_delete).count();
+            let user = snapshot.head.user;
+            snapshot.view.holders = store.holders(user, &upload.user, referred, at_most).await?;
+            snapshot.is_fresh = false;
+        }
         let mut decision = decide(catalog, &snapshot.view, &upload.changes);
         let missing = missing_parents(&decision, upload);
         if !missing.is_empty() {
+            snapshot.is_fresh = false;
             let found = store
                 .in_business(snapshot.head.user, &upload.user, &missing)
                 .await?;
@@ -238,6 +248,36 @@ pub async fn apply(
     Err(StoreError::Overloaded.into())
 }
 
+fn is_delete(change: &&Change) -> bool {
+    !change.op.is_upsert()
+}
+
+/// The values that this upload refers to, where business tables must be asked
+/// for them: all at once, since which of them matter depends on the others.
+///
+/// Business rows are not under the guard, those of other programs least of all:
+/// they may come and go between this question and the commit, and later too.
+/// What synchronisation itself writes there is guarded by the user's head, so
+/// the answers are not fresh enough to be given without it.
+fn referred(catalog: &Catalog, snapshot: &Snapshot, upload: &Upload) -> Vec<Referred> {
+    if catalog.mode() == ForeignKeys::Disabled {
+        return Vec::new();
+    }
+    let new = upload
+        .changes
+        .iter()
+        .flatten()
+        .filter(|change| !snapshot.view.recorded.contains_key(&change.id));
+    let values: HashSet<Referred> = new
+        .flat_map(|change| &change.links)
+        .filter_map(|link| match link {
+            Link::Column { column, value } => Some((*column, value.clone())),
+            Link::Key { .. } | Link::NotKey => None,
+        })
+        .collect();
+    values.into_iter().collect()
+}
+
 /// The rows that some change was refused for not being there. They may still be
 /// in the business table, which only these rare cases ask.
 fn missing_parents(decision: &Decision, upload: &Upload) -> Vec<RowAt> {
@@ -249,12 +289,9 @@ fn missing_parents(decision: &Decision, upload: &Upload) -> Vec<RowAt> {
         .zip(&upload.changes)
         .filter(|(verdict, _)| refused(verdict))
         .flat_map(|(_, change)| change.iter().flat_map(|change| &change.links))
-        .filter_map(|link| match &link.value {
-            LinkValue::Key(key, _) => Some(RowAt {
-                table: link.parent,
-                key: *key,
-            }),
-            LinkValue::NotKey => None,
+        .filter_map(|link| match link {
+            Link::Key { parent, .. } => Some(*parent),
+            Link::NotKey | Link::Column { .. } => None,
         })
         .collect();
     parents.into_iter().collect()

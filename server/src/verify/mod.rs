@@ -55,10 +55,13 @@ pub async fn verify(
 ) -> Result<Report, VerifyError> {
     let names = registration::names(&settings.tables)?;
     let mut audit = audit::open(&settings.database_url).await?;
-    let described = audit.describe(&names).await?;
-    let (_, projections) =
-        registration::fit(&settings.tables, settings.strict_tables, &names, &described)?;
-    let projections = projections
+    let wanted_tables = registration::Wanted::of(settings);
+    let mut described = audit.describe(&names).await?;
+    let outside = registration::outside(wanted_tables, &names, &described)?;
+    described.extend(audit.describe(&outside).await?);
+    let (_, business) = registration::fit(wanted_tables, &names, &described)?;
+    let projections = business
+        .projections
         .into_iter()
         .map(|projection| (projection.name.clone(), projection))
         .collect();
@@ -68,6 +71,8 @@ pub async fn verify(
         report: Report::default(),
         progress,
     };
+    let handled = settings.tables.iter().filter(|table| table.handled);
+    run.report.checked.handled_tables = handled.count() as u64;
     match user {
         Some(user) => {
             if !run.user(&mut *audit, user).await? {

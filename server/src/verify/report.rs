@@ -150,6 +150,14 @@ pub struct Checked {
     pub rows: u64,
     /// Rows compared with their business table.
     pub business_rows: u64,
+    /// Tables left out of that: the host's handlers write them, and only they
+    /// know what is right.
+    #[serde(skip_serializing_if = "is_none")]
+    pub handled_tables: u64,
+}
+
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl fmt::Display for Checked {
@@ -159,11 +167,19 @@ impl fmt::Display for Checked {
             entries,
             rows,
             business_rows,
+            handled_tables,
         } = self;
         write!(
             f,
             "{users} users, {entries} entries, {rows} rows, {business_rows} business rows"
-        )
+        )?;
+        match handled_tables {
+            0 => Ok(()),
+            tables => write!(
+                f,
+                "; left out are the business rows of {tables} handled tables"
+            ),
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 //! failure is the verdict. What passes has folded names, a parsed key, a
 //! fingerprint of its content and its references read from the payload.
 
+use super::decide::RowAt;
 use super::fault::Fault;
-use crate::catalog::{Catalog, TableIx};
+use crate::catalog::{Catalog, ColumnIx, Compared, Parent, TableIx};
 use crate::ids::{ChangeId, RowVersion};
 use crate::json::{self, JsonFault, Kind, Reader};
 use crate::key::RowKey;
@@ -76,21 +77,73 @@ impl Fingerprint {
 }
 
 /// A reference that a payload holds, in a foreign key column of its table.
+/// Null, absent and empty are no links.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// The table it refers to.
-    pub parent: TableIx,
-    /// What it says.
-    pub value: LinkValue,
+pub enum Link {
+    /// To the key of a registered table.
+    Key {
+        /// The row it refers to.
+        parent: RowAt,
+        /// As sent.
+        sent: String,
+    },
+    /// To the key of a registered table, and nothing that could be a key.
+    NotKey,
+    /// To another column.
+    Column {
+        /// Which.
+        column: ColumnIx,
+        /// What the row that it refers to must hold there.
+        value: ColumnValue,
+    },
 }
 
-/// The value of a referencing column. Null, absent and empty are no links.
+/// A value that a payload names a row by, or is named by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ColumnValue {
+    /// The JSON text of the payload.
+    pub json: String,
+    /// As sent: a string without its quotes and escapes.
+    pub sent: String,
+    /// What is the same when two values of one upload are.
+    pub compared: String,
+}
+
+impl ColumnValue {
+    /// `None` for null and the empty string, which name nothing. `json` must
+    /// have been checked.
+    fn read(json: &str, compared: Compared) -> Option<Self> {
+        let mut reader = Reader::new(json);
+        let sent = match reader.kind() {
+            Ok(Kind::Null) => return None,
+            Ok(Kind::String) => reader
+                .string()
+                .expect("BUG: the payload has been checked")
+                .into_owned(),
+            _ => json.to_owned(),
+        };
+        if sent.is_empty() {
+            return None;
+        }
+        let key = match compared {
+            Compared::AsKey => RowKey::parse_reference(&sent),
+            Compared::AsText => None,
+        };
+        Some(Self {
+            json: json.to_owned(),
+            compared: key.map_or_else(|| sent.clone(), |key| key.to_string()),
+            sent,
+        })
+    }
+}
+
+/// What a payload says of a column that other rows refer to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkValue {
-    /// A key, with the text as sent.
-    Key(RowKey, String),
-    /// Nothing that could be a key.
-    NotKey,
+pub struct Offer {
+    /// The column.
+    pub column: ColumnIx,
+    /// [`ColumnValue::compared`]; `None` for null and the empty string.
+    pub value: Option<String>,
 }
 
 /// A change that passed the checks of its own text.
@@ -110,6 +163,18 @@ pub struct Change {
     pub fingerprint: Fingerprint,
     /// What the payload refers to.
     pub links: Vec<Link>,
+    /// What it can be referred to by, besides its key.
+    pub offers: Vec<Offer>,
+}
+
+impl Change {
+    /// The row that changes.
+    pub const fn row(&self) -> RowAt {
+        RowAt {
+            table: self.table,
+            key: self.key,
+        }
+    }
 }
 
 /// Checks one change by itself, in the protocol's order.
@@ -131,7 +196,7 @@ pub fn check(
         return Err(Fault::PayloadMissing(op));
     }
     scratch.clear();
-    let mut links = Vec::new();
+    let (mut links, mut offers) = (Vec::new(), Vec::new());
     if let Some(payload) = raw.payload {
         if payload.len() > max_payload_bytes {
             return Err(Fault::PayloadTooLarge {
@@ -146,7 +211,7 @@ pub fn check(
             return Err(Fault::DeleteWithPayload);
         }
         json::canonicalise(payload, scratch).map_err(Fault::PayloadMalformed)?;
-        links = read_links(payload, table, catalog);
+        (links, offers) = read_links(payload, table, catalog);
     }
     Ok(Change {
         id: ChangeId::new(raw.source_change_id),
@@ -156,43 +221,67 @@ pub fn check(
         base: RowVersion::new(raw.server_version),
         fingerprint: Fingerprint::new(&name, key, op, scratch),
         links,
+        offers,
     })
 }
 
-fn read_links(payload: &str, table: TableIx, catalog: &Catalog) -> Vec<Link> {
-    let keys = &catalog.table(table).foreign_keys;
-    if keys.is_empty() {
-        return Vec::new();
+fn read_links(payload: &str, table: TableIx, catalog: &Catalog) -> (Vec<Link>, Vec<Offer>) {
+    let table = catalog.table(table);
+    if table.foreign_keys.is_empty() && table.offered.is_empty() {
+        return (Vec::new(), Vec::new());
     }
     let members = json::members(payload).expect("BUG: the payload has been checked");
-    keys.iter()
-        .filter_map(|key| {
-            let (_, text) = members
-                .iter()
-                .find(|(name, _)| *name == key.column.as_str())?;
-            Some(Link {
-                parent: key.parent,
-                value: read_link(text)?,
-            })
+    let find = |column: &str| {
+        let found = members.iter().find(|(name, _)| *name == column);
+        found.map(|(_, text)| *text)
+    };
+    let links = table.foreign_keys.iter().filter_map(|key| {
+        let text = find(&key.column)?;
+        match key.parent {
+            Parent::Key(parent) => {
+                let own = table.conversion.as_ref();
+                read_key(text, parent, |sent| {
+                    own.and_then(|own| own.0.convert_reference(&key.column, sent))
+                })
+            }
+            Parent::Column(column) => {
+                let value = ColumnValue::read(text, catalog.column(column).compared)?;
+                Some(Link::Column { column, value })
+            }
+        }
+    });
+    let offers = table.offered.iter().filter_map(|&column| {
+        let referenced = catalog.column(column);
+        let text = find(&referenced.wire_name)?;
+        let value = ColumnValue::read(text, referenced.compared);
+        Some(Offer {
+            column,
+            value: value.map(|value| value.compared),
         })
-        .collect()
+    });
+    (links.collect(), offers.collect())
 }
 
 /// `None` for null and the empty string, which refer to nothing.
-fn read_link(text: &str) -> Option<LinkValue> {
+fn read_key(text: &str, table: TableIx, convert: impl Fn(&str) -> Option<RowKey>) -> Option<Link> {
     let mut reader = Reader::new(text);
-    match reader.kind() {
-        Ok(Kind::Null) => None,
+    let (sent, usual) = match reader.kind() {
+        Ok(Kind::Null) => return None,
         Ok(Kind::String) => {
-            let value = reader.string().expect("BUG: the payload has been checked");
-            if value.is_empty() {
-                return None;
-            }
-            Some(match RowKey::parse_reference(&value) {
-                Some(key) => LinkValue::Key(key, value.into_owned()),
-                None => LinkValue::NotKey,
-            })
+            let sent = reader.string().expect("BUG: the payload has been checked");
+            let usual = RowKey::parse_reference(&sent);
+            (sent, usual)
         }
-        _ => Some(LinkValue::NotKey),
+        _ => (text.into(), None),
+    };
+    if sent.is_empty() {
+        return None;
     }
+    Some(match convert(&sent).or(usual) {
+        Some(key) => Link::Key {
+            parent: RowAt { table, key },
+            sent: sent.into_owned(),
+        },
+        None => Link::NotKey,
+    })
 }

@@ -4,10 +4,10 @@
 //! is only valid while that state lasts, so the writer guards it. A change that
 //! is not applied leaves nothing in the plan.
 
-use super::change::{Change, Fingerprint, LinkValue};
+use super::change::{Change, ColumnValue, Fingerprint, Link};
 use super::fault::Fault;
 use super::order;
-use crate::catalog::{Catalog, TableIx};
+use crate::catalog::{Catalog, ColumnIx, ForeignKeys, TableIx};
 use crate::ids::{ChangeId, RowVersion, ServerId};
 use crate::key::RowKey;
 use crate::wire::Op;
@@ -54,6 +54,20 @@ pub struct View {
     /// Rows that count as parents because the business table has them for this
     /// user, synchronised or not.
     pub in_business: HashSet<RowAt>,
+    /// Who holds the values that [`Needs::values`] names, in business tables, as
+    /// far as this user may see them. Of many holders of one value, more than
+    /// the upload has deletes are enough.
+    pub holders: HashMap<(ColumnIx, ColumnValue), Vec<Holder>>,
+}
+
+/// A business row that holds a value somebody refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// The business row of a synchronised table, by its key.
+    Row(RowKey),
+    /// A row that no upload can delete: its table is not synchronised, or its
+    /// key is no UUID.
+    Other,
 }
 
 /// What must be in the [`View`] before an upload can be decided.
@@ -63,6 +77,8 @@ pub struct Needs {
     pub rows: HashSet<RowAt>,
     /// Change ids used.
     pub ids: HashSet<ChangeId>,
+    /// Values referred to in columns that are not keys.
+    pub values: HashSet<(ColumnIx, ColumnValue)>,
 }
 
 /// Names everything a decision looks at.
@@ -70,16 +86,16 @@ pub fn needs(changes: &[Result<Change, Fault>]) -> Needs {
     let mut needs = Needs::default();
     for change in changes.iter().flatten() {
         needs.ids.insert(change.id);
-        needs.rows.insert(RowAt {
-            table: change.table,
-            key: change.key,
-        });
+        needs.rows.insert(change.row());
         for link in &change.links {
-            if let LinkValue::Key(key, _) = link.value {
-                needs.rows.insert(RowAt {
-                    table: link.parent,
-                    key,
-                });
+            match link {
+                Link::Key { parent, .. } => {
+                    needs.rows.insert(*parent);
+                }
+                Link::NotKey => {}
+                Link::Column { column, value } => {
+                    needs.values.insert((*column, value.clone()));
+                }
             }
         }
     }
@@ -170,10 +186,7 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
     let doomed = sound
         .iter()
         .filter(|(_, change)| !change.op.is_upsert() && !view.recorded.contains_key(&change.id))
-        .map(|(_, change)| RowAt {
-            table: change.table,
-            key: change.key,
-        })
+        .map(|(_, change)| change.row())
         .collect();
 
     let mut verdicts: Vec<Option<Verdict>> = changes
@@ -225,14 +238,72 @@ struct Done {
     log: Vec<LogEntry>,
     rows: HashMap<RowAt, RowState>,
     ids: HashMap<ChangeId, Recorded>,
+    named: Named,
 }
 
-/// Rows of a ring that are taken for present while it is tried.
+/// What the rows of the upload can be referred to by, besides their keys. A
+/// payload that does not have the column leaves it as it was.
+#[derive(Debug, Clone, Default)]
+struct Named {
+    by_row: HashMap<(RowAt, ColumnIx), String>,
+    by_value: HashMap<(ColumnIx, String), HashSet<RowAt>>,
+}
+
+impl Named {
+    fn take(&mut self, change: &Change) {
+        let row = change.row();
+        for offer in &change.offers {
+            if let Some(old) = self.by_row.remove(&(row, offer.column))
+                && let Some(rows) = self.by_value.get_mut(&(offer.column, old))
+            {
+                rows.remove(&row);
+            }
+            if let Some(value) = &offer.value {
+                self.by_row.insert((row, offer.column), value.clone());
+                let rows = self.by_value.entry((offer.column, value.clone()));
+                rows.or_default().insert(row);
+            }
+        }
+    }
+
+    fn rows(&self, column: ColumnIx, value: &ColumnValue) -> impl Iterator<Item = &RowAt> {
+        let rows = self.by_value.get(&(column, value.compared.clone()));
+        rows.into_iter().flatten()
+    }
+}
+
+/// What rows of a ring need each other for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Hoped {
+    /// That they are live.
+    live: HashSet<RowAt>,
+    /// That they hold a value by which they are referred to.
+    named: HashMap<(ColumnIx, String), HashSet<RowAt>>,
+}
+
+impl Hoped {
+    /// What the changes of a ring bring about if all of them are applied.
+    fn of(ring: &[(usize, &Change)]) -> Self {
+        let mut hoped = Self::default();
+        for (_, change) in ring {
+            hoped.live.insert(change.row());
+            for offer in &change.offers {
+                if let Some(value) = &offer.value {
+                    let rows = hoped.named.entry((offer.column, value.clone()));
+                    rows.or_default().insert(change.row());
+                }
+            }
+        }
+        hoped
+    }
+}
+
+/// What is taken for true of a ring's rows while it is tried.
 #[derive(Debug, Default)]
 struct Hopes {
-    present: HashSet<RowAt>,
-    /// All rows of the ring, once it is known that not all can come to be.
-    fallen: HashSet<RowAt>,
+    present: Hoped,
+    /// Everything hoped for, once it is known that not all can come true.
+    fallen: Option<Hoped>,
 }
 
 struct Run<'a> {
@@ -255,41 +326,40 @@ impl Run<'_> {
         self.state(row).is_some_and(|state| !state.deleted)
     }
 
-    /// Rows that need each other: assumes all of them present, and takes back
-    /// the assumption for those that did not come to be, until it holds.
+    /// Of what was hoped for, what has come true.
+    fn came_true(&self, hoped: &Hoped) -> Hoped {
+        let mut came = hoped.clone();
+        came.live.retain(|row| self.is_live(*row));
+        for ((column, value), rows) in &mut came.named {
+            rows.retain(|row| self.done.named.by_row.get(&(*row, *column)) == Some(value));
+        }
+        came
+    }
+
+    /// Rows that need each other: assumes that all of them come to be, and takes
+    /// back the assumption for those that did not, until it holds.
     ///
     /// Once the ring has fallen, a member whose version would not do either is
     /// told that: "missing parent" all round would hide for ever why it fell.
     fn execute_ring(&mut self, ring: &[(usize, &Change)]) -> Vec<(usize, Verdict)> {
         let before = self.done.clone();
+        let all = Hoped::of(ring);
         let mut hopes = Hopes {
-            present: ring
-                .iter()
-                .map(|(_, change)| RowAt {
-                    table: change.table,
-                    key: change.key,
-                })
-                .collect(),
-            fallen: HashSet::new(),
+            present: all.clone(),
+            fallen: None,
         };
-        let rows = hopes.present.clone();
         loop {
             let verdicts: Vec<(usize, Verdict)> = ring
                 .iter()
                 .map(|(position, change)| (*position, self.execute(*position, change, &hopes)))
                 .collect();
-            let present: HashSet<RowAt> = hopes
-                .present
-                .iter()
-                .copied()
-                .filter(|row| self.is_live(*row))
-                .collect();
-            if present.len() == hopes.present.len() {
+            let present = self.came_true(&hopes.present);
+            if present == hopes.present {
                 return verdicts;
             }
             hopes = Hopes {
                 present,
-                fallen: rows.clone(),
+                fallen: Some(all.clone()),
             };
             self.done = before.clone();
         }
@@ -297,10 +367,7 @@ impl Run<'_> {
 
     /// Idempotency, then foreign keys, then the version gate.
     fn execute(&mut self, position: usize, change: &Change, hopes: &Hopes) -> Verdict {
-        let row = RowAt {
-            table: change.table,
-            key: change.key,
-        };
+        let row = change.row();
         let recorded = self
             .view
             .recorded
@@ -316,11 +383,13 @@ impl Run<'_> {
             };
         }
         let refusal = self.refused_by_gate(change, row);
-        match (self.check_links(change, row, &hopes.present), refusal) {
+        match (self.check_links(change, &hopes.present), refusal) {
             // Only where nothing but the ring is missing.
             (Err(Fault::ForeignKeyMissing(_)), Some(refusal))
-                if !hopes.fallen.is_empty()
-                    && self.check_links(change, row, &hopes.fallen).is_ok() =>
+                if hopes
+                    .fallen
+                    .as_ref()
+                    .is_some_and(|all| self.check_links(change, all).is_ok()) =>
             {
                 refusal
             }
@@ -349,38 +418,75 @@ impl Run<'_> {
         }
     }
 
-    fn check_links(
-        &self,
-        change: &Change,
-        row: RowAt,
-        present: &HashSet<RowAt>,
-    ) -> Result<(), Fault> {
+    fn check_links(&self, change: &Change, hopes: &Hoped) -> Result<(), Fault> {
+        if self.catalog.mode() == ForeignKeys::Disabled {
+            return Ok(());
+        }
         let mut missing = Vec::new();
         for link in &change.links {
-            let LinkValue::Key(key, text) = &link.value else {
-                let table = self.catalog.table(change.table).name.clone();
-                return Err(Fault::ReferenceNotKey {
-                    table,
-                    key: change.key,
-                });
+            let (table, sent) = match link {
+                Link::NotKey => {
+                    let table = self.catalog.table(change.table).name.clone();
+                    return Err(Fault::ReferenceNotKey {
+                        table,
+                        key: change.key,
+                    });
+                }
+                Link::Key { parent, .. } if self.has_row(*parent, change, hopes) => continue,
+                Link::Column { column, value } if self.has_value(*column, value, change, hopes) => {
+                    continue;
+                }
+                Link::Key { parent, sent } => (&self.catalog.table(parent.table).name, sent),
+                Link::Column { column, value } => {
+                    (&self.catalog.column(*column).table, &value.sent)
+                }
             };
-            let parent = RowAt {
-                table: link.parent,
-                key: *key,
-            };
-            let exists = self.is_live(parent)
-                || present.contains(&parent)
-                || self.view.in_business.contains(&parent);
-            let counts = parent == row || (exists && !self.doomed.contains(&parent));
-            if !counts {
-                missing.push(format!("{}:{text}", self.catalog.table(link.parent).name));
-            }
+            missing.push(format!("{table}:{sent}"));
         }
         if missing.is_empty() {
             Ok(())
         } else {
             Err(Fault::ForeignKeyMissing(missing))
         }
+    }
+
+    /// Whether a row counts as a parent of this change; it is its own.
+    fn has_row(&self, parent: RowAt, change: &Change, hopes: &Hoped) -> bool {
+        let exists = self.is_live(parent)
+            || hopes.live.contains(&parent)
+            || self.view.in_business.contains(&parent);
+        parent == change.row() || (exists && !self.doomed.contains(&parent))
+    }
+
+    /// Whether some row counts as the parent that holds this value: a business
+    /// row, or, where rows of the upload offer theirs, one of those.
+    fn has_value(
+        &self,
+        column: ColumnIx,
+        value: &ColumnValue,
+        change: &Change,
+        hopes: &Hoped,
+    ) -> bool {
+        let table = self.catalog.column(column).registered;
+        let is_doomed =
+            |key: RowKey| table.is_some_and(|table| self.doomed.contains(&RowAt { table, key }));
+        let holders = self.view.holders.get(&(column, value.clone()));
+        let in_business = holders.into_iter().flatten().any(|holder| match holder {
+            Holder::Row(key) => !is_doomed(*key),
+            Holder::Other => true,
+        });
+        let is_own = change.offers.iter().any(|offer| {
+            offer.column == column && offer.value.as_deref() == Some(value.compared.as_str())
+        });
+        let in_upload = || {
+            let mut rows = self.done.named.rows(column, value);
+            rows.any(|row| !is_doomed(row.key))
+        };
+        let is_hoped = || {
+            let rows = hopes.named.get(&(column, value.compared.clone()));
+            rows.into_iter().flatten().any(|row| !is_doomed(row.key))
+        };
+        in_business || is_own || in_upload() || is_hoped()
     }
 
     fn write(&mut self, position: usize, change: &Change, row: RowAt) -> RowVersion {
@@ -401,6 +507,7 @@ impl Run<'_> {
             at: server_id,
         };
         self.done.rows.insert(row, state);
+        self.done.named.take(change);
         self.done.ids.insert(
             change.id,
             Recorded {

@@ -13,9 +13,9 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Change, Fingerprint, Link, LinkValue, RawChange, check};
+pub use change::{Change, ColumnValue, Fingerprint, Link, Offer, RawChange, check};
 pub use decide::{
-    CurrentRow, Decision, LogEntry, Needs, Plan, Recorded, RowAt, RowState, RowWrite, Verdict,
-    View, decide, needs,
+    CurrentRow, Decision, Holder, LogEntry, Needs, Plan, Recorded, RowAt, RowState, RowWrite,
+    Verdict, View, decide, needs,
 };
 pub use fault::Fault;

@@ -5,10 +5,10 @@
 //! refer to each other in a cycle, upserts are ordered row by row, and rows
 //! that refer to each other in a ring become one unit.
 
-use super::change::{Change, LinkValue};
-use crate::catalog::{Catalog, TableIx};
+use super::change::{Change, Link};
+use super::decide::RowAt;
+use crate::catalog::{Catalog, ColumnIx};
 use crate::graph;
-use crate::key::RowKey;
 use std::collections::HashMap;
 
 /// Positions in the request that stand or fall together, in request order;
@@ -43,22 +43,35 @@ pub(super) fn order(changes: &[(usize, &Change)], catalog: &Catalog) -> Vec<Unit
 fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
     // After a row's last change is after all of them. Its first one would not
     // do: when it fails and a later one brings the row to life, the row counts.
-    let mut last: HashMap<(TableIx, RowKey), usize> = HashMap::new();
+    let mut last: HashMap<RowAt, usize> = HashMap::new();
+    // Rows by what they can be referred to by besides their key.
+    let mut named: HashMap<(ColumnIx, &str), Vec<RowAt>> = HashMap::new();
     for (node, (_, change)) in group.iter().enumerate() {
-        last.insert((change.table, change.key), node);
+        last.insert(change.row(), node);
+        for offer in &change.offers {
+            if let Some(value) = &offer.value {
+                let rows = named.entry((offer.column, value)).or_default();
+                if !rows.contains(&change.row()) {
+                    rows.push(change.row());
+                }
+            }
+        }
     }
-    let mut latest: HashMap<(TableIx, RowKey), usize> = HashMap::new();
+    let mut latest: HashMap<RowAt, usize> = HashMap::new();
     let mut edges = Vec::with_capacity(group.len());
     for (node, (_, change)) in group.iter().enumerate() {
-        let own = (change.table, change.key);
+        let own = change.row();
         let mut targets: Vec<usize> = latest.insert(own, node).into_iter().collect();
         for link in &change.links {
-            if let LinkValue::Key(key, _) = link.value
-                && (link.parent, key) != own
-                && let Some(&target) = last.get(&(link.parent, key))
-            {
-                targets.push(target);
-            }
+            let parents = match link {
+                Link::Key { parent, .. } => std::slice::from_ref(parent),
+                Link::NotKey => &[],
+                Link::Column { column, value } => named
+                    .get(&(*column, value.compared.as_str()))
+                    .map_or(&[][..], Vec::as_slice),
+            };
+            let others = parents.iter().filter(|parent| **parent != own);
+            targets.extend(others.filter_map(|parent| last.get(parent)));
         }
         edges.push(targets);
     }
@@ -70,7 +83,7 @@ fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::{Catalog, Reference, TableSpec};
+    use crate::catalog::{Catalog, ForeignKeys, Reference, RefersTo, TableSpec};
     use crate::names::TableName;
     use crate::upload::{RawChange, Verdict, View, check, decide};
 
@@ -82,13 +95,18 @@ mod tests {
     #[test]
     fn a_parent_whose_second_change_stands_counts() {
         let notes = TableName::parse("public", "notes").expect("plain");
-        let catalog = Catalog::new(vec![TableSpec {
-            name: notes.clone(),
-            references: vec![Reference {
-                column: "answers".to_owned(),
-                parent: notes,
+        let catalog = Catalog::new(
+            vec![TableSpec {
+                name: notes.clone(),
+                references: vec![Reference {
+                    column: "answers".to_owned(),
+                    parent: notes,
+                    to: RefersTo::Key,
+                }],
+                after: Vec::new(),
             }],
-        }])
+            ForeignKeys::Enabled,
+        )
         .expect("one table");
         let answers = format!("{{\"answers\":\"{PARENT}\"}}");
         let change = |id, pk, server_version, payload| RawChange {

@@ -4,8 +4,10 @@
 //! log, looks everything up by walking it, and executes one change at a time.
 //! Random histories of several devices must come out the same on both.
 
+mod columns;
+
 use super::*;
-use crate::catalog::{Reference, TableSpec};
+use crate::catalog::{Compared, ForeignKeys, Reference, RefersTo, TableSpec};
 use crate::names::TableName;
 use crate::wire::Op;
 use crate::{Catalog, ChangeId, RowKey, RowVersion, ServerId, TableIx};
@@ -13,28 +15,67 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
 
-/// Parent, child, refers to itself, refer to each other.
-const TABLES: &[(&str, &[(&str, &str)])] = &[
-    ("posts", &[("author_id", "users")]),
+/// Column, parent, and the parent's column where it is not the key.
+type Refers = (&'static str, &'static str, Option<&'static str>);
+
+/// Parent, child, refers to itself, refer to each other; the same by a column
+/// that is not the key, and a ring of both kinds.
+const TABLES: &[(&str, &[Refers])] = &[
+    ("posts", &[("author_id", "users", None)]),
     ("users", &[]),
-    ("nodes", &[("parent_id", "nodes")]),
-    ("lefts", &[("right_id", "rights")]),
-    ("rights", &[("left_id", "lefts")]),
+    ("nodes", &[("parent_id", "nodes", None)]),
+    ("lefts", &[("right_id", "rights", None)]),
+    ("rights", &[("left_id", "lefts", None)]),
+    ("badges", &[("wearer", "people", Some("name"))]),
+    ("people", &[]),
+    ("terms", &[("broader", "terms", Some("name"))]),
+    ("cocks", &[("hen", "hens", Some("name"))]),
+    ("hens", &[("cock_id", "cocks", None)]),
 ];
 
+/// Business rows with a name: their table, their key if it is a UUID, their name.
+const BUSINESS: &[(&str, Option<u8>, u8)] = &[("people", Some(2), 1), ("terms", None, 2)];
+
 fn catalog() -> Catalog {
+    catalog_with(ForeignKeys::RefColumnAware)
+}
+
+fn catalog_with(mode: ForeignKeys) -> Catalog {
     let name = |table: &str| TableName::parse("s", table).expect("valid");
     let specs = TABLES.iter().map(|(table, references)| TableSpec {
         name: name(table),
         references: references
             .iter()
-            .map(|(column, parent)| Reference {
+            .map(|(column, parent, by)| Reference {
                 column: (*column).to_owned(),
                 parent: name(parent),
+                to: by.map_or(RefersTo::Key, |by| RefersTo::Column {
+                    name: by.to_owned(),
+                    compared: Compared::AsText,
+                }),
             })
             .collect(),
+        after: Vec::new(),
     });
-    Catalog::new(specs.collect()).expect("valid")
+    Catalog::new(specs.collect(), mode).expect("valid")
+}
+
+/// What the business tables hold of the values that changes refer to.
+fn holders(
+    catalog: &Catalog,
+    changes: &[Result<Change, Fault>],
+) -> HashMap<(crate::catalog::ColumnIx, ColumnValue), Vec<Holder>> {
+    let values = needs(changes).values.into_iter();
+    let found = values.map(|(column, value)| {
+        let table = &catalog.column(column).table.table;
+        let rows = BUSINESS
+            .iter()
+            .filter(|(there, _, name)| there == table && value.sent == format!("v{name}"))
+            .map(|(_, n, _)| n.map_or(Holder::Other, |n| Holder::Row(key(n))))
+            .collect();
+        ((column, value), rows)
+    });
+    found.collect()
 }
 
 fn ix(catalog: &Catalog, table: &str) -> TableIx {
@@ -56,7 +97,15 @@ struct Sent {
     key: u8,
     base: i64,
     link: LinkTo,
+    name: Name,
     content: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Absent,
+    Null,
+    Is(u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +124,7 @@ fn sent(id: i64, table: &'static str, op: Op, key: u8, base: i64) -> Sent {
         key,
         base,
         link: LinkTo::Absent,
+        name: Name::Absent,
         content: 0,
     }
 }
@@ -85,19 +135,30 @@ impl Sent {
         self
     }
 
+    fn named(mut self, name: u8) -> Self {
+        self.name = Name::Is(name);
+        self
+    }
+
     fn payload(&self) -> Option<String> {
         if self.op == Op::Delete {
             return None;
         }
         let columns = TABLES.iter().find(|(table, _)| *table == self.table)?.1;
-        let link = columns.first().and_then(|(column, _)| match self.link {
+        let link = columns.first().and_then(|(column, _, by)| match self.link {
             LinkTo::Absent => None,
             LinkTo::Null => Some(format!(",\"{column}\":null")),
+            LinkTo::Row(n) if by.is_some() => Some(format!(",\"{column}\":\"v{n}\"")),
             LinkTo::Row(n) => Some(format!(",\"{column}\":\"{}\"", key(n))),
             LinkTo::NoKey => Some(format!(",\"{column}\":7")),
         });
+        let name = match self.name {
+            Name::Absent => String::new(),
+            Name::Null => ",\"name\":null".to_owned(),
+            Name::Is(n) => format!(",\"name\":\"v{n}\""),
+        };
         Some(format!(
-            "{{\"n\":{}{}}}",
+            "{{\"n\":{}{name}{}}}",
             self.content,
             link.unwrap_or_default()
         ))
@@ -140,6 +201,29 @@ struct Model {
 
 type Row = (&'static str, u8);
 
+/// What a row of a ring is hoped to bring about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Hope {
+    Live(Row),
+    Named(Row, u8),
+}
+
+/// One upload while it is executed.
+struct Under<'a> {
+    catalog: &'a Catalog,
+    device: u8,
+    /// How long the log was before.
+    since: usize,
+    doomed: BTreeSet<Row>,
+}
+
+/// What is taken for true while a ring is tried.
+#[derive(Default)]
+struct Taken {
+    present: BTreeSet<Hope>,
+    fallen: BTreeSet<Hope>,
+}
+
 impl Model {
     /// Version, tombstone, server id: of the row's last entry.
     fn row(&self, (table, key): Row) -> Option<(i64, bool, i64)> {
@@ -163,9 +247,23 @@ impl Model {
             .find(|entry| entry.device == device && entry.sent.id == id)
     }
 
-    fn view(&self, catalog: &Catalog, device: u8) -> View {
+    /// What this upload has last said of the row's name.
+    fn name(&self, since: usize, row: Row) -> Option<u8> {
+        let own = |entry: &&Entry| (entry.sent.table, entry.sent.key) == row;
+        let said = self.log[since..].iter().filter(own);
+        match said
+            .map(|entry| entry.sent.name)
+            .rfind(|name| *name != Name::Absent)
+        {
+            Some(Name::Is(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    fn view(&self, catalog: &Catalog, device: u8, changes: &[Result<Change, Fault>]) -> View {
         let mut view = View {
             head: ServerId::new(self.log.len() as i64),
+            holders: holders(catalog, changes),
             ..View::default()
         };
         for entry in &self.log {
@@ -189,16 +287,33 @@ impl Model {
         view
     }
 
+    /// Whether what a change refers to is there, and whether it would be if
+    /// everything hoped for had come true.
+    fn has_parent(&self, under: &Under<'_>, sent: &Sent, hoped: &BTreeSet<Hope>) -> bool {
+        let (LinkTo::Row(n), Some((parent, by))) = (sent.link, parent_table(sent.table)) else {
+            return true;
+        };
+        let row = (sent.table, sent.key);
+        if by.is_none() {
+            let there = self.lives((parent, n)) || hoped.contains(&Hope::Live((parent, n)));
+            return (parent, n) == row || (there && !under.doomed.contains(&(parent, n)));
+        }
+        let in_business = BUSINESS.iter().any(|&(table, key, name)| {
+            let gone = key.is_some_and(|key| under.doomed.contains(&(table, key)));
+            (table, name) == (parent, n) && !gone
+        });
+        let in_upload = (0..=u8::MAX).any(|key| {
+            let row = (parent, key);
+            let holds = self.name(under.since, row) == Some(n) && self.lives(row);
+            (holds || hoped.contains(&Hope::Named(row, n))) && !under.doomed.contains(&row)
+        });
+        let own = parent == sent.table && sent.name == Name::Is(n);
+        in_business || in_upload || own
+    }
+
     /// One change: idempotency, foreign key, version gate.
-    fn step(
-        &mut self,
-        catalog: &Catalog,
-        device: u8,
-        sent: &Sent,
-        present: &BTreeSet<Row>,
-        fallen: &BTreeSet<Row>,
-        doomed: &BTreeSet<Row>,
-    ) -> Verdict {
+    fn step(&mut self, under: &Under<'_>, sent: &Sent, taken: &Taken) -> Verdict {
+        let (catalog, device) = (under.catalog, under.device);
         let row = (sent.table, sent.key);
         let conflict = |(version, deleted, at): (i64, bool, i64)| {
             Verdict::Conflict(CurrentRow {
@@ -222,26 +337,32 @@ impl Model {
             };
         }
         if sent.op != Op::Delete
-            && let Some(parent) = parent_table(sent.table)
+            && let Some((parent, by)) = parent_table(sent.table)
         {
             let name = catalog.table(ix(catalog, sent.table)).name.clone();
+            let missing = |value: String| {
+                let missing = vec![format!("s.{parent}:{value}")];
+                Verdict::Invalid(Fault::ForeignKeyMissing(missing))
+            };
             match sent.link {
+                LinkTo::NoKey if by.is_some() => return missing("7".to_owned()),
                 LinkTo::NoKey => {
                     return Verdict::Invalid(Fault::ReferenceNotKey {
                         table: name,
                         key: key(sent.key),
                     });
                 }
-                LinkTo::Row(n) if (parent, n) != row => {
-                    let there = self.lives((parent, n)) || present.contains(&(parent, n));
+                LinkTo::Row(n) if !self.has_parent(under, sent, &taken.present) => {
                     let passes = self.row(row).map_or(0, |now| now.0) == sent.base;
-                    let is_missing = !there || doomed.contains(&(parent, n));
                     // Of a ring that fell: what is wrong with its version is told,
                     // where nothing but the ring is missing.
-                    let only_ring = fallen.contains(&(parent, n)) && !doomed.contains(&(parent, n));
-                    if is_missing && (passes || !only_ring) {
-                        let missing = vec![format!("s.{parent}:{}", key(n))];
-                        return Verdict::Invalid(Fault::ForeignKeyMissing(missing));
+                    let only_ring =
+                        !taken.fallen.is_empty() && self.has_parent(under, sent, &taken.fallen);
+                    if passes || !only_ring {
+                        return missing(match by {
+                            None => key(n).to_string(),
+                            Some(_) => format!("v{n}"),
+                        });
                     }
                 }
                 LinkTo::Row(_) | LinkTo::Absent | LinkTo::Null => {}
@@ -267,14 +388,19 @@ impl Model {
     }
 
     fn upload(&mut self, catalog: &Catalog, device: u8, upload: &[Sent]) -> Vec<Verdict> {
-        let doomed: BTreeSet<Row> = upload
-            .iter()
-            .filter(|sent| sent.op == Op::Delete && self.find(device, sent.id).is_none())
-            .map(|sent| (sent.table, sent.key))
-            .collect();
+        let under = Under {
+            catalog,
+            device,
+            since: self.log.len(),
+            doomed: upload
+                .iter()
+                .filter(|sent| sent.op == Op::Delete && self.find(device, sent.id).is_none())
+                .map(|sent| (sent.table, sent.key))
+                .collect(),
+        };
         let mut verdicts = vec![None; upload.len()];
         for unit in naive_order(catalog, upload) {
-            for (position, verdict) in self.unit(catalog, device, upload, &unit, &doomed) {
+            for (position, verdict) in self.unit(&under, upload, &unit) {
                 verdicts[position] = Some(verdict);
             }
         }
@@ -284,53 +410,67 @@ impl Model {
             .collect()
     }
 
-    /// Rows that need each other are tried on a copy, with fewer and fewer taken
-    /// for present, until those taken for present are those that come to be.
+    /// Rows that need each other are tried on a copy, with less and less taken
+    /// for true, until what is taken for true is what comes to be.
     fn unit(
         &mut self,
-        catalog: &Catalog,
-        device: u8,
+        under: &Under<'_>,
         upload: &[Sent],
         unit: &[usize],
-        doomed: &BTreeSet<Row>,
     ) -> Vec<(usize, Verdict)> {
-        let mut present = BTreeSet::new();
+        let mut taken = Taken::default();
         if unit.len() > 1 {
-            present = unit
-                .iter()
-                .map(|&n| (upload[n].table, upload[n].key))
-                .collect();
+            for sent in unit.iter().map(|&n| &upload[n]) {
+                let row = (sent.table, sent.key);
+                taken.present.insert(Hope::Live(row));
+                if let Name::Is(name) = sent.name
+                    && is_referred_to_by_name(sent.table)
+                {
+                    taken.present.insert(Hope::Named(row, name));
+                }
+            }
         }
-        let ring = present.clone();
-        let mut fallen = BTreeSet::new();
+        let ring = taken.present.clone();
         loop {
             let mut copy = self.clone();
             let verdicts: Vec<Verdict> = unit
                 .iter()
-                .map(|&n| copy.step(catalog, device, &upload[n], &present, &fallen, doomed))
+                .map(|&n| copy.step(under, &upload[n], &taken))
                 .collect();
-            let came: BTreeSet<Row> = present
+            let came: BTreeSet<Hope> = taken
+                .present
                 .iter()
                 .copied()
-                .filter(|row| copy.lives(*row))
+                .filter(|hope| match *hope {
+                    Hope::Live(row) => copy.lives(row),
+                    Hope::Named(row, name) => copy.name(under.since, row) == Some(name),
+                })
                 .collect();
-            if unit.len() == 1 || came == present {
+            if unit.len() == 1 || came == taken.present {
                 *self = copy;
                 return unit.iter().copied().zip(verdicts).collect();
             }
-            fallen = ring.clone();
-            present = came;
+            taken = Taken {
+                present: came,
+                fallen: ring.clone(),
+            };
         }
     }
 }
 
-fn parent_table(table: &str) -> Option<&'static str> {
+/// The table that rows of this one refer to, and by which column.
+fn parent_table(table: &str) -> Option<(&'static str, Option<&'static str>)> {
     TABLES
         .iter()
         .find(|(name, _)| *name == table)?
         .1
         .first()
-        .map(|(_, parent)| *parent)
+        .map(|(_, parent, by)| (*parent, *by))
+}
+
+fn is_referred_to_by_name(table: &str) -> bool {
+    let mut references = TABLES.iter().flat_map(|(_, references)| *references);
+    references.any(|(_, parent, by)| *parent == table && by.is_some())
 }
 
 fn row_at(catalog: &Catalog, (table, n): Row) -> RowAt {
@@ -361,12 +501,23 @@ fn naive_order(catalog: &Catalog, upload: &[Sent]) -> Vec<Vec<usize>> {
                 .rfind(|&m| m < n && row(m) == row(n))
                 .into_iter()
                 .collect();
-            if let (LinkTo::Row(parent), Some(table)) =
-                (upload[n].link, parent_table(upload[n].table))
-                && (table, parent) != row(n)
-            {
-                // The last change of the parent: whichever of them stands, counts.
-                found.extend(group.iter().copied().rfind(|&m| row(m) == (table, parent)));
+            // The last change of the parent: whichever of them stands, counts.
+            let last = |wanted: Row| group.iter().copied().rfind(|&m| row(m) == wanted);
+            match (upload[n].link, parent_table(upload[n].table)) {
+                (LinkTo::Row(parent), Some((table, None))) if (table, parent) != row(n) => {
+                    found.extend(last((table, parent)));
+                }
+                (LinkTo::Row(name), Some((table, Some(_)))) => {
+                    let mut named: Vec<Row> = Vec::new();
+                    for &m in &group {
+                        let is_named = row(m).0 == table && upload[m].name == Name::Is(name);
+                        if is_named && row(m) != row(n) && !named.contains(&row(m)) {
+                            named.push(row(m));
+                        }
+                    }
+                    found.extend(named.into_iter().filter_map(last));
+                }
+                _ => {}
             }
             found
         };
@@ -434,8 +585,8 @@ fn compare(
     device: u8,
     upload: &[Sent],
 ) -> Result<(), TestCaseError> {
-    let view = model.view(catalog, device);
     let changes = checked(catalog, upload);
+    let view = model.view(catalog, device, &changes);
     let decision = decide(catalog, &view, &changes);
     let before = model.clone();
     let expected = model.upload(catalog, device, upload);
@@ -483,6 +634,9 @@ fn compare(
     let mut narrow = view.clone();
     narrow.rows.retain(|row, _| needs.rows.contains(row));
     narrow.recorded.retain(|id, _| needs.ids.contains(id));
+    narrow
+        .holders
+        .retain(|value, _| needs.values.contains(value));
     let again = decide(catalog, &narrow, &changes);
     prop_assert_eq!(
         (again.verdicts, again.plan),
@@ -507,15 +661,17 @@ fn any_sent() -> impl Strategy<Value = Sent> {
         0..3_u8,
         prop_oneof![6 => 0..3_i64, 1 => -1..6_i64],
         link,
+        prop_oneof![2 => Just(Name::Absent), 1 => Just(Name::Null), 5 => (0..3_u8).prop_map(Name::Is)],
         0..2_u8,
     )
-        .prop_map(|(id, table, op, key, base, link, content)| Sent {
+        .prop_map(|(id, table, op, key, base, link, name, content)| Sent {
             id,
             table,
             op,
             key,
             base,
             link,
+            name,
             content,
         })
 }
@@ -524,7 +680,9 @@ fn any_sent() -> impl Strategy<Value = Sent> {
 fn any_cyclic() -> impl Strategy<Value = Sent> {
     (
         any_sent(),
-        prop::sample::select(vec!["nodes", "nodes", "lefts", "rights"]),
+        prop::sample::select(vec![
+            "nodes", "nodes", "lefts", "rights", "terms", "terms", "cocks", "hens",
+        ]),
     )
         .prop_map(|(sent, table)| Sent { table, ..sent })
 }
@@ -568,7 +726,8 @@ proptest! {
         let mut model = Model::default();
         model.upload(&catalog, 0, &earlier);
         let first = model.upload(&catalog, 1, &upload);
-        let again = decide(&catalog, &model.view(&catalog, 1), &checked(&catalog, &upload));
+        let changes = checked(&catalog, &upload);
+        let again = decide(&catalog, &model.view(&catalog, 1, &changes), &changes);
         for ((sent, first), again) in upload.iter().zip(first).zip(&again.verdicts) {
             // A delete of a row never seen leaves no record and is exempt.
             if matches!(first, Verdict::Applied(Some(_))) {
@@ -582,8 +741,8 @@ proptest! {
 
 fn verdicts(model: &Model, upload: &[Sent]) -> Vec<Verdict> {
     let catalog = catalog();
-    let view = model.view(&catalog, 0);
-    decide(&catalog, &view, &checked(&catalog, upload)).verdicts
+    let changes = checked(&catalog, upload);
+    decide(&catalog, &model.view(&catalog, 0, &changes), &changes).verdicts
 }
 
 /// The letters of verdicts: applied, conflict, missing parent, other fault.

@@ -112,6 +112,7 @@ impl UserCache {
                 rows,
                 recorded,
                 in_business: Default::default(),
+                holders: Default::default(),
             },
             head: known.head,
             revision: known.revision,

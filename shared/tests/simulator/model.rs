@@ -5,7 +5,7 @@
 //! spells one out, each time perhaps differently.
 
 use crate::mutants::{Mutant, Rules};
-use oversync_shared::catalog::{Catalog, Reference, TableSpec};
+use oversync_shared::catalog::{Catalog, ForeignKeys, Reference, RefersTo, TableSpec};
 use oversync_shared::upload::{Change, Fault, Fingerprint, RawChange, RowAt, check};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, TableName};
@@ -163,10 +163,13 @@ impl Words {
                 .map(|&(column, parent)| Reference {
                     column: column.to_owned(),
                     parent: name(parent),
+                    to: RefersTo::Key,
                 })
                 .collect(),
+            after: Vec::new(),
         });
-        let catalog = Catalog::new(specs.collect()).expect("the tables fit together");
+        let catalog =
+            Catalog::new(specs.collect(), ForeignKeys::Enabled).expect("the tables fit together");
         let uuid = |key: usize| uuid::Uuid::from_u128(FIRST_KEY + key as u128);
         let rows = (0..ROWS)
             .map(|row| RowAt {

@@ -6,8 +6,8 @@
 
 use crate::model::{Spelt, Words};
 use oversync_shared::upload::{
-    Change, CurrentRow, Decision, Fault, LinkValue, LogEntry, Recorded, RowAt, RowWrite, Verdict,
-    View, decide,
+    Change, CurrentRow, Decision, Fault, Link, LogEntry, Recorded, RowAt, RowWrite, Verdict, View,
+    decide,
 };
 use oversync_shared::{RowVersion, ServerId};
 use std::collections::{HashMap, HashSet};
@@ -255,12 +255,9 @@ fn without_links(
         let links = std::mem::take(&mut change.links);
         change.links = links
             .iter()
-            .filter(|link| match link.value {
-                LinkValue::Key(key, _) => {
-                    let table = link.parent;
-                    !drop(change, RowAt { table, key })
-                }
-                LinkValue::NotKey => true,
+            .filter(|link| match link {
+                Link::Key { parent, .. } => !drop(change, *parent),
+                Link::NotKey | Link::Column { .. } => true,
             })
             .cloned()
             .collect();

@@ -18,6 +18,8 @@ case_list![V1:
     a_tombstone_is_no_parent,
     a_parent_that_comes_back_is_one,
     parents_are_understood_in_every_spelling,
+    parents_in_the_batch_are_understood_in_every_spelling,
+    a_parent_deleted_in_the_batch_is_known_in_every_spelling,
     what_is_no_key_is_bad_payload,
     a_parent_deleted_in_the_batch_does_not_count,
     an_invalid_delete_dooms_no_parent,
@@ -176,6 +178,43 @@ async fn parents_are_understood_in_every_spelling(target: Target) {
             ))
             .await;
         applied(&status, id, 1);
+    }
+}
+
+/// Dashed, 32 hex and base64, as clients with text and BLOB keys send them.
+fn spelled(key: &str) -> [String; 3] {
+    let uuid = Uuid::parse_str(key).expect("a UUID");
+    [
+        key.to_owned(),
+        key.replace('-', ""),
+        STANDARD.encode(uuid.as_bytes()),
+    ]
+}
+
+async fn parents_in_the_batch_are_understood_in_every_spelling(target: Target) {
+    let device = target.one_device();
+    let user = fresh_key();
+    let mut batch: Vec<_> = (1..)
+        .zip(spelled(&user))
+        .map(|(id, sent)| insert(id, POSTS, &fresh_key(), json!({"author_id": sent})))
+        .collect();
+    batch.push(insert(9, USERS, &user.replace('-', ""), json!({})));
+    assert_eq!(kinds(&device.statuses(&batch).await), ["applied"; 4]);
+}
+
+async fn a_parent_deleted_in_the_batch_is_known_in_every_spelling(target: Target) {
+    let device = target.one_device();
+    let user = fresh_key();
+    device.upload(&[insert(1, USERS, &user, json!({}))]).await;
+    let mut batch = vec![delete(2, USERS, &user.to_uppercase(), 1)];
+    batch.extend(
+        (3..)
+            .zip(spelled(&user))
+            .map(|(id, sent)| insert(id, POSTS, &fresh_key(), json!({"author_id": sent}))),
+    );
+    let statuses = device.statuses(&batch).await;
+    for (place, sent) in (1..).zip(spelled(&user)) {
+        missing(&statuses[place], place as i64 + 2, &absent(USERS, &sent));
     }
 }
 

@@ -1,12 +1,13 @@
 //! Rows that could not be projected: listed, tried again.
 
+use super::Tables;
 use super::project::{Attempt, ROLLED_BACK, Work, attempt, clear};
-use crate::projection::{Failure, Projection, Retried};
+use crate::projection::{Failure, Retried};
+use crate::store::handler::Before;
 use crate::store::{FailureFilter, StoreError, op_from_code};
 use oversync_shared::{RowKey, RowVersion, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, params};
 use serde_json::value::RawValue;
-use std::collections::HashMap;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -61,7 +62,7 @@ pub(super) fn retry(
     connection: &mut Connection,
     user: &UserId,
     failure: i64,
-    projections: &HashMap<i64, Projection>,
+    tables: &Tables,
 ) -> Result<Retried, StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let record: Option<(i64, i64, [u8; 16])> = tx
@@ -84,18 +85,20 @@ pub(super) fn retry(
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )
         .optional()?;
-    let outcome = match (current, projections.get(&table_key)) {
-        (Some((version, op, payload)), Some(projection)) => {
+    let outcome = match (current, tables.writer(table_key)) {
+        (Some((version, op, payload)), Some(writer)) => {
             let version = RowVersion::new(version);
             let work = Work {
                 user: user_key,
                 user_id: user,
-                projection,
+                writer,
+                before: Before::Unknown,
                 table_key,
                 key: RowKey::new(Uuid::from_bytes(pk)),
                 version,
                 op: op_from_code(op)?,
                 payload: payload.as_deref(),
+                unknown: &tables.unknown,
             };
             match attempt(&tx, &work)? {
                 Attempt::Written => {

@@ -5,14 +5,17 @@
 //! synchronised tables have been checked when the upload was decided, and a
 //! deferred one failing at COMMIT would take everybody's upload with it.
 
-use crate::projection::{Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection};
+use super::handled;
+use crate::projection::{Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection};
+use crate::store::handler::Before;
 use crate::store::{StoreError, op_code};
+use crate::unknown::UnknownColumns;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oversync_shared::json::{self, Kind as JsonKind, Reader};
 use oversync_shared::upload::RowAt;
 use oversync_shared::wire::Op;
-use oversync_shared::{RowKey, RowVersion, UserId};
+use oversync_shared::{RowKey, RowVersion, TableName, UserId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params, params_from_iter};
 use std::collections::{HashMap, HashSet};
@@ -22,13 +25,38 @@ use std::collections::{HashMap, HashSet};
 pub(super) struct Work<'a> {
     pub(super) user: i64,
     pub(super) user_id: &'a UserId,
-    pub(super) projection: &'a Projection,
+    pub(super) writer: Writer<'a>,
+    pub(super) before: Before,
     pub(super) table_key: i64,
     pub(super) key: RowKey,
     pub(super) version: RowVersion,
     pub(super) op: Op,
     /// `None` removes the row.
     pub(super) payload: Option<&'a str>,
+    pub(super) unknown: &'a UnknownColumns,
+}
+
+/// Who writes the rows of a table.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Writer<'a> {
+    Projection(&'a Projection),
+    Handler(&'a Handled),
+}
+
+impl Writer<'_> {
+    fn name(&self) -> &TableName {
+        match self {
+            Self::Projection(projection) => &projection.name,
+            Self::Handler(handled) => &handled.name,
+        }
+    }
+
+    fn rank(&self) -> usize {
+        match self {
+            Self::Projection(projection) => projection.rank,
+            Self::Handler(handled) => handled.rank,
+        }
+    }
 }
 
 /// Why a row could not be written.
@@ -96,7 +124,7 @@ pub(super) fn project(
     ts: i64,
 ) -> Result<Projected, StoreError> {
     work.sort_by_key(|work| {
-        let rank = work.projection.rank as i64;
+        let rank = work.writer.rank() as i64;
         if work.payload.is_some() {
             (false, rank)
         } else {
@@ -118,11 +146,12 @@ pub(super) fn project(
     }
     for (work, error) in failed {
         // A unique value may have been freed by a later row of the upload.
-        if error == NOT_UNIQUE && matches!(attempt(tx, work)?, Attempt::Written) {
+        let is_ours = matches!(work.writer, Writer::Projection(_));
+        if is_ours && error == NOT_UNIQUE && matches!(attempt(tx, work)?, Attempt::Written) {
             clear(tx, work)?;
             continue;
         }
-        tracing::warn!(table = %work.projection.name, error, "a row could not be projected");
+        tracing::warn!(table = %work.writer.name(), error, "a row could not be projected");
         record(tx, work, &error, ts)?;
     }
     Ok(Projected::Done)
@@ -143,7 +172,22 @@ pub(super) enum Attempt {
 
 pub(super) fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Attempt, StoreError> {
     tx.execute_batch("SAVEPOINT projection")?;
-    match write(tx, work) {
+    let written = match work.writer {
+        Writer::Projection(projection) => write(tx, work, projection),
+        Writer::Handler(handled) => {
+            let row = handled::Row {
+                user: work.user_id,
+                key: work.key,
+                version: work.version,
+                payload: work.payload,
+                before: work.before,
+            };
+            handled::write(tx, handled, &row)
+        }
+    };
+    match written {
+        // A handler may have ended the transaction, whatever it says.
+        Ok(()) if tx.is_autocommit() => Ok(Attempt::RolledBack),
         Ok(()) => {
             tx.execute_batch("RELEASE projection")?;
             Ok(Attempt::Written)
@@ -157,11 +201,11 @@ pub(super) fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Attempt, 
     }
 }
 
-fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
-    let Projection { key, name, .. } = work.projection;
+fn write(tx: &Transaction<'_>, work: &Work<'_>, projection: &Projection) -> Result<(), Trouble> {
+    let Projection { key, name, .. } = projection;
     let (table, key_name) = (quoted(&name.table), quoted(&key.name));
-    let there = find(tx, work.projection, work.key)?;
-    let mine = is_mine(tx, work, there.as_ref())?;
+    let there = find(tx, projection, work.key)?;
+    let mine = is_mine(tx, work, projection, there.as_ref())?;
     let Some(payload) = work.payload else {
         if let Some(there) = there.filter(|_| mine) {
             tx.prepare_cached(&format!("DELETE FROM {table} WHERE {key_name} = ?1"))?
@@ -176,9 +220,11 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
         return Err(Trouble::Data(NOT_YOURS.to_owned()));
     }
     let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
+    work.unknown
+        .look(projection, members.iter().map(|(name, _)| name));
     let mut names = Vec::new();
     let mut values = Vec::new();
-    for column in &work.projection.columns {
+    for column in &projection.columns {
         if let Some((_, text)) = members
             .iter()
             .find(|(name, _)| *name == column.wire_name.as_str())
@@ -200,8 +246,8 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
         return Ok(());
     }
     names.push(key_name);
-    values.push(own_key(work, &members));
-    if let Some(owner) = &work.projection.owner {
+    values.push(own_key(work, projection, &members));
+    if let Some(owner) = &projection.owner {
         names.push(quoted(&owner.name));
         values.push(Value::Text(work.user_id.to_string()));
     }
@@ -211,7 +257,7 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), Trouble> {
         names.join(", ")
     );
     tx.prepare_cached(&sql)?.execute(params_from_iter(values))?;
-    if work.projection.owner.is_none() {
+    if projection.owner.is_none() {
         tx.prepare_cached(
             "INSERT INTO _oversync_owners (table_key, pk, user_key) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         )?
@@ -230,7 +276,7 @@ pub(super) struct There {
 
 /// The spellings of a text key that are kept and found: dashed or not, lower or
 /// upper case (`hex(randomblob(16))` is the usual one in SQLite).
-fn spellings(key: RowKey) -> [String; 4] {
+pub(super) fn spellings(key: RowKey) -> [String; 4] {
     let (dashed, plain) = (key.to_string(), key.uuid().simple().to_string());
     [dashed.to_uppercase(), plain.to_uppercase(), dashed, plain]
 }
@@ -262,7 +308,7 @@ pub(super) fn find(
 }
 
 /// An owner column may have an affinity that turns a name of digits into a number.
-fn as_text(value: Value) -> Option<String> {
+pub(super) fn as_text(value: Value) -> Option<String> {
     match value {
         Value::Text(text) => Some(text),
         Value::Integer(number) => Some(number.to_string()),
@@ -274,9 +320,10 @@ fn as_text(value: Value) -> Option<String> {
 fn is_mine(
     connection: &Connection,
     work: &Work<'_>,
+    projection: &Projection,
     there: Option<&There>,
 ) -> rusqlite::Result<bool> {
-    if work.projection.owner.is_some() {
+    if projection.owner.is_some() {
         let owner = there.map(|there| there.owner.as_deref());
         return Ok(owner.is_none_or(|owner| owner == Some(work.user_id.as_str())));
     }
@@ -312,11 +359,15 @@ fn release(tx: &Transaction<'_>, work: &Work<'_>) -> rusqlite::Result<()> {
 }
 
 /// The key as the application spells it, when the payload names it.
-fn own_key(work: &Work<'_>, members: &[(std::borrow::Cow<'_, str>, &str)]) -> Value {
-    if work.projection.key.kind == Kind::Bytes {
+fn own_key(
+    work: &Work<'_>,
+    projection: &Projection,
+    members: &[(std::borrow::Cow<'_, str>, &str)],
+) -> Value {
+    if projection.key.kind == Kind::Bytes {
         return Value::Blob(work.key.uuid().as_bytes().to_vec());
     }
-    let wire_name = work.projection.key.name.to_lowercase();
+    let wire_name = projection.key.name.to_lowercase();
     let spelled = members.iter().find(|(name, _)| *name == wire_name.as_str());
     let spelled = spelled.and_then(|(_, text)| Reader::new(text).string().ok());
     match spelled {

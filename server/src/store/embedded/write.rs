@@ -3,6 +3,7 @@
 use super::super::{Commit, NewEntry, Outcome, StoreError, op_code};
 use super::Tables;
 use super::project::{self, GivenUp, Projected, Work};
+use crate::store::handler::Before;
 use oversync_shared::upload::RowWrite;
 use oversync_shared::{RowVersion, ServerId, TableIx};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -130,7 +131,7 @@ fn commit_one(
 
 /// The rows of this upload that have a business table, as they stand after it.
 fn business_rows<'a>(commit: &'a Commit, tables: &'a Tables) -> Vec<Work<'a>> {
-    if tables.projections.is_empty() {
+    if tables.projections.is_empty() && tables.handled.is_empty() {
         return Vec::new();
     }
     let entries: HashMap<ServerId, &NewEntry> = commit
@@ -147,12 +148,18 @@ fn business_rows<'a>(commit: &'a Commit, tables: &'a Tables) -> Vec<Work<'a>> {
             Some(Work {
                 user: commit.user.0,
                 user_id: &commit.user_id,
-                projection: tables.projections.get(&table_key)?,
+                writer: tables.writer(table_key)?,
+                before: if write.base == RowVersion::NEVER_SEEN {
+                    Before::NeverSeen
+                } else {
+                    Before::Seen
+                },
                 table_key,
                 key: write.row.key,
                 version: write.state.version,
                 op: entry.op,
                 payload: entry.payload.as_deref(),
+                unknown: &tables.unknown,
             })
         })
         .collect()

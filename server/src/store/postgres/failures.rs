@@ -1,14 +1,16 @@
 //! Rows that could not be projected: recorded, listed, tried again.
 
-use super::project::{self, Failed, Work};
-use crate::projection::{Failure, Projection, Retried};
+use super::cascade::{Cascades, Effect, Reached};
+use super::project::{self, Projected, Work, Writer};
+use crate::projection::{Failure, Retried};
+use crate::store::handler::Before;
 use crate::store::{FailureFilter, StoreError, op_code, op_from_code};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, RowVersion, UserId};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
@@ -20,9 +22,9 @@ const RETRY_LOCK: i32 = 0x6f76_6572;
 pub(super) async fn record(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
-    failed: &[Failed],
+    done: &Projected,
 ) -> Result<(), sqlx::Error> {
-    let failures: HashSet<usize> = failed.iter().map(|failed| failed.index).collect();
+    let failures: HashSet<usize> = done.failed.iter().map(|failed| failed.index).collect();
     let written = || {
         work.iter()
             .enumerate()
@@ -39,9 +41,9 @@ pub(super) async fn record(
     .bind(written().map(|work| work.pk).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
-    for failed in failed {
+    for failed in &done.failed {
         let work = &work[failed.index];
-        tracing::warn!(table = %work.projection.name, error = failed.error, "a row could not be projected");
+        tracing::warn!(table = %work.writer.name(), error = failed.error, "a row could not be projected");
         sqlx::query(
             "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -56,6 +58,46 @@ pub(super) async fn record(
         .bind(&failed.error)
         .execute(&mut **tx)
         .await?;
+    }
+    record_reached(tx, &done.reached).await
+}
+
+/// Records live rows that the deletes of others have reached, by their own users
+/// and with their current state.
+async fn record_reached(
+    tx: &mut Transaction<'_, Postgres>,
+    reached: &[Reached],
+) -> Result<(), sqlx::Error> {
+    // A row once, by the worst that has happened to it.
+    let mut worst: BTreeMap<(i64, i32, Uuid), Effect> = BTreeMap::new();
+    for row in reached {
+        let effect = worst
+            .entry((row.user, row.table_key, row.pk))
+            .or_insert(row.effect);
+        *effect = row.effect.min(*effect);
+    }
+    if worst.is_empty() {
+        return Ok(());
+    }
+    let recorded = sqlx::query(
+        "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
+         SELECT r.user_key, r.table_key, r.pk, r.version, l.op, l.payload, w.error \
+         FROM unnest($1::bigint[], $2::integer[], $3::uuid[], $4::text[]) AS w (user_key, table_key, pk, error) \
+         JOIN oversync.rows r ON r.user_key = w.user_key AND r.table_key = w.table_key AND r.pk = w.pk AND NOT r.deleted \
+         JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+         ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
+    )
+    .bind(worst.keys().map(|row| row.0).collect::<Vec<_>>())
+    .bind(worst.keys().map(|row| row.1).collect::<Vec<_>>())
+    .bind(worst.keys().map(|row| row.2).collect::<Vec<_>>())
+    .bind(worst.values().map(|effect| effect.text()).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    if recorded.rows_affected() > 0 {
+        tracing::warn!(
+            rows = recorded.rows_affected(),
+            "live rows went or changed with the business rows they refer to"
+        );
     }
     Ok(())
 }
@@ -105,11 +147,12 @@ fn read_failure(row: &PgRow) -> Result<Failure, StoreError> {
 
 /// Holds the user's head row, so that no upload writes a newer state of the row
 /// in between.
-pub(super) async fn retry(
+pub(super) async fn retry<'a>(
     pool: &PgPool,
     user: &UserId,
     failure: i64,
-    projections: &HashMap<i32, &Projection>,
+    writer: impl Fn(i32) -> Option<Writer<'a>>,
+    cascades: &Cascades,
 ) -> Result<Retried, StoreError> {
     let mut tx = pool.begin().await?;
     let known: Option<i64> = sqlx::query_scalar(
@@ -154,7 +197,7 @@ pub(super) async fn retry(
     .bind(pk)
     .fetch_optional(&mut *tx)
     .await?;
-    let (Some(current), Some(projection)) = (current, projections.get(&table_key)) else {
+    let (Some(current), Some(writer)) = (current, writer(table_key)) else {
         sqlx::query("DELETE FROM oversync.failures WHERE id = $1")
             .bind(failure)
             .execute(&mut *tx)
@@ -167,7 +210,8 @@ pub(super) async fn retry(
     let work = Work {
         user: user_key,
         user_id: user,
-        projection,
+        writer,
+        before: Before::Unknown,
         table_key,
         pk,
         version,
@@ -177,12 +221,19 @@ pub(super) async fn retry(
         } else {
             current.try_get("op")?
         },
+        columns: match (writer, &payload) {
+            (Writer::Projection(projection), Some(payload)) => {
+                project::present(projection, payload, |_| {})
+            }
+            _ => Ok(Vec::new()),
+        },
+        cascades,
     };
     let work = [work];
-    let failed = project::project(&mut tx, &work).await?;
-    let outcome = match failed.into_iter().next() {
+    let mut done = project::project(&mut tx, &work).await?;
+    let outcome = match done.failed.pop() {
         None => {
-            self::record(&mut tx, &work, &[]).await?;
+            self::record(&mut tx, &work, &done).await?;
             Retried::Projected(version)
         }
         Some(failed) => {

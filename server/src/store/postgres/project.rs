@@ -6,11 +6,15 @@
 //! are checked before each savepoint is released: at COMMIT they would take
 //! everybody's upload with them.
 
-use crate::projection::{Column, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use super::cascade::{self, Cascades, Reached};
+use super::handled;
+use crate::projection::{Column, Handled, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use crate::store::handler::Before;
 use oversync_shared::json;
 use oversync_shared::upload::RowAt;
-use oversync_shared::{RowVersion, UserId};
+use oversync_shared::{RowKey, RowVersion, TableName, UserId};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
 
@@ -19,20 +23,72 @@ use uuid::Uuid;
 pub(super) struct Work<'a> {
     pub(super) user: i64,
     pub(super) user_id: &'a UserId,
-    pub(super) projection: &'a Projection,
+    pub(super) writer: Writer<'a>,
+    pub(super) before: Before,
     pub(super) table_key: i32,
     pub(super) pk: Uuid,
     pub(super) version: RowVersion,
     /// `None` removes the row.
     pub(super) payload: Option<&'a str>,
     pub(super) op: i16,
+    /// Of a projected upsert, which columns its payload has ([`present`]).
+    pub(super) columns: Result<Vec<bool>, String>,
+    /// What the database does by itself when rows are deleted.
+    pub(super) cascades: &'a Cascades,
 }
 
-impl Work<'_> {
+/// Who writes the rows of a table.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Writer<'a> {
+    Projection(&'a Projection),
+    Handler(&'a Handled),
+}
+
+impl Writer<'_> {
+    pub(super) fn name(&self) -> &TableName {
+        match self {
+            Self::Projection(projection) => &projection.name,
+            Self::Handler(handled) => &handled.name,
+        }
+    }
+
+    fn rank(&self) -> usize {
+        match self {
+            Self::Projection(projection) => projection.rank,
+            Self::Handler(handled) => handled.rank,
+        }
+    }
+
+    fn is_cyclic(&self) -> bool {
+        match self {
+            Self::Projection(projection) => projection.cyclic,
+            Self::Handler(handled) => handled.cyclic,
+        }
+    }
+}
+
+impl<'a> Work<'a> {
+    fn projection(&self) -> &'a Projection {
+        match self.writer {
+            Writer::Projection(projection) => projection,
+            Writer::Handler(_) => unreachable!("BUG: a handler's row is not projected"),
+        }
+    }
+
+    fn present(&self) -> Result<Vec<bool>, Trouble> {
+        self.columns.clone().map_err(Trouble::Data)
+    }
+
+    /// Whether it is written by itself: a handler's row, unless rows may need it
+    /// that it needs.
+    fn is_alone(&self) -> bool {
+        matches!(self.writer, Writer::Handler(handled) if !handled.cyclic)
+    }
+
     /// Parents' upserts, children's upserts, children's deletes, parents'
     /// deletes; tables together.
     pub(super) fn order(&self) -> (bool, i64, i32) {
-        let rank = self.projection.rank as i64;
+        let rank = self.writer.rank() as i64;
         let is_delete = self.payload.is_none();
         (
             is_delete,
@@ -48,8 +104,25 @@ pub(super) struct Failed {
     pub(super) error: String,
 }
 
+/// How projecting ended.
+#[derive(Default)]
+pub(super) struct Projected {
+    /// What could not be written.
+    pub(super) failed: Vec<Failed>,
+    /// Other rows that were changed beside what was.
+    pub(super) reached: Vec<Reached>,
+}
+
+/// What is known of rows once they are written.
+#[derive(Default)]
+struct Written {
+    /// Left out: somebody else's.
+    foreign: Vec<usize>,
+    reached: Vec<Reached>,
+}
+
 /// Why a set of rows could not be written together.
-enum Trouble {
+pub(super) enum Trouble {
     /// The data: try smaller sets.
     Data(String),
     /// The database: give up.
@@ -85,63 +158,84 @@ impl From<sqlx::Error> for Trouble {
 pub(super) async fn project(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
-) -> Result<Vec<Failed>, sqlx::Error> {
+) -> Result<Projected, sqlx::Error> {
     // A business row held by somebody's open transaction fails alone, soon.
     sqlx::query("SET LOCAL lock_timeout = '2s'")
         .execute(&mut **tx)
         .await?;
     let all: Vec<usize> = (0..work.len()).collect();
-    let mut failed = Vec::new();
-    if attempt(tx, work, &all, &mut failed).await?.is_none() {
-        return Ok(failed);
+    let mut done = Projected::default();
+    for part in all.chunk_by(|a, b| work[*a].is_alone() == work[*b].is_alone()) {
+        if work[part[0]].is_alone() {
+            for &index in part {
+                if let Some(error) = attempt(tx, work, &[index], &mut done).await? {
+                    done.failed.push(Failed { index, error });
+                }
+            }
+        } else {
+            project_set(tx, work, part, &mut done).await?;
+        }
+    }
+    try_again(tx, work, done).await
+}
+
+/// Writes rows together; where that fails, in smaller sets.
+async fn project_set(
+    tx: &mut Transaction<'_, Postgres>,
+    work: &[Work<'_>],
+    all: &[usize],
+    done: &mut Projected,
+) -> Result<(), sqlx::Error> {
+    if attempt(tx, work, all, done).await?.is_none() {
+        return Ok(());
     }
     let mut by_user: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    for index in all {
+    for &index in all {
         by_user.entry(work[index].user).or_default().push(index);
     }
     let users = by_user.len();
     for indexes in by_user.into_values() {
-        if users > 1 && attempt(tx, work, &indexes, &mut failed).await?.is_none() {
+        if users > 1 && attempt(tx, work, &indexes, done).await?.is_none() {
             continue;
         }
         // Rows that may need each other are tried together before one by one.
         for unit in indexes.chunk_by(|a, b| are_one_unit(&work[*a], &work[*b])) {
-            if unit.len() > 1 && attempt(tx, work, unit, &mut failed).await?.is_none() {
+            if unit.len() > 1 && attempt(tx, work, unit, done).await?.is_none() {
                 continue;
             }
             for &index in unit {
-                if let Some(error) = attempt(tx, work, &[index], &mut failed).await? {
-                    failed.push(Failed { index, error });
+                if let Some(error) = attempt(tx, work, &[index], done).await? {
+                    done.failed.push(Failed { index, error });
                 }
             }
         }
     }
-    try_again(tx, work, failed).await
+    Ok(())
 }
 
 /// A unique value may have been freed by a later row of the same upload.
 async fn try_again(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
-    failed: Vec<Failed>,
-) -> Result<Vec<Failed>, sqlx::Error> {
-    let mut still = Vec::new();
-    for before in failed {
-        if before.error != NOT_UNIQUE {
-            still.push(before);
-        } else if let Some(error) = attempt(tx, work, &[before.index], &mut still).await? {
-            still.push(Failed {
+    mut done: Projected,
+) -> Result<Projected, sqlx::Error> {
+    for before in std::mem::take(&mut done.failed) {
+        let is_ours = matches!(work[before.index].writer, Writer::Projection(_));
+        if before.error != NOT_UNIQUE || !is_ours {
+            done.failed.push(before);
+        } else if let Some(error) = attempt(tx, work, &[before.index], &mut done).await? {
+            done.failed.push(Failed {
                 index: before.index,
                 error,
             });
         }
     }
-    Ok(still)
+    Ok(done)
 }
 
 fn are_one_unit(a: &Work<'_>, b: &Work<'_>) -> bool {
-    a.projection.cyclic
-        && a.projection.rank == b.projection.rank
+    a.writer.is_cyclic()
+        && a.writer.rank() == b.writer.rank()
         && a.payload.is_some() == b.payload.is_some()
 }
 
@@ -151,22 +245,22 @@ async fn attempt(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
     indexes: &[usize],
-    failed: &mut Vec<Failed>,
+    done: &mut Projected,
 ) -> Result<Option<String>, sqlx::Error> {
     sqlx::query("SAVEPOINT projection")
         .execute(&mut **tx)
         .await?;
-    let mut foreign = Vec::new();
-    let written = write(tx, work, indexes, &mut foreign).await;
-    match written {
-        Ok(()) => {
+    match write(tx, work, indexes).await {
+        Ok(written) => {
             sqlx::query("RELEASE SAVEPOINT projection")
                 .execute(&mut **tx)
                 .await?;
-            failed.extend(foreign.into_iter().map(|index| Failed {
-                index,
-                error: NOT_YOURS.to_owned(),
-            }));
+            done.reached.extend(written.reached);
+            done.failed
+                .extend(written.foreign.into_iter().map(|index| Failed {
+                    index,
+                    error: NOT_YOURS.to_owned(),
+                }));
             Ok(None)
         }
         Err(Trouble::Data(error)) => {
@@ -187,11 +281,11 @@ async fn write(
     connection: &mut PgConnection,
     work: &[Work<'_>],
     indexes: &[usize],
-    foreign: &mut Vec<usize>,
-) -> Result<(), Trouble> {
+) -> Result<Written, Trouble> {
+    let mut written = Written::default();
     let mut mine: HashSet<usize> = indexes.iter().copied().collect();
     claim(connection, work, &mut mine).await?;
-    foreign.extend(
+    written.foreign.extend(
         indexes
             .iter()
             .copied()
@@ -204,7 +298,23 @@ async fn write(
         .filter(|index| mine.contains(index))
         .collect();
     for set in mine.chunk_by(|a, b| same_table(&work[*a], &work[*b])) {
+        if let Writer::Handler(handled) = work[set[0]].writer {
+            for work in set.iter().map(|index| &work[*index]) {
+                let row = handled::Row {
+                    user: work.user_id,
+                    key: RowKey::new(work.pk),
+                    version: work.version,
+                    payload: work.payload,
+                    before: work.before,
+                };
+                handled::write(connection, handled, &row).await?;
+            }
+            continue;
+        }
         if work[set[0]].payload.is_none() {
+            let cascades = work[set[0]].cascades;
+            let reached = cascade::reached(connection, cascades, work, set).await?;
+            written.reached.extend(reached);
             remove(connection, work, set).await?;
             continue;
         }
@@ -212,12 +322,12 @@ async fn write(
         let mut by_columns: BTreeMap<Vec<bool>, Vec<usize>> = BTreeMap::new();
         for &index in set {
             by_columns
-                .entry(present(&work[index])?)
+                .entry(work[index].present()?)
                 .or_default()
                 .push(index);
         }
         for (columns, set) in by_columns {
-            upsert(connection, work, &set, &columns, foreign).await?;
+            upsert(connection, work, &set, &columns, &mut written.foreign).await?;
         }
     }
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")
@@ -226,18 +336,23 @@ async fn write(
     sqlx::query("SET CONSTRAINTS ALL DEFERRED")
         .execute(&mut *connection)
         .await?;
-    Ok(())
+    Ok(written)
 }
 
 fn same_table(a: &Work<'_>, b: &Work<'_>) -> bool {
     a.table_key == b.table_key && a.payload.is_some() == b.payload.is_some()
 }
 
-/// Which of the table's columns the payload has.
-fn present(work: &Work<'_>) -> Result<Vec<bool>, Trouble> {
-    let payload = work.payload.expect("BUG: only upserts have columns");
-    let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
-    work.projection
+/// Which of the table's columns a payload has; the text of a failure where it
+/// cannot be written. `look` is shown the names of its columns.
+pub(super) fn present(
+    projection: &Projection,
+    payload: &str,
+    look: impl FnOnce(&[(Cow<'_, str>, &str)]),
+) -> Result<Vec<bool>, String> {
+    let members = json::members(payload).map_err(|fault| fault.to_string())?;
+    look(&members);
+    projection
         .columns
         .iter()
         .map(|column| {
@@ -246,9 +361,7 @@ fn present(work: &Work<'_>) -> Result<Vec<bool>, Trouble> {
                 .find(|(name, _)| *name == column.wire_name.as_str());
             if column.column.kind == Kind::Array && value.is_some_and(|(_, text)| *text != "null") {
                 let name = &column.column.name;
-                return Err(Trouble::Data(format!(
-                    "column {name}: arrays cannot be synchronised"
-                )));
+                return Err(format!("column {name}: arrays cannot be synchronised"));
             }
             Ok(value.is_some() && column.column.kind != Kind::Array)
         })
@@ -264,7 +377,8 @@ async fn claim(
 ) -> Result<(), Trouble> {
     let mut by_table: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &index in mine.iter() {
-        if work[index].projection.owner.is_none() {
+        if matches!(work[index].writer, Writer::Projection(projection) if projection.owner.is_none())
+        {
             by_table
                 .entry(work[index].table_key)
                 .or_default()
@@ -272,7 +386,7 @@ async fn claim(
         }
     }
     for (table_key, indexes) in by_table {
-        let projection = work[indexes[0]].projection;
+        let projection = work[indexes[0]].projection();
         // In one order, so that two processes cannot deadlock over shared keys.
         let mut indexes = indexes;
         indexes.sort_by_key(|index| work[*index].pk);
@@ -323,7 +437,7 @@ async fn upsert(
     present: &[bool],
     foreign: &mut Vec<usize>,
 ) -> Result<(), Trouble> {
-    let projection = work[set[0]].projection;
+    let projection = work[set[0]].projection();
     let sql = upsert_sql(projection, present);
     let mut set = set.to_vec();
     set.sort_by_key(|index| work[*index].pk);
@@ -404,7 +518,7 @@ async fn remove(
     set: &[usize],
 ) -> Result<(), Trouble> {
     let first = &work[set[0]];
-    let projection = first.projection;
+    let projection = first.projection();
     let keys: Vec<Uuid> = set.iter().map(|index| work[*index].pk).collect();
     let value = key_value("w.pk", projection.key.kind);
     let (table, key) = (quoted_table(projection), quoted(&projection.key.name));
@@ -443,7 +557,7 @@ async fn remove(
 
 /// Whether a business row (`b`) belongs to the user of this name. As texts: a
 /// cast to a column's type could cut a name to somebody else's.
-fn is_owner(owner: &Column, name: &str) -> String {
+pub(super) fn is_owner(owner: &Column, name: &str) -> String {
     let column = quoted(&owner.name);
     match owner.kind {
         Kind::Uuid => format!("b.{column} = {name}::uuid"),
@@ -453,7 +567,9 @@ fn is_owner(owner: &Column, name: &str) -> String {
 
 /// Statements built from the database's own catalogue: names are quoted, and no
 /// text of a client is part of them.
-fn query(sql: &str) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
+pub(super) fn query(
+    sql: &str,
+) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
     sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
 }
 

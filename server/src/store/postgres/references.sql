@@ -13,5 +13,7 @@ JOIN pg_class parent ON parent.oid = k.confrelid
 JOIN pg_namespace parent_schema ON parent_schema.oid = parent.relnamespace
 JOIN pg_attribute parent_column ON parent_column.attrelid = k.confrelid AND parent_column.attnum = k.confkey[1]
 WHERE k.contype = 'f' AND cardinality(k.conkey) = 1
+  -- A reference to a partitioned table is declared once more for each partition.
+  AND NOT EXISTS (SELECT FROM pg_constraint whole WHERE whole.oid = k.conparentid AND whole.conrelid = k.conrelid)
   AND (child_schema.nspname, child.relname) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 ORDER BY 1, 2, k.conkey[1]
