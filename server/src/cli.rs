@@ -1,7 +1,9 @@
 //! The command line of the binary `oversync`.
 
+mod recorder;
+
 use crate::clock::Clock;
-use crate::serve::serve;
+use crate::serve::{Operators, serve};
 use crate::settings::{LogFormat, Settings};
 use crate::verify::{Checked, Wanted, verify};
 use anyhow::Context as _;
@@ -87,10 +89,14 @@ struct SettingFlags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     app_name: Option<String>,
-    /// Address and port for operators; off unless given.
+    /// Address and port for operators; off unless given, needs a token.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     admin_listen: Option<SocketAddr>,
+    /// File with the token that operators show.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_token_file: Option<PathBuf>,
     /// HTTP worker threads [default: the number of cores].
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,13 +216,21 @@ async fn run_server(settings: Settings) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, database = scheme(&settings.database_url), started = %Clock::system().now(), "starting");
     println!("oversync listens on http://{address}");
-    if let Some(admin) = &admin {
-        println!("operators: http://{}", admin.local_addr()?);
-    }
+    let operators = match admin {
+        None => None,
+        Some(listener) => {
+            println!("operators: http://{}", listener.local_addr()?);
+            if let Some(known) = settings.dev_admin_token() {
+                println!("development mode: operators show the known token {known}");
+            }
+            let metrics = Some(recorder::install()?);
+            Some(Operators { listener, metrics })
+        }
+    };
     if settings.dev {
         print_next_steps(address);
     }
-    serve(settings, listener, admin, stop).await?;
+    serve(settings, listener, operators, stop).await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! Run it with the binary `oversync`, or mount it in an actix-web application of
 //! your own: start a [`SyncService`] with your [`auth::Authenticator`], and
 //! `configure` your `App` with [`routes`]. `examples/embed.rs` shows all of it.
+//! [`admin_routes`] are the operators' routes, for a listener of their own.
 
 pub mod auth;
 pub mod cli;
@@ -11,6 +12,7 @@ mod clock;
 mod commit;
 mod http;
 mod live;
+mod meters;
 pub mod projection;
 mod registration;
 mod serve;
@@ -22,9 +24,9 @@ mod user;
 pub mod verify;
 
 pub use clock::Clock;
-pub use http::{ApiError, Caller, routes};
+pub use http::{ApiError, Caller, MetricsText, admin_routes, routes};
 pub use registration::RegistrationError;
-pub use serve::{ServeError, serve};
+pub use serve::{Operators, ServeError, serve};
 pub use service::{StartError, SyncService};
 pub use settings::Settings;
 pub use upload::{NotAnUpload, ReadError, Upload, UploadError};

@@ -3,13 +3,14 @@
 //! Owns the store, the users' actors, the notifier. The routes call it; a host
 //! application that mounts them holds one too.
 
-use crate::auth::Authenticator;
+use crate::auth::{AdminToken, Authenticator};
 use crate::clock::Clock;
 use crate::commit::Lanes;
 use crate::live::{Announcer, Board, Notifier, Relay, ShutDown, Watch};
+use crate::meters;
 use crate::projection::{Failure, Retried};
 use crate::registration::{RegistrationError, register};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -31,6 +32,9 @@ pub enum StartError {
     /// The tables.
     #[error("{0}")]
     Registration(#[from] RegistrationError),
+    /// A setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A file that a setting names.
     #[error("schema_file: {path}: {error}")]
     SchemaFile {
@@ -60,9 +64,11 @@ struct Inner {
     users: Users,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
+    admin_token: AdminToken,
     clock: Clock,
     epoch: Arc<str>,
     in_flight: Arc<Semaphore>,
+    max_in_flight: usize,
 }
 
 impl SyncService {
@@ -73,6 +79,8 @@ impl SyncService {
         auth: Arc<dyn Authenticator>,
         clock: Clock,
     ) -> Result<Self, StartError> {
+        meters::describe();
+        let admin_token = AdminToken::from_settings(&settings)?;
         let schema_sql = match &settings.schema_file {
             None => None,
             Some(path) => {
@@ -108,12 +116,10 @@ impl SyncService {
             announcer,
         };
         let users = Users::new(context, settings.bypass_actors);
-        let in_flight = Arc::new(Semaphore::new(
-            settings
-                .limits
-                .max_in_flight_bytes
-                .min(Semaphore::MAX_PERMITS),
-        ));
+        let max_in_flight = settings
+            .limits
+            .max_in_flight_bytes
+            .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             settings,
             store,
@@ -121,9 +127,11 @@ impl SyncService {
             users,
             notifier,
             auth,
+            admin_token,
             clock,
             epoch,
-            in_flight,
+            in_flight: Arc::new(Semaphore::new(max_in_flight)),
+            max_in_flight,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -160,6 +168,17 @@ impl SyncService {
         &self.inner.in_flight
     }
 
+    /// Memory that upload bodies hold now.
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        let free = self.inner.in_flight.available_permits();
+        self.inner.max_in_flight.saturating_sub(free)
+    }
+
+    /// What operators must show.
+    pub(crate) fn admin_token(&self) -> &AdminToken {
+        &self.inner.admin_token
+    }
+
     /// Reads an upload's body.
     pub fn read_upload(
         &self,
@@ -179,7 +198,11 @@ impl SyncService {
     /// Applies an upload; the user's devices are told of the new head.
     pub async fn upload(&self, upload: Upload) -> Result<UploadReply, UploadError> {
         let upload = Arc::new(upload);
-        let applied: Applied = self.inner.users.apply(upload.clone()).await?;
+        let start = Instant::now();
+        let applied = self.inner.users.apply(upload.clone()).await;
+        let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
+        meters::upload(verdicts, start.elapsed());
+        let applied: Applied = applied?;
         Ok(upload::reply(&upload, &applied, &self.inner.catalog))
     }
 
@@ -187,7 +210,7 @@ impl SyncService {
     /// the caller arrives or the time has passed.
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
         let deadline = Instant::now() + wait;
-        let page = self.inner.store.page(query.clone()).await?;
+        let page = self.page(query.clone()).await?;
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
         }
@@ -203,14 +226,21 @@ impl SyncService {
             match timeout_at(deadline, newer).await {
                 Ok(Ok(head)) => seen = *head,
                 // The time has passed, or the server stops: the truth as it is now.
-                Ok(Err(_)) | Err(_) => return self.inner.store.page(query).await,
+                Ok(Err(_)) | Err(_) => return self.page(query).await,
             }
-            let page = self.inner.store.page(query.clone()).await?;
+            let page = self.page(query.clone()).await?;
             if !page.entries.is_empty() {
                 return Ok(page);
             }
             seen = seen.max(page.head);
         }
+    }
+
+    async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
+        let start = Instant::now();
+        let page = self.inner.store.page(query).await;
+        meters::page(page.is_ok(), start.elapsed());
+        page
     }
 
     /// The user's rows that could not be projected, newest first.

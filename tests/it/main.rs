@@ -35,6 +35,8 @@ mod long_poll;
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
+// The operators' listener: its own token, and what it counts.
+mod admin;
 // Tokens: algorithms, key files and sets, rotation, audience and issuer.
 mod auth;
 

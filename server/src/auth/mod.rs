@@ -3,12 +3,14 @@
 //! A host application may bring its own [`Authenticator`]. Whatever fails, the
 //! caller learns nothing but that authentication failed.
 
+mod admin_token;
 mod algorithm;
 mod jwks;
 mod key_file;
 mod mint;
 mod tokens;
 
+pub(crate) use admin_token::AdminToken;
 pub use algorithm::Algorithm;
 pub use mint::{TokenMint, mint_token};
 pub use tokens::TokenAuthenticator;

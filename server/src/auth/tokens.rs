@@ -4,14 +4,13 @@
 
 use super::algorithm::{Algorithm, TokenKey};
 use super::jwks::KeySet;
-use super::key_file::{KeyFile, Problem};
+use super::key_file::KeyFile;
 use super::{Authenticator, Identity, Unauthenticated};
 use crate::settings::{AuthSettings, Settings, SettingsError};
 use async_trait::async_trait;
 use jsonwebtoken::{Validation, decode, decode_header};
 use oversync_shared::{DeviceId, UserId};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -43,7 +42,7 @@ pub struct TokenAuthenticator {
 
 enum Keys {
     Secret(Arc<TokenKey>),
-    File(KeyFile),
+    File(KeyFile<KeySet>),
 }
 
 impl TokenAuthenticator {
@@ -60,12 +59,12 @@ impl TokenAuthenticator {
         let algorithm = auth.algorithm.unwrap_or(Algorithm::HS256);
         let keys = if let Some(path) = &auth.jwks_file {
             let parse = Box::new(KeySet::from_jwks);
-            Keys::File(open("auth.jwks_file", path, parse)?)
+            Keys::File(KeyFile::open("auth.jwks_file", path, parse)?)
         } else if let Some(path) = &auth.public_key_file {
             let parse = Box::new(move |pem: &str| {
                 Ok(KeySet::One(Arc::new(TokenKey::from_pem(pem, algorithm)?)))
             });
-            Keys::File(open("auth.public_key_file", path, parse)?)
+            Keys::File(KeyFile::open("auth.public_key_file", path, parse)?)
         } else {
             let secret = settings.secret()?;
             Keys::Secret(Arc::new(TokenKey::from_secret(secret, algorithm)))
@@ -133,24 +132,6 @@ fn validation(algorithm: Algorithm, auth: &AuthSettings) -> Validation {
     }
     validation.set_required_spec_claims(&required);
     validation
-}
-
-fn open(
-    setting: &'static str,
-    path: &Path,
-    parse: super::key_file::Parse,
-) -> Result<KeyFile, SettingsError> {
-    KeyFile::open(setting, path, parse).map_err(|problem| match problem {
-        Problem::Io(error) => SettingsError::File {
-            setting,
-            path: path.display().to_string(),
-            error,
-        },
-        Problem::Content(problem) => SettingsError::Value {
-            setting,
-            problem: format!("{}: {problem}", path.display()),
-        },
-    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod body;
 mod caller;
 mod download;
@@ -17,6 +18,7 @@ mod info;
 mod signin;
 mod upload;
 
+pub use admin::{MetricsText, admin_routes};
 pub use caller::Caller;
 pub use error::ApiError;
 

@@ -6,6 +6,7 @@
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
 use crate::auth::{Authenticator, Identity};
 use crate::clock::Clock;
+use crate::meters;
 use actix::prelude::*;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws;
@@ -132,7 +133,10 @@ impl Session {
                 },
                 ctx,
             ),
-            Some(after) if after < head => self.send(&ServerMessage::Changes { after, head }, ctx),
+            Some(after) if after < head => {
+                meters::hint();
+                self.send(&ServerMessage::Changes { after, head }, ctx);
+            }
             Some(_) => return,
         }
         self.told = Some(head);
@@ -156,6 +160,7 @@ impl Actor for Session {
     type Context = ws::WebsocketContext<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        meters::session_opened();
         ctx.set_mailbox_capacity(MAX_WAITING);
         self.watch_expiry(ctx);
         ctx.run_interval(PING, |session, ctx| {
@@ -182,6 +187,7 @@ impl Actor for Session {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
+        meters::session_closed();
         if let Some(member) = self.member {
             // When its mailbox is full, the notifier's sweep finds out.
             let _ = self.notifier.try_send(Leave(member));

@@ -1,6 +1,6 @@
 //! Settings of credentials: which tokens devices must show. Checked before anything starts; each refusal names the setting.
 
-use super::{KNOWN_SECRETS, Settings, SettingsError, value};
+use super::{Settings, SettingsError, is_known, value};
 use crate::auth::Algorithm;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -120,8 +120,4 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-fn is_known(secret: &[u8]) -> bool {
-    KNOWN_SECRETS.iter().any(|known| known.as_bytes() == secret)
 }

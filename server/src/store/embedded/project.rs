@@ -123,6 +123,7 @@ pub(super) fn project(
             continue;
         }
         tracing::warn!(table = %work.projection.name, error, "a row could not be projected");
+        crate::meters::projection_failure();
         record(tx, work, &error, ts)?;
     }
     Ok(Projected::Done)
