@@ -25,8 +25,9 @@ pub mod verify;
 
 pub use clock::Clock;
 pub use http::{ApiError, Caller, MetricsText, admin_routes, routes};
+pub use oversync_shared::upload::Base;
 pub use registration::RegistrationError;
 pub use serve::{Operators, ServeError, serve};
-pub use service::{StartError, SyncService};
+pub use service::{RowError, StartError, SyncService};
 pub use settings::Settings;
-pub use upload::{NotAnUpload, ReadError, Upload, UploadError};
+pub use upload::{NotAnUpload, ReadError, ServerChange, Upload, UploadError};

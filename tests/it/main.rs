@@ -18,6 +18,10 @@ mod bounds;
 // ---------------------------------------------------------- what it never loses
 // Many writers and a reader that never rests: every change once, in order.
 mod stream;
+// The server as a writer, beside devices and other processes.
+mod writer;
+// The same without HTTP, as a host application uses it.
+mod library;
 // Two processes on one database: what one has cached, the other has overtaken.
 mod processes;
 // SIGKILL and SIGTERM in the middle of uploads.

@@ -2,7 +2,7 @@
 
 use crate::device::{HttpDevice, Reply};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// What operators show to every server started here.
@@ -66,6 +66,17 @@ impl Admin {
     /// A POST of JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Reply {
         self.post_raw(path, body.to_string()).await
+    }
+
+    /// Changes a user's rows as the server; the answer must be 200.
+    pub async fn write(&self, user: &str, changes: &[Value]) -> Value {
+        let body = json!({ "user": user, "changes": changes });
+        self.post("/admin/write", &body).await.ok()
+    }
+
+    /// A write of one change: its status.
+    pub async fn write_one(&self, user: &str, change: Value) -> Value {
+        self.write(user, &[change]).await["statuses"][0].clone()
     }
 
     /// A metric's value, given as it stands in the text; 0 when it has not been

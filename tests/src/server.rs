@@ -199,6 +199,21 @@ impl Server {
         self.process = launch(self.config.clone(), self.log.clone(), address).await;
     }
 
+    /// Runs `oversync verify` beside it, for all users.
+    ///
+    /// # Panics
+    /// When anything differs, or it cannot run.
+    pub async fn verified(&self) {
+        let mut verify = command();
+        verify
+            .args(["verify", "--all", "--config"])
+            .arg(&self.config);
+        let output = tokio::task::spawn_blocking(move || verify.output().expect("verify runs"))
+            .await
+            .expect("verify ends");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Its settings file.
     pub fn config(&self) -> &Path {
         &self.config

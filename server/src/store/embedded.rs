@@ -17,7 +17,8 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError, UserKey,
+    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError,
+    StoredRow, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{BusinessTable, Failure, Projection, Retried};
@@ -240,6 +241,14 @@ impl Store for EmbeddedStore {
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
         self.readers
             .run(move |connection| read::page(connection, &query))
+            .await
+    }
+
+    async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError> {
+        let table = self.tables().keys[row.table.index()];
+        let user = user.clone();
+        self.readers
+            .run(move |connection| read::row(connection, &user, table, row.key))
             .await
     }
 

@@ -61,6 +61,11 @@ pub struct UserKey(pub(crate) i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceKey(pub(crate) i32);
 
+impl DeviceKey {
+    /// Under which the server writes on its own behalf.
+    pub const SERVER: Self = Self(0);
+}
+
 /// Moves with every write of a user, retention included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revision(pub(crate) i64);
@@ -262,6 +267,17 @@ pub struct Page {
     pub is_cut: bool,
 }
 
+/// A row as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// How often it has been written.
+    pub version: RowVersion,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// The row as JSON text; none for a tombstone.
+    pub payload: Option<String>,
+}
+
 /// Which failures are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct FailureFilter {
@@ -360,6 +376,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads a page of one user's stream.
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError>;
+
+    /// Reads one row of a user; `None` when it has never been synchronised.
+    async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError>;
 
     /// The heads of users; those never seen are left out.
     async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError>;

@@ -15,8 +15,8 @@ pub(super) use audit::PostgresAudit;
 
 use super::{
     Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
-    Outcome, Page, PageQuery, Revision, Store, StoreError, UserKey, fingerprint_from, op_code,
-    op_from_code,
+    Outcome, Page, PageQuery, Revision, Store, StoreError, StoredRow, UserKey, fingerprint_from,
+    op_code, op_from_code,
 };
 use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
@@ -454,6 +454,26 @@ impl Store for PostgresStore {
             has_more,
             is_cut,
         })
+    }
+
+    async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError> {
+        let found = sqlx::query(
+            "SELECT r.version, r.deleted, l.payload FROM oversync.users u \
+             JOIN oversync.rows r ON r.user_key = u.user_key \
+             JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+             WHERE u.user_id = $1 AND r.table_key = $2 AND r.pk = $3",
+        )
+        .bind(user.as_str())
+        .bind(self.table_key(row.table))
+        .bind(row.key.uuid())
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(found) = found else { return Ok(None) };
+        Ok(Some(StoredRow {
+            version: RowVersion::new(found.try_get(0)?),
+            deleted: found.try_get(1)?,
+            payload: found.try_get(2)?,
+        }))
     }
 
     async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {

@@ -13,7 +13,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Change, Fingerprint, Link, LinkValue, RawChange, check};
+pub use change::{Base, Change, Fingerprint, Link, LinkValue, RawChange, check};
 pub use decide::{
     CurrentRow, Decision, LogEntry, Needs, Plan, Recorded, RowAt, RowState, RowWrite, Verdict,
     View, decide, needs,

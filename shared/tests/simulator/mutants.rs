@@ -145,7 +145,7 @@ impl Rules {
                 let mut view = view.clone();
                 for change in sound() {
                     if let Some(now) = view.rows.get_mut(&row_of(change)) {
-                        now.version = change.base;
+                        now.version = change.base.version().expect("devices name one");
                     }
                 }
                 decide(catalog, &view, changes)

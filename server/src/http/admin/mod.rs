@@ -6,15 +6,19 @@
 
 mod metrics;
 mod operator;
+mod row;
+mod write;
 
 pub use metrics::MetricsText;
 
-use super::{health_routes, only};
+use super::{ApiError, health_routes, only};
 use crate::service::SyncService;
-use actix_web::web;
+use actix_web::{HttpRequest, web};
+use oversync_shared::UserId;
 
 /// Adds the operators' routes to an application or a scope that only operators
-/// should reach: `/metrics`, where application data holds a [`MetricsText`],
+/// should reach: `POST /admin/write` and `GET /admin/row`, which change and read
+/// any user's rows; `/metrics`, where application data holds a [`MetricsText`],
 /// `/health` and `/ready`. They take the token of the setting `admin_token` or
 /// `admin_token_file`; without either they refuse everybody.
 pub fn admin_routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
@@ -22,7 +26,21 @@ pub fn admin_routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfi
     move |config| {
         config
             .app_data(web::Data::new(service))
+            .service(only("/admin/write").route(web::post().to(write::write)))
+            .service(only("/admin/row").route(web::get().to(row::row)))
             .service(only("/metrics").route(web::get().to(metrics::metrics)))
             .configure(health_routes);
     }
+}
+
+/// The first value of a parameter of the query.
+fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
+    url::form_urlencoded::parse(request.query_string().as_bytes())
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
+}
+
+/// Checks a user's name; the refusal names the field.
+fn user(name: &str) -> Result<UserId, ApiError> {
+    UserId::new(name).map_err(|error| ApiError::Invalid(format!("user {error}").into()))
 }

@@ -1,0 +1,111 @@
+//! What a host application holds: the service without HTTP, in its own process.
+
+use oversync::auth::{Authenticator, TokenAuthenticator};
+use oversync::settings::TableSettings;
+use oversync::{Base, Clock, RowError, ServerChange, Settings, SyncService};
+use oversync_shared::wire::{Op, StatusKind};
+use oversync_shared::{RowVersion, UserId};
+use oversync_tests::target::{fresh_key, fresh_user};
+use oversync_tests::{Backend, Database};
+use serde_json::json;
+use serde_json::value::to_raw_value;
+use std::sync::Arc;
+
+async fn service(database: &Database) -> SyncService {
+    let settings = Settings {
+        database_url: database.url().to_owned(),
+        tables: vec![TableSettings {
+            schema: "business".to_owned(),
+            table: "users".to_owned(),
+            ..TableSettings::default()
+        }],
+        ..Settings::default()
+    };
+    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::new(&[7; 32]));
+    SyncService::start(settings, auth, Clock::system())
+        .await
+        .expect("the service starts")
+}
+
+async fn a_host_application_writes(backend: Backend) {
+    let database = backend.database().await;
+    let service = service(&database).await;
+    let user = UserId::new(fresh_user()).expect("a user");
+    let key = fresh_key();
+    let row = |name: &str| to_raw_value(&json!({ "name": name })).expect("JSON");
+    let set = |base, name: &str| ServerChange::set("business", "users", &key, base, row(name));
+
+    assert!(
+        service
+            .row(&user, "business", "users", &key)
+            .await
+            .expect("read")
+            .is_none()
+    );
+    let changes = [
+        set(Base::NEW, "a"),
+        set(Base::NEW, "b"),
+        set(Base::Current, "c"),
+    ];
+    let reply = service.write(&user, &changes).await.expect("an answer");
+    let kinds: Vec<StatusKind> = reply.statuses.iter().map(|status| status.status).collect();
+    let expected = [
+        StatusKind::Applied,
+        StatusKind::Conflict,
+        StatusKind::Applied,
+    ];
+    assert_eq!(kinds, expected);
+    let ids: Vec<i64> = reply
+        .statuses
+        .iter()
+        .map(|status| status.source_change_id.get())
+        .collect();
+    assert_eq!(ids, [1, 0, 2]);
+
+    let found = service
+        .row(&user, "business", "users", &key)
+        .await
+        .expect("read");
+    let found = found.expect("the row");
+    assert_eq!(found.server_version, RowVersion::new(2));
+    assert_eq!(found.payload.expect("a payload").get(), r#"{"name":"c"}"#);
+    let base = Base::Version(found.server_version);
+    let reply = service
+        .write(
+            &user,
+            &[ServerChange::delete("business", "users", &key, base)],
+        )
+        .await
+        .expect("an answer");
+    assert_eq!(
+        reply.statuses[0].new_server_version,
+        Some(RowVersion::new(3))
+    );
+    assert_eq!(service.head(&user).await.expect("a head").get(), 3);
+
+    let mut wrong = set(Base::Current, "d");
+    wrong.payload = Some(to_raw_value(&json!(["no object"])).expect("JSON"));
+    let mut missing = set(Base::Current, "d");
+    missing.payload = None;
+    assert_eq!(missing.op, Op::Update);
+    let reply = service
+        .write(&user, &[wrong, missing])
+        .await
+        .expect("an answer");
+    let says = |n: usize| reply.statuses[n].message.as_deref();
+    assert_eq!(says(0), Some("invalid JSON payload"));
+    assert_eq!(says(1), Some("payload required for UPDATE operation"));
+    let unknown = service.row(&user, "business", "nothing", &key).await;
+    assert!(matches!(unknown, Err(RowError::Invalid(_))));
+    service.close().await;
+}
+
+#[actix_web::test]
+async fn a_host_application_writes_embedded() {
+    a_host_application_writes(Backend::Embedded).await;
+}
+
+#[actix_web::test]
+async fn a_host_application_writes_postgres() {
+    a_host_application_writes(Backend::Postgres).await;
+}
