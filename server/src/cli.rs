@@ -1,10 +1,12 @@
 //! The command line of the binary `oversync`.
 
+mod devices;
 mod recorder;
 
 use crate::clock::Clock;
 use crate::serve::{Operators, serve};
 use crate::settings::{LogFormat, Settings};
+use crate::store::Access;
 use crate::verify::{Checked, Wanted, verify};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -36,6 +38,34 @@ enum Command {
     ///
     /// Exit code 0: all is right; 1: a difference was found; 2: cannot run.
     Verify(VerifyFlags),
+    /// Refuse a device from now on, and close its sockets.
+    ///
+    /// Running servers on PostgreSQL notice within 5 seconds. What the device has
+    /// uploaded stays. A running server has the embedded store's file for itself:
+    /// POST /admin/revoke does it there.
+    Revoke(DeviceFlags),
+    /// Let a revoked device in again.
+    Reinstate(DeviceFlags),
+    /// List a user's devices: those that have uploaded, and those that are revoked.
+    Devices(UserFlags),
+}
+
+#[derive(Debug, Args)]
+struct DeviceFlags {
+    /// The device's name, the `did` of its tokens.
+    #[arg(long, value_name = "DEVICE")]
+    device: String,
+    #[command(flatten)]
+    user: UserFlags,
+}
+
+#[derive(Debug, Args)]
+struct UserFlags {
+    /// The user's name, the `sub` of the tokens.
+    #[arg(long, value_name = "USER")]
+    user: String,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 #[derive(Debug, Args)]
@@ -131,8 +161,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Serve(flags) => {
             let settings = load(&flags)?;
             start_logs(&settings)?;
-            actix_web::rt::System::new().block_on(run_server(settings))?;
+            block_on(run_server(settings))?;
         }
+        Command::Revoke(wanted) => devices::set_access(&wanted, Access::Revoked)?,
+        Command::Reinstate(wanted) => devices::set_access(&wanted, Access::Admitted)?,
+        Command::Devices(wanted) => devices::list(&wanted)?,
         Command::Verify(wanted) => {
             return Ok(run_verify(&wanted).unwrap_or_else(|error| {
                 eprintln!("Error: {error:#}");
@@ -141,6 +174,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs on this thread, with the actors' system.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(work)
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Settings> {
@@ -164,12 +202,7 @@ fn run_verify(flags: &VerifyFlags) -> anyhow::Result<ExitCode> {
             eprintln!("so far: {checked}");
         }
     };
-    let report = actix_web::rt::System::new().block_on(verify(
-        &settings,
-        user.as_ref(),
-        wanted,
-        &mut progress,
-    ))?;
+    let report = block_on(verify(&settings, user.as_ref(), wanted, &mut progress))?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

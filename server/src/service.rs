@@ -3,15 +3,18 @@
 //! Owns the store, the users' actors, the notifier. The routes call it; a host
 //! application that mounts them holds one too.
 
-use crate::auth::{AdminToken, Authenticator};
+use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
 use crate::clock::Clock;
 use crate::commit::Lanes;
-use crate::live::{Announcer, Board, Notifier, Relay, ShutDown, Watch};
+use crate::live::{Announcer, Board, LookAtRevoked, Notifier, Relay, ShutDown, Watch};
 use crate::meters;
 use crate::projection::{Failure, Retried};
 use crate::registration::{RegistrationError, register};
 use crate::settings::{Settings, SettingsError};
-use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
+use crate::store::{
+    self, Access, DeviceRecord, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store,
+    StoreError,
+};
 use crate::upload::{self, Applied, NotAWrite, ReadError, ServerChange, Upload, UploadError};
 use crate::user::{UploadContext, Users};
 use actix::{Actor as _, Addr};
@@ -20,9 +23,10 @@ use oversync_shared::upload::{Fault, RowAt};
 use oversync_shared::wire::{Capabilities, ServerRow, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, RowKey, ServerId, TableName, UserId};
 use serde_json::value::RawValue;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// Why the service cannot start.
@@ -83,6 +87,7 @@ struct Inner {
     users: Users,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
+    revoked: Revoked,
     admin_token: AdminToken,
     clock: Clock,
     epoch: Arc<str>,
@@ -118,6 +123,12 @@ impl SyncService {
         let lanes = Lanes::start(&store);
         let board = Board::default();
         let notifier = Notifier::new(store.clone(), board.clone()).start();
+        let revoked = Revoked::start(store.clone()).await?;
+        tokio::spawn(tell_of_revoked(revoked.subscribe(), notifier.clone()));
+        let auth = Arc::new(Gate {
+            authenticator: auth,
+            revoked: revoked.clone(),
+        });
         let relay = store.bus().map(|bus| {
             let relay = Relay::default();
             relay.start(bus, board.clone(), notifier.clone());
@@ -146,6 +157,7 @@ impl SyncService {
             users,
             notifier,
             auth,
+            revoked,
             admin_token,
             clock,
             epoch,
@@ -162,9 +174,15 @@ impl SyncService {
         &self.inner.settings
     }
 
-    /// Who decides who is calling.
+    /// Who decides who is calling: what [`Self::start`] was given, and a refusal
+    /// of revoked devices behind it.
     pub fn auth(&self) -> &Arc<dyn Authenticator> {
         &self.inner.auth
+    }
+
+    /// Who may not come in.
+    pub(crate) fn revoked(&self) -> &Revoked {
+        &self.inner.revoked
     }
 
     /// The clock it runs with.
@@ -284,7 +302,8 @@ impl SyncService {
     }
 
     /// Reads a page. With `wait`, an empty page is answered when something for
-    /// the caller arrives or the time has passed.
+    /// the caller arrives, the time has passed, or the device is revoked, which
+    /// the route then refuses.
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
         let deadline = Instant::now() + wait;
         let page = self.page(query.clone()).await?;
@@ -298,9 +317,16 @@ impl SyncService {
             return Ok(page);
         };
         let mut seen = page.head;
+        let mut revoked = self.inner.revoked.subscribe();
+        let (user, device) = (query.user.clone(), query.device.clone());
+        let mut is_revoked = pin!(revoked.wait_for(|list| list.contains(&user, &device)));
         loop {
             let newer = heads.wait_for(|head| *head > seen);
-            match timeout_at(deadline, newer).await {
+            let newer = tokio::select! {
+                newer = timeout_at(deadline, newer) => newer,
+                _ = &mut is_revoked => return Ok(page),
+            };
+            match newer {
                 Ok(Ok(head)) => seen = *head,
                 // The time has passed, or the server stops: the truth as it is now.
                 Ok(Err(_)) | Err(_) => return self.page(query).await,
@@ -333,6 +359,38 @@ impl SyncService {
     /// Projects the current state of a failed row again.
     pub async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
         self.inner.store.retry(user, failure).await
+    }
+
+    /// Revokes a device: from now on it gets the refusal of a bad token here,
+    /// its sockets close, and within 5 seconds the same at all other processes
+    /// of the database. What it has uploaded stays. A device that was never seen
+    /// can be revoked too; twice is once.
+    pub async fn revoke(&self, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
+        self.set_access(user, device, Access::Revoked).await
+    }
+
+    /// Lets a revoked device in again.
+    pub async fn reinstate(&self, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
+        self.set_access(user, device, Access::Admitted).await
+    }
+
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError> {
+        self.inner.store.set_access(user, device, access).await?;
+        if let Err(error) = self.inner.revoked.read_again().await {
+            tracing::warn!(%error, "revoked devices could not be read; they are in a moment");
+        }
+        Ok(())
+    }
+
+    /// A user's devices, by name: those that have uploaded, and those that are
+    /// revoked.
+    pub async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        self.inner.store.devices(user).await
     }
 
     /// Whether the database answers.
@@ -387,5 +445,18 @@ impl SyncService {
     /// Finishes what is running and lets go of the database. Call it last.
     pub async fn close(&self) {
         self.inner.store.close().await;
+    }
+}
+
+/// Has sessions look at every new list of revoked devices.
+async fn tell_of_revoked(
+    mut lists: watch::Receiver<Arc<RevokedDevices>>,
+    notifier: Addr<Notifier>,
+) {
+    while lists.changed().await.is_ok() {
+        let list = lists.borrow_and_update().clone();
+        if notifier.send(LookAtRevoked(list)).await.is_err() {
+            return;
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! What a host application holds: the service without HTTP, in its own process.
 
-use oversync::auth::{Authenticator, TokenAuthenticator};
+use oversync::auth::{Authenticator, Identity, TokenAuthenticator, Unauthenticated};
 use oversync::settings::TableSettings;
 use oversync::{Base, Clock, RowError, ServerChange, Settings, SyncService};
 use oversync_shared::wire::{Op, StatusKind};
-use oversync_shared::{RowVersion, UserId};
+use oversync_shared::{DeviceId, RowVersion, UserId};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Database};
 use serde_json::json;
@@ -12,6 +12,10 @@ use serde_json::value::to_raw_value;
 use std::sync::Arc;
 
 async fn service(database: &Database) -> SyncService {
+    service_with(database, Arc::new(TokenAuthenticator::new(&[7; 32]))).await
+}
+
+async fn service_with(database: &Database, auth: Arc<dyn Authenticator>) -> SyncService {
     let settings = Settings {
         database_url: database.url().to_owned(),
         tables: vec![TableSettings {
@@ -21,7 +25,6 @@ async fn service(database: &Database) -> SyncService {
         }],
         ..Settings::default()
     };
-    let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::new(&[7; 32]));
     SyncService::start(settings, auth, Clock::system())
         .await
         .expect("the service starts")
@@ -97,6 +100,39 @@ async fn a_host_application_writes(backend: Backend) {
     assert_eq!(says(1), Some("payload required for UPDATE operation"));
     let unknown = service.row(&user, "business", "nothing", &key).await;
     assert!(matches!(unknown, Err(RowError::Invalid(_))));
+    service.close().await;
+}
+
+/// Lets anybody in whose token is a name.
+struct Names;
+
+#[async_trait::async_trait]
+impl Authenticator for Names {
+    async fn authenticate(&self, token: &str) -> Result<Identity, Unauthenticated> {
+        Ok(Identity {
+            user: UserId::new("u").map_err(|_| Unauthenticated)?,
+            device: DeviceId::new(token).map_err(|_| Unauthenticated)?,
+            expires_at: None,
+        })
+    }
+}
+
+#[actix_web::test]
+async fn revocation_stands_behind_any_authenticator() {
+    let database = Backend::Embedded.database().await;
+    let service = service_with(&database, Arc::new(Names)).await;
+    let (user, device) = (
+        UserId::new("u").expect("a user"),
+        DeviceId::new("d").expect("a device"),
+    );
+    assert!(service.auth().authenticate("d").await.is_ok());
+    service.revoke(&user, &device).await.expect("revoked");
+    assert!(service.auth().authenticate("d").await.is_err());
+    assert!(service.auth().authenticate("e").await.is_ok());
+    let listed = service.devices(&user).await.expect("a list");
+    assert!(listed.len() == 1 && listed[0].revoked_at.is_some());
+    service.reinstate(&user, &device).await.expect("reinstated");
+    assert!(service.auth().authenticate("d").await.is_ok());
     service.close().await;
 }
 

@@ -41,6 +41,8 @@ mod long_poll;
 mod settings;
 // The operators' listener: its own token, and what it counts.
 mod admin;
+// Devices that may not come in any more: refused at every process, and told.
+mod revocation;
 // Tokens: algorithms, key files and sets, rotation, audience and issuer.
 mod auth;
 

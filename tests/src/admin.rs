@@ -79,6 +79,23 @@ impl Admin {
         self.write(user, &[change]).await["statuses"][0].clone()
     }
 
+    /// Revokes a device; the answer must be 200.
+    pub async fn revoke(&self, device: &HttpDevice) {
+        self.set_access("/admin/revoke", device).await;
+    }
+
+    /// Lets it in again.
+    pub async fn reinstate(&self, device: &HttpDevice) {
+        self.set_access("/admin/reinstate", device).await;
+    }
+
+    async fn set_access(&self, path: &str, device: &HttpDevice) {
+        let body = json!({"user": device.user(), "device": device.name()});
+        let mut expected = body.clone();
+        expected["revoked"] = json!(path == "/admin/revoke");
+        assert_eq!(self.post(path, &body).await.ok(), expected);
+    }
+
     /// A metric's value, given as it stands in the text; 0 when it has not been
     /// counted yet.
     pub async fn metric(&self, name_and_labels: &str) -> f64 {

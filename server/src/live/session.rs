@@ -4,9 +4,10 @@
 //! never reads rows. The only module that knows actix-web-actors.
 
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
-use crate::auth::{Authenticator, Identity};
+use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
 use crate::meters;
+use crate::service::SyncService;
 use actix::prelude::*;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws;
@@ -31,12 +32,14 @@ const SPREAD_MS: u64 = 2_000;
 /// Messages from the notifier that may wait; each is only a wake.
 const MAX_WAITING: usize = 16;
 
-/// Messages to a session. They carry nothing: the head is in the slot.
+/// Messages to a session. They carry nothing: the head is in the slot, and who
+/// is revoked in a list that is looked at with each.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToSession {
     Hello,
     Changes,
+    Look,
     ShutDown,
 }
 
@@ -46,6 +49,7 @@ pub struct Session {
     epoch: Arc<str>,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
+    revoked: Revoked,
     clock: Clock,
     slot: Arc<HintSlot>,
     member: Option<MemberId>,
@@ -56,19 +60,14 @@ pub struct Session {
 
 impl Session {
     /// A session for a device that has authenticated.
-    pub fn new(
-        identity: Identity,
-        epoch: Arc<str>,
-        notifier: Addr<Notifier>,
-        auth: Arc<dyn Authenticator>,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(identity: Identity, service: &SyncService) -> Self {
         Self {
             identity,
-            epoch,
-            notifier,
-            auth,
-            clock,
+            epoch: service.epoch().clone(),
+            notifier: service.notifier().clone(),
+            auth: service.auth().clone(),
+            revoked: service.revoked().clone(),
+            clock: service.clock().clone(),
             slot: Arc::default(),
             member: None,
             told: None,
@@ -199,7 +198,13 @@ impl Handler<ToSession> for Session {
     type Result = ();
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        let Identity { user, device, .. } = &self.identity;
+        if self.revoked.contains(user, device) {
+            self.bye(ByeReason::Revoked, 0, ctx);
+            return;
+        }
         match message {
+            ToSession::Look => {}
             ToSession::Hello | ToSession::Changes => self.say_head(ctx),
             ToSession::ShutDown => self.bye(
                 ByeReason::ShuttingDown,

@@ -7,6 +7,7 @@
 mod audit;
 mod compare;
 mod describe;
+mod devices;
 mod failures;
 mod file;
 mod project;
@@ -17,14 +18,14 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Store, StoreError,
-    StoredRow, UserKey,
+    Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, Loaded, OpenError, Outcome, Page,
+    PageQuery, Revocations, RevokedDevices, Store, StoreError, StoredRow, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
 use oversync_shared::upload::RowAt;
-use oversync_shared::{Catalog, ServerId, TableName, UserId};
+use oversync_shared::{Catalog, DeviceId, ServerId, TableName, UserId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -63,11 +64,10 @@ struct Tables {
 impl EmbeddedStore {
     /// Creates or opens the file (and its folder), locks it against a second
     /// process, runs `schema_sql`, and brings the schema up to date.
-    pub fn open(path: &Path, schema_sql: Option<&str>, clock: Clock) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, schema_sql: Option<&str>, clock: Clock) -> Result<Self, OpenError> {
         if path.as_os_str().is_empty() {
-            return Err(StoreError::Failed(
-                "database_url names no file: write sqlite://data/oversync.db".to_owned(),
-            ));
+            let problem = "database_url names no file: write sqlite://data/oversync.db";
+            return Err(StoreError::Failed(problem.to_owned()).into());
         }
         if let Some(folder) = path
             .parent()
@@ -79,12 +79,12 @@ impl EmbeddedStore {
         let lock = file::lock(path)?;
         let mut connection = file::open_writer(path)?;
         if let Some(sql) = schema_sql {
-            connection.execute_batch(sql)?;
+            connection.execute_batch(sql).map_err(StoreError::from)?;
         }
         file::migrate(&mut connection)?;
         let readers = (0..READERS)
             .map(|_| file::open_reader(path))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, StoreError>>()?;
         Ok(Self {
             writer: Threads::start("store-write", vec![connection], WRITES_WAITING)?,
             readers: Threads::start("store-read", readers, READS_WAITING)?,
@@ -92,6 +92,11 @@ impl EmbeddedStore {
             clock,
             lock,
         })
+    }
+
+    /// The time as it is stored.
+    fn micros(&self) -> i64 {
+        (self.clock.now().unix_timestamp_nanos() / 1_000) as i64
     }
 
     fn tables(&self) -> Arc<Tables> {
@@ -193,8 +198,7 @@ impl Store for EmbeddedStore {
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError> {
         let tables = self.tables();
-        let now = self.clock.now();
-        let ts = (now.unix_timestamp_nanos() / 1_000) as i64;
+        let ts = self.micros();
         self.writer
             .run(move |connection| write::commit(connection, &commits, &tables, ts))
             .await
@@ -267,6 +271,34 @@ impl Store for EmbeddedStore {
                 }
                 Ok(heads)
             })
+            .await
+    }
+
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .run(move |connection| devices::list(connection, &user))
+            .await
+    }
+
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError> {
+        let (user, device, ts) = (user.clone(), device.clone(), self.micros());
+        self.writer
+            .run(move |connection| devices::set_access(connection, &user, &device, access, ts))
+            .await
+    }
+
+    async fn revoked(
+        &self,
+        known: Option<Revocations>,
+    ) -> Result<Option<RevokedDevices>, StoreError> {
+        self.readers
+            .run(move |connection| devices::revoked(connection, known))
             .await
     }
 

@@ -7,9 +7,11 @@
 //! SQL.
 
 pub mod audit;
+mod devices;
 mod embedded;
 mod postgres;
 
+pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
 pub use postgres::PostgresStore;
 
@@ -383,6 +385,25 @@ pub trait Store: Send + Sync + 'static {
     /// The heads of users; those never seen are left out.
     async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError>;
 
+    /// A user's devices: those that have uploaded and those that are revoked,
+    /// by name.
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError>;
+
+    /// Revokes or reinstates a device, also one that was never seen. Doing it
+    /// twice is doing it once.
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError>;
+
+    /// All revoked devices; `None` when the list is still the one of `known`.
+    async fn revoked(
+        &self,
+        known: Option<Revocations>,
+    ) -> Result<Option<RevokedDevices>, StoreError>;
+
     /// Finishes what is running and lets go of the database.
     async fn close(&self);
 }
@@ -393,6 +414,11 @@ pub enum OpenError {
     /// Neither `sqlite://…` nor `postgres://…`.
     #[error("database_url must start with sqlite:// or postgres://, not \"{0}\"")]
     UnknownScheme(String),
+    /// A server has the embedded store's file, or another program like this.
+    #[error(
+        "{0} is in use by another server process; the embedded store serves one process, use PostgreSQL for several"
+    )]
+    InUse(String),
     /// The database refused.
     #[error(transparent)]
     Store(#[from] StoreError),

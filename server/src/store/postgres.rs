@@ -8,22 +8,25 @@ mod audit;
 mod bus;
 mod columns;
 mod describe;
+mod devices;
 mod failures;
 mod project;
 
 pub(super) use audit::PostgresAudit;
 
 use super::{
-    Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
-    Outcome, Page, PageQuery, Revision, Store, StoreError, StoredRow, UserKey, fingerprint_from,
-    op_code, op_from_code,
+    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, Entry, FailureFilter, Head, KnownDevice,
+    Loaded, NewEntry, Outcome, Page, PageQuery, Revision, Revocations, RevokedDevices, Store,
+    StoreError, StoredRow, UserKey, fingerprint_from, op_code, op_from_code,
 };
 use crate::projection::{BusinessTable, Failure, Projection, Retried};
 use async_trait::async_trait;
 use columns::Columns;
 use oversync_shared::Catalog;
 use oversync_shared::upload::{Recorded, RowAt, RowState};
-use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
+use oversync_shared::{
+    ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId,
+};
 use project::Work;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
@@ -489,6 +492,26 @@ impl Store for PostgresStore {
                 Ok((user, ServerId::new(row.try_get(1)?)))
             })
             .collect()
+    }
+
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        devices::list(&self.pool, user).await
+    }
+
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError> {
+        devices::set_access(&self.pool, user, device, access).await
+    }
+
+    async fn revoked(
+        &self,
+        known: Option<Revocations>,
+    ) -> Result<Option<RevokedDevices>, StoreError> {
+        devices::revoked(&self.pool, known).await
     }
 
     async fn close(&self) {

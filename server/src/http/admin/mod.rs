@@ -4,6 +4,7 @@
 //! token and nobody else's; a device's token opens nothing here, and this one
 //! nothing there.
 
+mod devices;
 mod metrics;
 mod operator;
 mod row;
@@ -18,7 +19,8 @@ use oversync_shared::UserId;
 
 /// Adds the operators' routes to an application or a scope that only operators
 /// should reach: `POST /admin/write` and `GET /admin/row`, which change and read
-/// any user's rows; `/metrics`, where application data holds a [`MetricsText`],
+/// any user's rows; `GET /admin/devices`, `POST /admin/revoke` and
+/// `POST /admin/reinstate`; `/metrics`, where application data holds a [`MetricsText`],
 /// `/health` and `/ready`. They take the token of the setting `admin_token` or
 /// `admin_token_file`; without either they refuse everybody.
 pub fn admin_routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
@@ -28,6 +30,9 @@ pub fn admin_routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfi
             .app_data(web::Data::new(service))
             .service(only("/admin/write").route(web::post().to(write::write)))
             .service(only("/admin/row").route(web::get().to(row::row)))
+            .service(only("/admin/devices").route(web::get().to(devices::list)))
+            .service(only("/admin/revoke").route(web::post().to(devices::revoke)))
+            .service(only("/admin/reinstate").route(web::post().to(devices::reinstate)))
             .service(only("/metrics").route(web::get().to(metrics::metrics)))
             .configure(health_routes);
     }
