@@ -9,6 +9,7 @@ mod auth;
 
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
+pub(crate) use auth::secret_problem;
 
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
@@ -75,7 +76,9 @@ pub struct Settings {
     pub database_url: String,
     /// Signs and checks tokens (HS256, HS384, HS512); at least 32, 48, 64 bytes.
     pub jwt_secret: Option<Secret>,
-    /// A file with the secret; white space around it does not count.
+    /// A file with the secret, read again when it changes; white space around it
+    /// does not count. Tokens of the old secret are refused from then on; a
+    /// WebSocket that is open stays until its token ends.
     pub jwt_secret_file: Option<PathBuf>,
     /// Which tokens are taken, where HS256 is not what is wanted.
     pub auth: AuthSettings,
