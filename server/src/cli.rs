@@ -252,8 +252,14 @@ async fn run_server(settings: Settings) -> anyhow::Result<()> {
     let operators = match admin {
         None => None,
         Some(listener) => {
-            println!("operators: http://{}", listener.local_addr()?);
+            let address = listener.local_addr()?;
+            println!("operators: http://{address}");
             if let Some(known) = settings.dev_admin_token() {
+                if !address.ip().is_loopback() {
+                    eprintln!(
+                        "warning: everybody knows the operators' token, and {address} can be reached from other machines"
+                    );
+                }
                 println!("development mode: operators show the known token {known}");
             }
             let metrics = Some(recorder::install()?);

@@ -256,6 +256,9 @@ impl SyncService {
     /// other. A status's `source_change_id` is the number given to the change, 0
     /// where nothing was written.
     ///
+    /// Call it, as everything that uploads, on a thread of an actix system: in a
+    /// handler, or with `actix_web::rt::spawn` there.
+    ///
     /// After an error it may or may not have been written. Written again with
     /// the same versions, it is answered `conflict` where it was, and never
     /// doubled; with `Base::Current` the row is set again, one version on.

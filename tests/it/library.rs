@@ -1,8 +1,12 @@
 //! What a host application holds: the service without HTTP, in its own process.
 
+use actix_web::test::{TestRequest, call_service, init_service, read_body};
+use actix_web::{App, web};
 use oversync::auth::{Authenticator, Identity, TokenAuthenticator, Unauthenticated};
-use oversync::settings::TableSettings;
-use oversync::{Base, Clock, RowError, ServerChange, Settings, SyncService};
+use oversync::settings::{Secret, TableSettings};
+use oversync::{
+    Base, Clock, MetricsText, RowError, ServerChange, Settings, SyncService, admin_routes,
+};
 use oversync_shared::wire::{Op, StatusKind};
 use oversync_shared::{DeviceId, RowVersion, UserId};
 use oversync_tests::target::{fresh_key, fresh_user};
@@ -134,6 +138,68 @@ async fn revocation_stands_behind_any_authenticator() {
     service.reinstate(&user, &device).await.expect("reinstated");
     assert!(service.auth().authenticate("d").await.is_ok());
     service.close().await;
+}
+
+/// The operators' routes in somebody's own application: closed without a token,
+/// and without metrics unless the application brings them.
+#[actix_web::test]
+async fn operators_routes_are_mounted_by_a_host() {
+    let database = Backend::Embedded.database().await;
+    let mut service = service(&database).await;
+    for configured in [
+        None,
+        Some("a token for operators, long enough".replace(' ', "-")),
+    ] {
+        if let Some(token) = &configured {
+            service.close().await;
+            let settings = Settings {
+                admin_token: Some(Secret::new(token)),
+                ..service.settings().clone()
+            };
+            service = SyncService::start(settings, Arc::new(Names), Clock::system())
+                .await
+                .expect("the service starts");
+        }
+        let text = MetricsText::new(|| "some_metric 1\n".to_owned());
+        let with = App::new()
+            .app_data(web::Data::new(text))
+            .configure(admin_routes(&service));
+        let with = init_service(with).await;
+        let without = init_service(App::new().configure(admin_routes(&service))).await;
+        let shown = configured.clone().unwrap_or_default();
+        let get = || {
+            TestRequest::get()
+                .uri("/metrics")
+                .insert_header(("authorization", format!("Bearer {shown}")))
+                .to_request()
+        };
+        let expected = if configured.is_some() {
+            (200, 404)
+        } else {
+            (401, 401)
+        };
+        let (there, not) = (
+            call_service(&with, get()).await,
+            call_service(&without, get()).await,
+        );
+        assert_eq!((there.status().as_u16(), not.status().as_u16()), expected);
+        if configured.is_some() {
+            assert_eq!(read_body(there).await, "some_metric 1\n");
+        }
+        let open = TestRequest::get().uri("/ready").to_request();
+        assert_eq!(call_service(&with, open).await.status(), 200);
+    }
+    service.close().await;
+    let short = Settings {
+        admin_token: Some(Secret::new("short")),
+        ..service.settings().clone()
+    };
+    let refused = SyncService::start(short, Arc::new(Names), Clock::system()).await;
+    let error = refused.err().expect("refused").to_string();
+    assert!(
+        error.contains("admin_token") && !error.contains("\"short"),
+        "{error}"
+    );
 }
 
 #[actix_web::test]
