@@ -3,6 +3,11 @@
 //! Owns the store, the users' actors, the notifier. The routes call it; a host
 //! application that mounts them holds one too.
 
+mod access;
+mod write;
+
+pub use write::RowError;
+
 use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
 use crate::clock::Clock;
 use crate::commit::Lanes;
@@ -12,17 +17,14 @@ use crate::projection::{Failure, Retried};
 use crate::registration::{RegistrationError, register};
 use crate::settings::{Settings, SettingsError};
 use crate::store::{
-    self, Access, DeviceRecord, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store,
-    StoreError,
+    self, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
 };
-use crate::upload::{self, Applied, NotAWrite, ReadError, ServerChange, Upload, UploadError};
+use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
 use actix::{Actor as _, Addr};
 use bytestring::ByteString;
-use oversync_shared::upload::{Fault, RowAt};
-use oversync_shared::wire::{Capabilities, ServerRow, UploadReply, feature};
-use oversync_shared::{Catalog, DeviceId, RowKey, ServerId, TableName, UserId};
-use serde_json::value::RawValue;
+use oversync_shared::wire::{Capabilities, UploadReply, feature};
+use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,23 +56,6 @@ pub enum StartError {
 impl From<StoreError> for StartError {
     fn from(error: StoreError) -> Self {
         Self::Open(error.into())
-    }
-}
-
-/// Why a row cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum RowError {
-    /// There is no such table, or it could have no such key.
-    #[error("{}", .0.message().unwrap_or_default())]
-    Invalid(Fault),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<Fault> for RowError {
-    fn from(fault: Fault) -> Self {
-        Self::Invalid(fault)
     }
 }
 
@@ -243,67 +228,6 @@ impl SyncService {
         Ok(upload::reply(&applied, &self.inner.catalog))
     }
 
-    /// Changes a user's rows on the server's own behalf, as the device `server`:
-    /// the same checks, foreign keys, version gate, limits and projection as for
-    /// a device's upload, and the same answer, one status per change in order.
-    /// The user's devices download the changes like any others, and are told of
-    /// them at once. A user never seen before is created.
-    ///
-    /// A change that names a version is applied when the row has it, otherwise
-    /// answered `conflict` with the row as it is: read it ([`Self::row`]), decide
-    /// again. One with [`Base::Current`](crate::Base::Current) is applied
-    /// whatever the version is; several of one row in one call build on each
-    /// other. A status's `source_change_id` is the number given to the change, 0
-    /// where nothing was written.
-    ///
-    /// Call it, as everything that uploads, on a thread of an actix system: in a
-    /// handler, or with `actix_web::rt::spawn` there.
-    ///
-    /// After an error it may or may not have been written. Written again with
-    /// the same versions, it is answered `conflict` where it was, and never
-    /// doubled; with `Base::Current` the row is set again, one version on.
-    pub async fn write(
-        &self,
-        user: &UserId,
-        changes: &[ServerChange],
-    ) -> Result<UploadReply, UploadError> {
-        let limits = self.inner.settings.limits.for_devices();
-        let upload = upload::write_of(user, changes, &self.inner.catalog, &limits);
-        self.upload(upload).await
-    }
-
-    /// Reads the body of a write of the server itself.
-    pub(crate) fn read_write(&self, body: &ByteString) -> Result<Upload, NotAWrite> {
-        let limits = self.inner.settings.limits.for_devices();
-        upload::read_write(body, &self.inner.catalog, &limits)
-    }
-
-    /// A user's row as it stands, a tombstone included; `None` when it has never
-    /// been synchronised. Its version is what [`Self::write`] compares with.
-    pub async fn row(
-        &self,
-        user: &UserId,
-        schema: &str,
-        table: &str,
-        pk: &str,
-    ) -> Result<Option<ServerRow>, RowError> {
-        let name = TableName::parse(schema, table).map_err(Fault::Name)?;
-        let table = self.inner.catalog.find(&name);
-        let table = table.ok_or_else(|| Fault::Unregistered(name.clone()))?;
-        let key = RowKey::parse(pk).ok_or_else(|| Fault::Key(pk.to_owned()))?;
-        let found = self.inner.store.row(user, RowAt { table, key }).await?;
-        Ok(found.map(|row| ServerRow {
-            schema_name: name.schema,
-            table_name: name.table,
-            id: key.to_string(),
-            server_version: row.version,
-            deleted: row.deleted,
-            payload: row
-                .payload
-                .map(|text| RawValue::from_string(text).expect("BUG: stored payloads are JSON")),
-        }))
-    }
-
     /// Reads a page. With `wait`, an empty page is answered when something for
     /// the caller arrives, the time has passed, or the device is revoked, which
     /// the route then refuses.
@@ -362,38 +286,6 @@ impl SyncService {
     /// Projects the current state of a failed row again.
     pub async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
         self.inner.store.retry(user, failure).await
-    }
-
-    /// Revokes a device: from now on it gets the refusal of a bad token here,
-    /// its sockets close, and within 5 seconds the same at all other processes
-    /// of the database. What it has uploaded stays. A device that was never seen
-    /// can be revoked too; twice is once.
-    pub async fn revoke(&self, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
-        self.set_access(user, device, Access::Revoked).await
-    }
-
-    /// Lets a revoked device in again.
-    pub async fn reinstate(&self, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
-        self.set_access(user, device, Access::Admitted).await
-    }
-
-    async fn set_access(
-        &self,
-        user: &UserId,
-        device: &DeviceId,
-        access: Access,
-    ) -> Result<(), StoreError> {
-        self.inner.store.set_access(user, device, access).await?;
-        if let Err(error) = self.inner.revoked.read_again().await {
-            tracing::warn!(%error, "revoked devices could not be read; they are in a moment");
-        }
-        Ok(())
-    }
-
-    /// A user's devices, by name: those that have uploaded, and those that are
-    /// revoked.
-    pub async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
-        self.inner.store.devices(user).await
     }
 
     /// Whether the database answers.
