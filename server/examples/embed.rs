@@ -6,14 +6,18 @@
 //! ```
 //!
 //! Then `curl -X POST localhost:8080/login/ann/phone` gives a session key, and
-//! every request to `/sync/…` takes it as `Authorization: Bearer KEY`.
+//! every request to `/sync/…` takes it as `Authorization: Bearer KEY`. `curl -X POST
+//! localhost:8080/welcome/ann` has the server itself write a row of ann's, which her
+//! devices get like any other.
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use async_trait::async_trait;
 use oversync::auth::{Authenticator, Identity, Unauthenticated, mint_token};
 use oversync::settings::{ReferenceSettings, TableSettings};
-use oversync::{Clock, Settings, SyncService, routes};
+use oversync::{Base, Clock, ServerChange, Settings, SyncService, routes};
 use oversync_shared::{DeviceId, UserId};
+use serde_json::json;
+use serde_json::value::to_raw_value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -70,6 +74,22 @@ async fn signed_token(path: web::Path<(String, String)>) -> HttpResponse {
     }
 }
 
+/// Back-end code that changes a user's rows goes through the service, so that the
+/// user's devices hear of it.
+async fn welcome(sync: web::Data<SyncService>, path: web::Path<String>) -> HttpResponse {
+    let Ok(user) = UserId::new(path.into_inner()) else {
+        return HttpResponse::BadRequest().body("no name");
+    };
+    let id = uuid::Uuid::new_v4().to_string();
+    let row = to_raw_value(&json!({ "id": id, "name": format!("welcome, {user}") }));
+    let row = row.expect("JSON serialises");
+    let change = ServerChange::set("business", "users", &id, Base::NEW, row);
+    match sync.write(&user, &[change]).await {
+        Ok(reply) => HttpResponse::Ok().json(reply),
+        Err(error) => HttpResponse::ServiceUnavailable().body(error.to_string()),
+    }
+}
+
 fn settings(database_url: String) -> Settings {
     let table = |name: &str, references| TableSettings {
         schema: "business".to_owned(),
@@ -107,6 +127,7 @@ async fn main() -> anyhow::Result<()> {
             .app_data(sessions.clone())
             .route("/", web::get().to(|| async { "a blog that syncs" }))
             .route("/login/{user}/{device}", web::post().to(log_in))
+            .route("/welcome/{user}", web::post().to(welcome))
             .route("/token/{user}/{device}", web::post().to(signed_token))
             .configure(routes(&app_sync))
     })

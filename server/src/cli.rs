@@ -1,8 +1,12 @@
 //! The command line of the binary `oversync`.
 
+mod devices;
+mod recorder;
+
 use crate::clock::Clock;
-use crate::serve::serve;
+use crate::serve::{Operators, serve};
 use crate::settings::{LogFormat, Settings};
+use crate::store::Access;
 use crate::verify::{Checked, Wanted, verify};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -34,6 +38,34 @@ enum Command {
     ///
     /// Exit code 0: all is right; 1: a difference was found; 2: cannot run.
     Verify(VerifyFlags),
+    /// Refuse a device from now on, and close its sockets.
+    ///
+    /// Running servers on PostgreSQL notice within 5 seconds. What the device has
+    /// uploaded stays. A running server has the embedded store's file for itself:
+    /// POST /admin/revoke does it there.
+    Revoke(DeviceFlags),
+    /// Let a revoked device in again.
+    Reinstate(DeviceFlags),
+    /// List a user's devices: those that have uploaded, and those that are revoked.
+    Devices(UserFlags),
+}
+
+#[derive(Debug, Args)]
+struct DeviceFlags {
+    /// The device's name, the `did` of its tokens.
+    #[arg(long, value_name = "DEVICE")]
+    device: String,
+    #[command(flatten)]
+    user: UserFlags,
+}
+
+#[derive(Debug, Args)]
+struct UserFlags {
+    /// The user's name, the `sub` of the tokens.
+    #[arg(long, value_name = "USER")]
+    user: String,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 #[derive(Debug, Args)]
@@ -87,10 +119,14 @@ struct SettingFlags {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     app_name: Option<String>,
-    /// Address and port for operators; off unless given.
+    /// Address and port for operators; off unless given, needs a token.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     admin_listen: Option<SocketAddr>,
+    /// File with the token that operators show.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_token_file: Option<PathBuf>,
     /// HTTP worker threads [default: the number of cores].
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,8 +161,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Serve(flags) => {
             let settings = load(&flags)?;
             start_logs(&settings)?;
-            actix_web::rt::System::new().block_on(run_server(settings))?;
+            block_on(run_server(settings))?;
         }
+        Command::Revoke(wanted) => devices::set_access(&wanted, Access::Revoked)?,
+        Command::Reinstate(wanted) => devices::set_access(&wanted, Access::Admitted)?,
+        Command::Devices(wanted) => devices::list(&wanted)?,
         Command::Verify(wanted) => {
             return Ok(run_verify(&wanted).unwrap_or_else(|error| {
                 eprintln!("Error: {error:#}");
@@ -135,6 +174,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs on this thread, with the actors' system.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(work)
 }
 
 fn load(flags: &Flags) -> anyhow::Result<Settings> {
@@ -158,12 +202,7 @@ fn run_verify(flags: &VerifyFlags) -> anyhow::Result<ExitCode> {
             eprintln!("so far: {checked}");
         }
     };
-    let report = actix_web::rt::System::new().block_on(verify(
-        &settings,
-        user.as_ref(),
-        wanted,
-        &mut progress,
-    ))?;
+    let report = block_on(verify(&settings, user.as_ref(), wanted, &mut progress))?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -210,13 +249,27 @@ async fn run_server(settings: Settings) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, database = scheme(&settings.database_url), started = %Clock::system().now(), "starting");
     println!("oversync listens on http://{address}");
-    if let Some(admin) = &admin {
-        println!("operators: http://{}", admin.local_addr()?);
-    }
+    let operators = match admin {
+        None => None,
+        Some(listener) => {
+            let address = listener.local_addr()?;
+            println!("operators: http://{address}");
+            if let Some(known) = settings.dev_admin_token() {
+                if !address.ip().is_loopback() {
+                    eprintln!(
+                        "warning: everybody knows the operators' token, and {address} can be reached from other machines"
+                    );
+                }
+                println!("development mode: operators show the known token {known}");
+            }
+            let metrics = Some(recorder::install()?);
+            Some(Operators { listener, metrics })
+        }
+    };
     if settings.dev {
         print_next_steps(address);
     }
-    serve(settings, listener, admin, stop).await?;
+    serve(settings, listener, operators, stop).await?;
     Ok(())
 }
 

@@ -103,6 +103,7 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
             done.unwrap_or_else(|_| Err(StoreError::Failed("a group commit panicked".to_owned())));
         match done {
             Ok(outcomes) => {
+                crate::meters::commit(size);
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     // A caller that is gone has its upload done all the same.
                     let _ = reply.send(Ok(outcome));

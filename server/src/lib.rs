@@ -5,7 +5,8 @@
 //! your own: start a [`SyncService`] with your [`auth::Authenticator`], and
 //! `configure` your `App` with [`routes`]. `examples/embed.rs` shows all of it;
 //! `examples/handlers.rs` shows tables whose rows your own code writes
-//! ([`store::handler`]).
+//! ([`store::handler`]). [`admin_routes`] are the operators' routes, for a listener
+//! of their own.
 
 pub mod auth;
 pub mod cli;
@@ -13,6 +14,7 @@ mod clock;
 mod commit;
 mod http;
 mod live;
+mod meters;
 pub mod projection;
 mod references;
 mod registration;
@@ -26,10 +28,11 @@ mod user;
 pub mod verify;
 
 pub use clock::Clock;
-pub use http::{ApiError, Caller, routes};
+pub use http::{ApiError, Caller, MetricsText, admin_routes, routes};
+pub use oversync_shared::upload::Base;
 pub use registration::RegistrationError;
-pub use serve::{ServeError, serve};
-pub use service::{StartError, SyncService};
+pub use serve::{Operators, ServeError, serve};
+pub use service::{RowError, StartError, SyncService};
 pub use settings::Settings;
 pub use store::handler::Handlers;
-pub use upload::{NotAnUpload, ReadError, Upload, UploadError};
+pub use upload::{NotAnUpload, ReadError, ServerChange, Upload, UploadError};

@@ -2,7 +2,7 @@
 
 use crate::auth::{Authenticator, TokenAuthenticator};
 use crate::clock::Clock;
-use crate::http;
+use crate::http::{self, MetricsText};
 use crate::service::{StartError, SyncService};
 use crate::settings::{Settings, SettingsError};
 use actix_web::body::MessageBody;
@@ -40,18 +40,33 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
 }
 
+/// The operators' listener.
+pub struct Operators {
+    /// Where they connect.
+    pub listener: TcpListener,
+    /// What they are shown at `/metrics`.
+    pub metrics: Option<MetricsText>,
+}
+
 /// Runs a server on `listener` until `shutdown` is ready; then running requests
 /// are answered, sockets get their `bye`, and the database is let go of. Needs
 /// an actix system on this thread.
 pub async fn serve(
     settings: Settings,
     listener: TcpListener,
-    admin: Option<TcpListener>,
+    operators: Option<Operators>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let clock = Clock::system();
     let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::from_settings(&settings)?);
     let service = SyncService::start(settings, auth, clock).await?;
+    if operators.is_some() && !service.admin_token().is_set() {
+        return Err(SettingsError::Value {
+            setting: "admin_token",
+            problem: "is not set, and operators cannot do without".to_owned(),
+        }
+        .into());
+    }
     let grace = service.settings().shutdown_seconds;
 
     let app_service = service.clone();
@@ -74,19 +89,27 @@ pub async fn serve(
     let mut running = actix_web::rt::spawn(server);
 
     let mut admin_handle = None;
-    if let Some(admin) = admin {
+    if let Some(Operators { listener, metrics }) = operators {
         let admin_service = service.clone();
         let admin_server = HttpServer::new(move || {
+            let metrics = metrics.clone().map(web::Data::new);
             App::new()
                 .wrap(from_fn(name_request))
                 .wrap(TracingLogger::default())
-                .app_data(web::Data::new(admin_service.clone()))
-                .configure(http::health_routes)
+                .configure(|config| {
+                    if let Some(metrics) = metrics {
+                        config.app_data(metrics);
+                    }
+                })
+                .configure(http::admin_routes(&admin_service))
                 .default_service(web::to(http::not_found))
         })
         .workers(1)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(grace)
         .disable_signals()
-        .listen(admin)?
+        .listen(listener)?
         .run();
         admin_handle = Some(admin_server.handle());
         actix_web::rt::spawn(admin_server);

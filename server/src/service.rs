@@ -3,24 +3,33 @@
 //! Owns the store, the users' actors, the notifier. The routes call it; a host
 //! application that mounts them holds one too.
 
-use crate::auth::Authenticator;
+mod access;
+mod write;
+
+pub use write::RowError;
+
+use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
 use crate::clock::Clock;
 use crate::commit::Lanes;
-use crate::live::{Announcer, Board, Notifier, Relay, ShutDown, Watch};
+use crate::live::{Announcer, Board, LookAtRevoked, Notifier, Relay, ShutDown, Watch};
+use crate::meters;
 use crate::projection::{Failure, Retried};
 use crate::registration::{self, RegistrationError, register};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::store::handler::Handlers;
-use crate::store::{self, FailureFilter, OpenError, Page, PageQuery, Store, StoreError};
+use crate::store::{
+    self, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+};
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
 use actix::{Actor as _, Addr};
 use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// Why the service cannot start.
@@ -32,6 +41,9 @@ pub enum StartError {
     /// The tables.
     #[error("{0}")]
     Registration(#[from] RegistrationError),
+    /// A setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A file that a setting names.
     #[error("schema_file: {path}: {error}")]
     SchemaFile {
@@ -61,9 +73,12 @@ struct Inner {
     users: Users,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
+    revoked: Revoked,
+    admin_token: AdminToken,
     clock: Clock,
     epoch: Arc<str>,
     in_flight: Arc<Semaphore>,
+    max_in_flight: usize,
 }
 
 impl SyncService {
@@ -85,6 +100,8 @@ impl SyncService {
         auth: Arc<dyn Authenticator>,
         clock: Clock,
     ) -> Result<Self, StartError> {
+        meters::describe();
+        let admin_token = AdminToken::from_settings(&settings)?;
         let schema_sql = match &settings.schema_file {
             None => None,
             Some(path) => {
@@ -104,6 +121,12 @@ impl SyncService {
         let lanes = Lanes::start(&store);
         let board = Board::default();
         let notifier = Notifier::new(store.clone(), board.clone()).start();
+        let revoked = Revoked::start(store.clone()).await?;
+        tokio::spawn(tell_of_revoked(revoked.subscribe(), notifier.clone()));
+        let auth = Arc::new(Gate {
+            authenticator: auth,
+            revoked: revoked.clone(),
+        });
         let relay = store.bus().map(|bus| {
             let relay = Relay::default();
             relay.start(bus, board.clone(), notifier.clone());
@@ -121,12 +144,10 @@ impl SyncService {
             announcer,
         };
         let users = Users::new(context, settings.bypass_actors);
-        let in_flight = Arc::new(Semaphore::new(
-            settings
-                .limits
-                .max_in_flight_bytes
-                .min(Semaphore::MAX_PERMITS),
-        ));
+        let max_in_flight = settings
+            .limits
+            .max_in_flight_bytes
+            .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             settings,
             store,
@@ -134,9 +155,12 @@ impl SyncService {
             users,
             notifier,
             auth,
+            revoked,
+            admin_token,
             clock,
             epoch,
-            in_flight,
+            in_flight: Arc::new(Semaphore::new(max_in_flight)),
+            max_in_flight,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -148,9 +172,15 @@ impl SyncService {
         &self.inner.settings
     }
 
-    /// Who decides who is calling.
+    /// Who decides who is calling: what [`Self::start`] was given, and a refusal
+    /// of revoked devices behind it.
     pub fn auth(&self) -> &Arc<dyn Authenticator> {
         &self.inner.auth
+    }
+
+    /// Who may not come in.
+    pub(crate) fn revoked(&self) -> &Revoked {
+        &self.inner.revoked
     }
 
     /// The clock it runs with.
@@ -173,6 +203,17 @@ impl SyncService {
         &self.inner.in_flight
     }
 
+    /// Memory that upload bodies hold now.
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        let free = self.inner.in_flight.available_permits();
+        self.inner.max_in_flight.saturating_sub(free)
+    }
+
+    /// What operators must show.
+    pub(crate) fn admin_token(&self) -> &AdminToken {
+        &self.inner.admin_token
+    }
+
     /// Reads an upload's body.
     pub fn read_upload(
         &self,
@@ -192,15 +233,20 @@ impl SyncService {
     /// Applies an upload; the user's devices are told of the new head.
     pub async fn upload(&self, upload: Upload) -> Result<UploadReply, UploadError> {
         let upload = Arc::new(upload);
-        let applied: Applied = self.inner.users.apply(upload.clone()).await?;
-        Ok(upload::reply(&upload, &applied, &self.inner.catalog))
+        let start = Instant::now();
+        let applied = self.inner.users.apply(upload.clone()).await;
+        let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
+        meters::upload(verdicts, start.elapsed());
+        let applied: Applied = applied?;
+        Ok(upload::reply(&applied, &self.inner.catalog))
     }
 
     /// Reads a page. With `wait`, an empty page is answered when something for
-    /// the caller arrives or the time has passed.
+    /// the caller arrives, the time has passed, or the device is revoked, which
+    /// the route then refuses.
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
         let deadline = Instant::now() + wait;
-        let page = self.inner.store.page(query.clone()).await?;
+        let page = self.page(query.clone()).await?;
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
         }
@@ -211,19 +257,33 @@ impl SyncService {
             return Ok(page);
         };
         let mut seen = page.head;
+        let mut revoked = self.inner.revoked.subscribe();
+        let (user, device) = (query.user.clone(), query.device.clone());
+        let mut is_revoked = pin!(revoked.wait_for(|list| list.contains(&user, &device)));
         loop {
             let newer = heads.wait_for(|head| *head > seen);
-            match timeout_at(deadline, newer).await {
+            let newer = tokio::select! {
+                newer = timeout_at(deadline, newer) => newer,
+                _ = &mut is_revoked => return Ok(page),
+            };
+            match newer {
                 Ok(Ok(head)) => seen = *head,
                 // The time has passed, or the server stops: the truth as it is now.
-                Ok(Err(_)) | Err(_) => return self.inner.store.page(query).await,
+                Ok(Err(_)) | Err(_) => return self.page(query).await,
             }
-            let page = self.inner.store.page(query.clone()).await?;
+            let page = self.page(query.clone()).await?;
             if !page.entries.is_empty() {
                 return Ok(page);
             }
             seen = seen.max(page.head);
         }
+    }
+
+    async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
+        let start = Instant::now();
+        let page = self.inner.store.page(query).await;
+        meters::page(page.is_ok(), start.elapsed());
+        page
     }
 
     /// The user's rows that could not be projected, newest first.
@@ -293,5 +353,18 @@ impl SyncService {
     /// Finishes what is running and lets go of the database. Call it last.
     pub async fn close(&self) {
         self.inner.store.close().await;
+    }
+}
+
+/// Has sessions look at every new list of revoked devices.
+async fn tell_of_revoked(
+    mut lists: watch::Receiver<Arc<RevokedDevices>>,
+    notifier: Addr<Notifier>,
+) {
+    while lists.changed().await.is_ok() {
+        let list = lists.borrow_and_update().clone();
+        if notifier.send(LookAtRevoked(list)).await.is_err() {
+            return;
+        }
     }
 }

@@ -4,9 +4,12 @@
 //! (`OVERSYNC_…`, nested keys with `__`), then the command line; the later wins.
 //! Unknown keys are errors that name them. The environment is read here only.
 
+mod admin;
 mod auth;
 
+pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
+pub(crate) use auth::secret_problem;
 
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
@@ -21,9 +24,13 @@ use std::path::{Path, PathBuf};
 /// The secret of `--dev`, so that tokens outlive a restart while developing.
 const DEV_SECRET: &str = "oversync-development-secret-for-dev-mode-only";
 
+/// The operators' token of `--dev`, where they have a listener.
+const DEV_ADMIN_TOKEN: &str = "oversync-development-operators-token-for-dev-mode-only";
+
 /// Secrets that stand in documentation; refused except in development.
 const KNOWN_SECRETS: &[&str] = &[
     DEV_SECRET,
+    DEV_ADMIN_TOKEN,
     "your-256-bit-secret",
     "your-secret-key-change-in-production",
     "a-string-secret-at-least-256-bits-long",
@@ -70,7 +77,9 @@ pub struct Settings {
     pub database_url: String,
     /// Signs and checks tokens (HS256, HS384, HS512); at least 32, 48, 64 bytes.
     pub jwt_secret: Option<Secret>,
-    /// A file with the secret; white space around it does not count.
+    /// A file with the secret, read again when it changes; white space around it
+    /// does not count. Tokens of the old secret are refused from then on; a
+    /// WebSocket that is open stays until its token ends.
     pub jwt_secret_file: Option<PathBuf>,
     /// Which tokens are taken, where HS256 is not what is wanted.
     pub auth: AuthSettings,
@@ -84,8 +93,13 @@ pub struct Settings {
     pub schema_version: i64,
     /// … and at least.
     pub min_schema_version: i64,
-    /// Where operators listen; off unless set.
+    /// Where operators listen; off unless set. Needs `admin_token`.
     pub admin_listen: Option<SocketAddr>,
+    /// What operators show there, `Authorization: Bearer …`; at least 32 bytes.
+    pub admin_token: Option<Secret>,
+    /// A file with that token, read again when it changes; white space around
+    /// it does not count.
+    pub admin_token_file: Option<PathBuf>,
     /// Origins whose pages may open the WebSocket, besides this server's own.
     pub allowed_origins: Vec<String>,
     /// HTTP worker threads; the number of cores unless set.
@@ -214,6 +228,8 @@ impl Default for Settings {
             schema_version: 1,
             min_schema_version: 1,
             admin_listen: None,
+            admin_token: None,
+            admin_token_file: None,
             allowed_origins: Vec::new(),
             workers: None,
             shutdown_seconds: 15,
@@ -285,7 +301,15 @@ impl Settings {
             ("jwt_secret", &mut self.jwt_secret),
             ("jwt_secret_file", self.jwt_secret_file.as_deref()),
         )?;
+        from_file(
+            ("admin_token", &mut self.admin_token),
+            ("admin_token_file", self.admin_token_file.as_deref()),
+        )?;
         if self.dev {
+            if self.admin_listen.is_some() {
+                self.admin_token
+                    .get_or_insert_with(|| Secret::new(DEV_ADMIN_TOKEN));
+            }
             if !self.auth.has_public_keys() {
                 self.jwt_secret
                     .get_or_insert_with(|| Secret::new(DEV_SECRET));
@@ -299,6 +323,7 @@ impl Settings {
 
     fn check(&self) -> Result<(), SettingsError> {
         self.check_auth()?;
+        self.check_admin()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {
@@ -331,6 +356,12 @@ impl Settings {
             return Err(value("workers", "must be at least 1"));
         }
         Ok(())
+    }
+
+    /// The known token of `--dev`, when that is what operators show.
+    pub(crate) fn dev_admin_token(&self) -> Option<&'static str> {
+        let token = self.admin_token.as_ref()?;
+        (token.expose() == DEV_ADMIN_TOKEN).then_some(DEV_ADMIN_TOKEN)
     }
 
     /// As TOML, with secrets hidden.
@@ -373,6 +404,10 @@ fn from_file(
     })?;
     *secret = Some(Secret::new(text.trim()));
     Ok(())
+}
+
+fn is_known(secret: &[u8]) -> bool {
+    KNOWN_SECRETS.iter().any(|known| known.as_bytes() == secret)
 }
 
 fn value(setting: &'static str, problem: &str) -> SettingsError {
@@ -426,6 +461,32 @@ mod tests {
         assert!(problem("dev = true\n[limits]\nmax_page = 1001").contains("limits.max_page"));
         assert!(problem("dev = true\n[[tables]]\nschema = 'a'").contains("table"));
         assert!(problem("dev = true\nmin_schema_version = 3").contains("min_schema_version"));
+    }
+
+    #[test]
+    fn operators_need_a_token_of_their_own() {
+        let long = "x".repeat(32);
+        let base = format!("jwt_secret = 'another{long}'\nadmin_listen = '127.0.0.1:0'\n");
+        let with = |rest: &str| problem(&format!("{base}{rest}"));
+        assert!(with("").starts_with("admin_token: is not set"));
+        let short = with("admin_token = 'hunter2-hunter2-hunter2-hunter2'");
+        assert!(
+            short.contains("admin_token: is shorter than 32 bytes") && !short.contains("hunter2")
+        );
+        assert!(with(&format!("admin_token = '{DEV_ADMIN_TOKEN}'")).contains("sample"));
+        assert!(with(&format!("admin_token = '{DEV_SECRET}'")).contains("sample"));
+        assert!(with(&format!("admin_token = 'another{long}'")).contains("jwt_secret"));
+        assert!(with(&format!("admin_token = 'a b{long}'")).contains("header"));
+        assert!(with("admin_token_file = 'missing.token'").contains("missing.token"));
+        let both = format!("admin_token = '{long}'\nadmin_token_file = 'missing.token'");
+        assert!(with(&both).starts_with("admin_token_file: is set together with admin_token"));
+
+        let settings = load(&format!("{base}admin_token = '{long}'")).expect("valid");
+        assert!(!settings.to_toml().contains(&long) && !format!("{settings:?}").contains(&long));
+        let settings = load("dev = true\nadmin_listen = '127.0.0.1:0'").expect("valid");
+        let token = settings.admin_token.expect("filled in");
+        assert_eq!(token.expose(), DEV_ADMIN_TOKEN);
+        assert!(load("dev = true").expect("valid").admin_token.is_none());
     }
 
     #[test]

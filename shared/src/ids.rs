@@ -92,6 +92,11 @@ impl DeviceId {
         Self(SERVER_DEVICE.to_owned())
     }
 
+    /// Whether this is the server's own.
+    pub fn is_server(&self) -> bool {
+        self.0 == SERVER_DEVICE
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -6,7 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use oversync::Clock;
-use oversync_tests::target::fresh_user;
+use oversync_tests::device::insert;
+use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, Database, HttpDevice, Server, eventually};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
@@ -241,6 +242,100 @@ async fn keys_of_a_set_go_by_name_and_rotate_without_a_restart() {
             .then_some(())
     })
     .await;
+}
+
+/// The secret in a file: whoever has the old one is out at once, a socket stays
+/// until its token ends, and what signs people in goes along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_rotates_without_a_restart() {
+    let folder = TempDir::new().expect("a folder");
+    let (old, new) = (
+        SECRET,
+        "another secret: 0123456789abcdefghijklmnopqrstuvwxyz-0123456789abc",
+    );
+    let file = write(&folder, "secret", &format!(" {old}\n"));
+    let config = Config::default()
+        .unset("jwt_secret")
+        .set("dev", true)
+        .set("auth.algorithm", "HS384")
+        .set("jwt_secret_file", file.display().to_string());
+    let (server, _database) = server(config).await;
+    let token = |secret: &str| {
+        let claims = json!({
+            "sub": "u", "did": "d", "exp": Clock::system().now().unix_timestamp() as f64 + 600.5,
+        });
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        encode(&Header::new(Algorithm::HS384), &claims, &key).expect("it signs")
+    };
+    assert_eq!(status(&server, &token(old)).await, 200);
+    assert_eq!(status(&server, &token(new)).await, 401);
+    let device = HttpDevice::new(server.target(), "u", "d", token(old));
+    let mut socket = device.connect().await;
+    let mut told = socket.hello().await;
+
+    write(&folder, "secret", new);
+    eventually("the new secret is taken", || async {
+        (status(&server, &token(new)).await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(status(&server, &token(old)).await, 401);
+    let sign_in = async || {
+        let request = server
+            .target()
+            .client()
+            .post(format!("{}/signin", server.target().base()))
+            .json(&json!({"username": "ann", "device_id": "phone"}));
+        let reply = HttpDevice::send(request).await.ok();
+        reply["token"].as_str().expect("a token").to_owned()
+    };
+    eventually("who signs in gets a token that is taken", || async {
+        (status(&server, &sign_in().await).await == 200).then_some(())
+    })
+    .await;
+    let sibling = HttpDevice::new(server.target(), "u", "d", token(new));
+    sibling
+        .upload(&[insert(1, "business.users", &fresh_key(), json!({}))])
+        .await;
+    socket.told_of(1, &mut told).await;
+
+    // Too short, or cut off: the secret stays as it was.
+    for bad in ["short", ""] {
+        write(&folder, "secret", bad);
+        let faults = server.log().matches("the keys stay as they were").count();
+        eventually("the fault is logged", || async {
+            assert_eq!(status(&server, &token(new)).await, 200);
+            let now = server.log().matches("the keys stay as they were").count();
+            (now > faults).then_some(())
+        })
+        .await;
+        assert_eq!(status(&server, &token(bad)).await, 401);
+    }
+    assert!(!server.log().contains(new) && !server.log().contains(old));
+}
+
+/// RFC 7519 allows decimals in dates; what is no date is no token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dates_may_have_decimals() {
+    let (server, _database) = server(Config::default().set("jwt_secret", SECRET)).await;
+    let signer = Signer::new(Algorithm::HS256);
+    let now = Clock::system().now().unix_timestamp() as f64;
+    for (claims, expected) in [
+        (
+            json!({"exp": now + 60.25, "nbf": now - 0.5, "iat": now - 0.125}),
+            200,
+        ),
+        (json!({"exp": now - 31.5}), 401),
+        (json!({"nbf": now + 40.5}), 401),
+        (json!({"exp": 1e300}), 401),
+        (json!({"nbf": -1.5}), 401),
+        (json!({"iat": 1e15}), 401),
+    ] {
+        assert_eq!(
+            status(&server, &signer.sign(None, claims.clone())).await,
+            expected,
+            "{claims}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

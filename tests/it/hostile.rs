@@ -17,7 +17,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-on_both_stores!(upload_bodies, upload_values, download_queries);
+on_both_stores!(
+    upload_bodies,
+    upload_values,
+    download_queries,
+    operators_bodies
+);
 
 async fn server(backend: Backend) -> (oversync_tests::Database, Server) {
     let database = backend.database().await;
@@ -144,6 +149,51 @@ async fn upload_bodies(backend: Backend) {
     }
     check_stream(&device).await;
     still_serves(&server.target()).await;
+}
+
+/// Operators are trusted with much, but not with a 5xx or a broken history.
+async fn operators_bodies(backend: Backend) {
+    let seed = Seed::from_env();
+    let database = backend.database().await;
+    let server = Server::start(&database, Config::default().operators()).await;
+    let (admin, device) = (server.admin(), server.target().one_device());
+    let (mut written, mut refused) = (0, 0);
+    for case in 0..cases(250) {
+        let mut rng = seed.rng(case as u64);
+        let (path, mut body) = if case % 4 == 0 {
+            let path = *["/admin/revoke", "/admin/reinstate"]
+                .choose(&mut rng)
+                .expect("two");
+            (
+                path,
+                json!({"user": device.user(), "device": "other"}).to_string(),
+            )
+        } else {
+            let mut batch = good_batch(&mut rng);
+            batch["user"] = json!(device.user());
+            batch["changes"][1]["server_version"] = json!("current");
+            ("/admin/write", batch.to_string())
+        };
+        let mut bytes = std::mem::take(&mut body).into_bytes();
+        mutate(&mut bytes, &mut rng);
+        let reply = admin.post_raw(path, bytes.clone()).await;
+        let shown = String::from_utf8_lossy(&bytes);
+        match (reply.status, path) {
+            (200, "/admin/write") => {
+                check_upload_reply(&reply.json(), &shown);
+                written += 1;
+            }
+            (200, _) => assert!(reply.json()["revoked"].is_boolean()),
+            (400, _) => {
+                reply.refused(400, "invalid_request");
+                refused += 1;
+            }
+            (other, _) => panic!("{other} for {shown}: {}", reply.text),
+        }
+    }
+    assert!(written > 0 && refused > 0, "{written} {refused}");
+    still_serves(&server.target()).await;
+    server.verified().await;
 }
 
 /// Every status of an answer is one of the three, and says why.

@@ -25,6 +25,10 @@ mod bounds;
 // ---------------------------------------------------------- what it never loses
 // Many writers and a reader that never rests: every change once, in order.
 mod stream;
+// The server as a writer, beside devices and other processes.
+mod writer;
+// The same without HTTP, as a host application uses it.
+mod library;
 // Two processes on one database: what one has cached, the other has overtaken.
 mod processes;
 // SIGKILL and SIGTERM in the middle of uploads.
@@ -42,6 +46,10 @@ mod long_poll;
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
+// The operators' listener: its own token, and what it counts.
+mod admin;
+// Devices that may not come in any more: refused at every process, and told.
+mod revocation;
 // Tokens: algorithms, key files and sets, rotation, audience and issuer.
 mod auth;
 

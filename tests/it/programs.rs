@@ -222,6 +222,21 @@ async fn the_embedding_example_serves_its_own_users_on_postgres() {
         .ask("SELECT owner_id || ' ' || name FROM business.users")
         .await;
     assert_eq!(row.as_deref(), Some("ann Ann"));
+    // The back end writes too, and the device gets it.
+    let welcomed = http.post(format!("{url}/welcome/ann")).send().await;
+    assert_eq!(welcomed.expect("an answer").status(), 200);
+    let page = http
+        .get(format!("{url}/sync/download"))
+        .bearer_auth(&key)
+        .send()
+        .await
+        .expect("an answer");
+    let page: serde_json::Value = page.json().await.expect("JSON");
+    assert_eq!(
+        page["changes"][0]["payload"]["name"], "welcome, ann",
+        "{page}"
+    );
+    assert_eq!(page["changes"][0]["source_id"], "server");
     let stranger = http
         .get(format!("{url}/sync/download"))
         .bearer_auth("guess")

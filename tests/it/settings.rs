@@ -2,7 +2,7 @@
 //! the command line says about itself.
 
 use oversync_tests::server::command;
-use oversync_tests::{Backend, Config, HttpDevice, Server, Target, eventually};
+use oversync_tests::{ADMIN_TOKEN, Backend, Config, HttpDevice, Server, Target, eventually};
 use serde_json::json;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Output, Stdio};
@@ -264,7 +264,7 @@ async fn a_second_process_on_the_embedded_store_is_refused() {
     let database = Backend::Embedded.database().await;
     let mut server = Server::start(&database, Config::default()).await;
     let file = format!(
-        "jwt_secret = '{SECRET}'\ndatabase_url = '{}'\n[[tables]]\nschema = 'a'\ntable = 'b'",
+        "jwt_secret = '{SECRET}'\nadmin_token = '{ADMIN_TOKEN}'\ndatabase_url = '{}'\n[[tables]]\nschema = 'a'\ntable = 'b'",
         database.url()
     );
     let text = refuses_to_serve(&file);
@@ -338,7 +338,7 @@ async fn anybody_signs_in_in_development_only() {
 async fn operators_have_a_listener_of_their_own() {
     let database = Backend::Embedded.database().await;
     let file = format!(
-        "jwt_secret = '{SECRET}'\ndatabase_url = '{}'\n[[tables]]\nschema = 'a'\ntable = 'b'",
+        "jwt_secret = '{SECRET}'\nadmin_token = '{ADMIN_TOKEN}'\ndatabase_url = '{}'\n[[tables]]\nschema = 'a'\ntable = 'b'",
         database.url()
     );
     let folder = TempDir::new().expect("a temporary folder");

@@ -6,6 +6,7 @@
 //! standard output where it listens, and everything else goes through
 //! [`eventually`].
 
+pub mod admin;
 pub mod app;
 pub mod backend;
 pub mod browser;
@@ -17,6 +18,7 @@ pub mod server;
 pub mod socket;
 pub mod target;
 
+pub use admin::{ADMIN_TOKEN, Admin};
 pub use app::App;
 pub use backend::{Backend, Database};
 pub use device::{HttpDevice, Reply};

@@ -3,6 +3,7 @@
 //! It ends with its [`Server`]. When a test panics, what the process logged is
 //! printed.
 
+use crate::admin::{ADMIN_TOKEN, Admin};
 use crate::backend::Database;
 use crate::eventually::within;
 use crate::target::Target;
@@ -20,6 +21,9 @@ pub const SECRET: &str = "a secret for tests only, forty-two bytes..";
 
 /// The line with which a server says that it is ready to be connected to.
 const READY: &str = "oversync listens on http://";
+
+/// The line after it, of a server that operators can reach.
+const OPERATORS: &str = "operators: http://";
 
 /// SIGTERM to exit: the pause for `bye` and running requests, on a busy machine.
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(30);
@@ -71,6 +75,13 @@ impl Config {
         self.table.to_string()
     }
 
+    /// With a listener for operators.
+    #[must_use]
+    pub fn operators(self) -> Self {
+        self.set("admin_listen", "127.0.0.1:0")
+            .set("admin_token", ADMIN_TOKEN)
+    }
+
     /// Uploads without actors and caches.
     #[must_use]
     pub fn bypass_actors(self) -> Self {
@@ -100,6 +111,7 @@ pub struct Server {
 struct Process {
     child: Child,
     address: SocketAddr,
+    operators: Option<SocketAddr>,
     // Kept open: a process whose output nobody reads would be told so.
     output: Option<BufReader<ChildStdout>>,
 }
@@ -152,6 +164,15 @@ impl Server {
         Target::new(format!("http://{}", self.address()), SECRET)
     }
 
+    /// How operators talk to it.
+    ///
+    /// # Panics
+    /// When its settings give operators no listener ([`Config::operators`]).
+    pub fn admin(&self) -> Admin {
+        let address = self.process.operators.expect("a listener for operators");
+        Admin::new(format!("http://{address}"))
+    }
+
     /// SIGKILL: no goodbye, nothing flushed.
     pub fn kill(&mut self) {
         self.process
@@ -194,6 +215,21 @@ impl Server {
     pub async fn restart(&mut self, port: Port) {
         let address = (port == Port::Same).then(|| self.address());
         self.process = launch(self.config.clone(), self.log.clone(), address).await;
+    }
+
+    /// Runs `oversync verify` beside it, for all users.
+    ///
+    /// # Panics
+    /// When anything differs, or it cannot run.
+    pub async fn verified(&self) {
+        let mut verify = command();
+        verify
+            .args(["verify", "--all", "--config"])
+            .arg(&self.config);
+        let output = tokio::task::spawn_blocking(move || verify.output().expect("verify runs"))
+            .await
+            .expect("verify ends");
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Its settings file.
@@ -243,8 +279,12 @@ fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Pr
     let mut process = Process {
         child: child.expect("the server binary runs"),
         address,
+        operators: None,
         output: None,
     };
+    let has_operators = std::fs::read_to_string(config)
+        .expect("the settings are there")
+        .contains("admin_listen");
     let output = process.child.stdout.take().expect("its output is piped");
     let output = process.output.insert(BufReader::new(output));
     let mut line = String::new();
@@ -253,6 +293,12 @@ fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Pr
         let read = output.read_line(&mut line).expect("its output is text");
         if let Some(address) = line.trim().strip_prefix(READY) {
             process.address = address.parse().expect("an address");
+            if !has_operators {
+                return process;
+            }
+        }
+        if let Some(address) = line.trim().strip_prefix(OPERATORS) {
+            process.operators = Some(address.parse().expect("an address"));
             return process;
         }
         if read == 0 {

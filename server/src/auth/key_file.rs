@@ -1,11 +1,11 @@
-//! Keys in a file, read again when it changes, so that keys rotate without a
-//! restart.
+//! Keys (or a secret) in a file, read again when it changes, so that they rotate
+//! without a restart.
 //!
 //! The file is looked at when tokens come, at most once a second, however many
 //! there are and whatever they say. A file that cannot be used leaves the keys
 //! as they were.
 
-use super::jwks::KeySet;
+use crate::settings::SettingsError;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,18 +14,19 @@ use std::time::{Duration, Instant, SystemTime};
 /// read: anybody can make one up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Reads a file's text.
-pub(super) type Parse = Box<dyn Fn(&str) -> Result<KeySet, String> + Send + Sync>;
+/// Reads a file's text; the error says what the file should hold.
+pub(super) type Parse<T> = Box<dyn Fn(&str) -> Result<T, String> + Send + Sync>;
 
-pub(super) struct KeyFile {
+/// A file and what was last read from it.
+pub(crate) struct KeyFile<T> {
     setting: &'static str,
     path: PathBuf,
-    parse: Parse,
-    loaded: Mutex<Loaded>,
+    parse: Parse<T>,
+    loaded: Mutex<Loaded<T>>,
 }
 
-struct Loaded {
-    keys: Arc<KeySet>,
+struct Loaded<T> {
+    keys: Arc<T>,
     /// Time and size of what was read last; `None` to read it again.
     stamp: Option<(SystemTime, u64)>,
     looked: Instant,
@@ -33,17 +34,32 @@ struct Loaded {
 }
 
 /// Why a key file cannot be used.
-pub(super) enum Problem {
+enum Problem {
     Io(std::io::Error),
     Content(String),
 }
 
-impl KeyFile {
-    /// Reads the file that `setting` names for the first time.
-    pub(super) fn open(setting: &'static str, path: &Path, parse: Parse) -> Result<Self, Problem> {
+impl<T> KeyFile<T> {
+    /// Reads the file that `setting` names for the first time; an error names
+    /// both.
+    pub(super) fn open(
+        setting: &'static str,
+        path: &Path,
+        parse: Parse<T>,
+    ) -> Result<Self, SettingsError> {
         // Before the text: what is written in between is read again.
         let stamp = stamp(path).ok();
-        let keys = read(path, &parse)?;
+        let keys = read(path, &parse).map_err(|problem| match problem {
+            Problem::Io(error) => SettingsError::File {
+                setting,
+                path: path.display().to_string(),
+                error,
+            },
+            Problem::Content(problem) => SettingsError::Value {
+                setting,
+                problem: format!("{}: {problem}", path.display()),
+            },
+        })?;
         let now = Instant::now();
         Ok(Self {
             setting,
@@ -59,7 +75,7 @@ impl KeyFile {
     }
 
     /// The keys of now.
-    pub(super) fn keys(&self) -> Arc<KeySet> {
+    pub(super) fn keys(&self) -> Arc<T> {
         let mut loaded = self.loaded.lock().expect("BUG: no panic under this lock");
         if loaded.looked.elapsed() >= LOOK_EVERY {
             loaded.looked = Instant::now();
@@ -73,7 +89,7 @@ impl KeyFile {
 
     /// The keys after a look into the file, for a `kid` that is not among them;
     /// `None` when it has been read just now.
-    pub(super) fn keys_read_again(&self) -> Option<Arc<KeySet>> {
+    pub(super) fn keys_read_again(&self) -> Option<Arc<T>> {
         let mut loaded = self.loaded.lock().expect("BUG: no panic under this lock");
         if loaded.read.elapsed() < LOOK_EVERY {
             return None;
@@ -83,7 +99,7 @@ impl KeyFile {
         Some(loaded.keys.clone())
     }
 
-    fn read_again(&self, loaded: &mut Loaded, stamp: Option<(SystemTime, u64)>) {
+    fn read_again(&self, loaded: &mut Loaded<T>, stamp: Option<(SystemTime, u64)>) {
         loaded.read = Instant::now();
         match read(&self.path, &self.parse) {
             Ok(keys) => {
@@ -107,7 +123,7 @@ fn stamp(path: &Path) -> std::io::Result<(SystemTime, u64)> {
     Ok((data.modified()?, data.len()))
 }
 
-fn read(path: &Path, parse: &Parse) -> Result<KeySet, Problem> {
+fn read<T>(path: &Path, parse: &Parse<T>) -> Result<T, Problem> {
     let text = std::fs::read_to_string(path).map_err(Problem::Io)?;
     parse(&text).map_err(Problem::Content)
 }

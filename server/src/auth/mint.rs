@@ -2,17 +2,38 @@
 //! authenticated a user in their own way.
 
 use super::algorithm::Algorithm;
-use super::tokens::Claims;
+use super::key_file::KeyFile;
+use super::tokens::secret_in_file;
 use crate::settings::Settings;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use oversync_shared::{DeviceId, UserId};
+use serde::Serialize;
 use std::time::Duration;
 use time::OffsetDateTime;
+
+/// What a token of ours says.
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    did: &'a str,
+    exp: i64,
+    iat: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+}
+
+enum Key {
+    Fixed(EncodingKey),
+    /// The same file, and the same rules, as where tokens are checked.
+    File(KeyFile<EncodingKey>),
+}
 
 /// Signs tokens with a shared secret.
 pub struct TokenMint {
     header: Header,
-    key: EncodingKey,
+    key: Key,
     audience: Option<String>,
     issuer: Option<String>,
 }
@@ -22,7 +43,7 @@ impl TokenMint {
     pub fn new(secret: &[u8]) -> Self {
         Self {
             header: Header::new(Algorithm::HS256.for_tokens()),
-            key: EncodingKey::from_secret(secret),
+            key: Key::Fixed(EncodingKey::from_secret(secret)),
             audience: None,
             issuer: None,
         }
@@ -31,12 +52,22 @@ impl TokenMint {
     /// Signs tokens that a server with these settings takes; `None` when it
     /// takes only those of somebody with a private key.
     pub fn from_settings(settings: &Settings) -> Option<Self> {
-        let secret = settings.jwt_secret.as_ref()?;
         let algorithm = settings.auth.algorithm.unwrap_or(Algorithm::HS256);
         algorithm.min_secret_bytes()?;
+        let file = settings.jwt_secret_file.as_deref().and_then(|path| {
+            let parse = secret_in_file(settings, |secret, _| EncodingKey::from_secret(secret));
+            KeyFile::open("jwt_secret_file", path, parse).ok()
+        });
+        let key = match (file, &settings.jwt_secret) {
+            (Some(file), _) => Key::File(file),
+            (None, Some(secret)) => {
+                Key::Fixed(EncodingKey::from_secret(secret.expose().as_bytes()))
+            }
+            (None, None) => return None,
+        };
         Some(Self {
             header: Header::new(algorithm.for_tokens()),
-            key: EncodingKey::from_secret(secret.expose().as_bytes()),
+            key,
             audience: settings.auth.audience.clone(),
             issuer: settings.auth.issuer.clone(),
         })
@@ -52,14 +83,18 @@ impl TokenMint {
     ) -> String {
         let issued = now.unix_timestamp();
         let claims = Claims {
-            sub: user.to_string(),
-            did: device.to_string(),
+            sub: user.as_str(),
+            did: device.as_str(),
             exp: issued.saturating_add(i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)),
-            iat: Some(issued),
-            aud: self.audience.clone(),
-            iss: self.issuer.clone(),
+            iat: issued,
+            aud: self.audience.as_deref(),
+            iss: self.issuer.as_deref(),
         };
-        encode(&self.header, &claims, &self.key).expect("BUG: a secret signs any claims")
+        let signed = match &self.key {
+            Key::Fixed(key) => encode(&self.header, &claims, key),
+            Key::File(file) => encode(&self.header, &claims, &file.keys()),
+        };
+        signed.expect("BUG: a secret signs any claims")
     }
 }
 

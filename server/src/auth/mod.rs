@@ -3,14 +3,18 @@
 //! A host application may bring its own [`Authenticator`]. Whatever fails, the
 //! caller learns nothing but that authentication failed.
 
+mod admin_token;
 mod algorithm;
 mod jwks;
 mod key_file;
 mod mint;
+mod revoked;
 mod tokens;
 
+pub(crate) use admin_token::AdminToken;
 pub use algorithm::Algorithm;
 pub use mint::{TokenMint, mint_token};
+pub(crate) use revoked::Revoked;
 pub use tokens::TokenAuthenticator;
 
 use actix_web::HttpRequest;
@@ -18,6 +22,7 @@ use actix_web::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use async_trait::async_trait;
 use oversync_shared::wire::WS_BEARER_PREFIX;
 use oversync_shared::{DeviceId, UserId};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// Who is calling.
@@ -62,4 +67,27 @@ pub trait Authenticator: Send + Sync + 'static {
 pub(crate) fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Somebody's authenticator, and a refusal of revoked devices behind it.
+pub(crate) struct Gate {
+    /// Who decides who is calling.
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    /// Who may not.
+    pub(crate) revoked: Revoked,
+}
+
+#[async_trait]
+impl Authenticator for Gate {
+    async fn authenticate(&self, token: &str) -> Result<Identity, Unauthenticated> {
+        let identity = self.authenticator.authenticate(token).await?;
+        if self.revoked.contains(&identity.user, &identity.device) {
+            return Err(Unauthenticated);
+        }
+        Ok(identity)
+    }
+
+    fn token_of<'a>(&self, request: &'a HttpRequest) -> Option<&'a str> {
+        self.authenticator.token_of(request)
+    }
 }

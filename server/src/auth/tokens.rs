@@ -4,14 +4,13 @@
 
 use super::algorithm::{Algorithm, TokenKey};
 use super::jwks::KeySet;
-use super::key_file::{KeyFile, Problem};
+use super::key_file::{KeyFile, Parse};
 use super::{Authenticator, Identity, Unauthenticated};
-use crate::settings::{AuthSettings, Settings, SettingsError};
+use crate::settings::{AuthSettings, Settings, SettingsError, secret_problem};
 use async_trait::async_trait;
 use jsonwebtoken::{Validation, decode, decode_header};
 use oversync_shared::{DeviceId, UserId};
-use serde::{Deserialize, Serialize};
-use std::path::Path;
+use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -19,19 +18,39 @@ use time::OffsetDateTime;
 /// section 2: at most 30).
 const LEEWAY_SECONDS: u64 = 30;
 
-/// What a token says, of what is read here. Audience and issuer are judged
-/// before, where configured.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Claims {
-    pub(super) sub: String,
-    pub(super) did: String,
-    pub(super) exp: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) iat: Option<i64>,
-    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
-    pub(super) aud: Option<String>,
-    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
-    pub(super) iss: Option<String>,
+/// The end of the year 9999, in seconds since 1970.
+const LAST_DATE: f64 = 253_402_300_799.0;
+
+/// A point in time as tokens write it (RFC 7519, section 2): seconds since 1970,
+/// perhaps with decimals, up to the year 9999.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "f64")]
+struct NumericDate(OffsetDateTime);
+
+impl TryFrom<f64> for NumericDate {
+    type Error = &'static str;
+
+    fn try_from(seconds: f64) -> Result<Self, Self::Error> {
+        if !(0.0..=LAST_DATE).contains(&seconds) {
+            return Err("no date between 1970 and 9999");
+        }
+        Ok(Self(
+            OffsetDateTime::UNIX_EPOCH + time::Duration::seconds_f64(seconds),
+        ))
+    }
+}
+
+/// What a token says, of what is read here. Audience, issuer and the beginning
+/// are judged before; a date that is none is a fault wherever it stands.
+#[derive(Debug, Deserialize)]
+struct Claims {
+    sub: String,
+    did: String,
+    exp: NumericDate,
+    #[serde(default, rename = "iat")]
+    _iat: Option<NumericDate>,
+    #[serde(default, rename = "nbf")]
+    _nbf: Option<NumericDate>,
 }
 
 /// Takes signed tokens.
@@ -43,7 +62,7 @@ pub struct TokenAuthenticator {
 
 enum Keys {
     Secret(Arc<TokenKey>),
-    File(KeyFile),
+    File(KeyFile<KeySet>),
 }
 
 impl TokenAuthenticator {
@@ -60,12 +79,17 @@ impl TokenAuthenticator {
         let algorithm = auth.algorithm.unwrap_or(Algorithm::HS256);
         let keys = if let Some(path) = &auth.jwks_file {
             let parse = Box::new(KeySet::from_jwks);
-            Keys::File(open("auth.jwks_file", path, parse)?)
+            Keys::File(KeyFile::open("auth.jwks_file", path, parse)?)
         } else if let Some(path) = &auth.public_key_file {
             let parse = Box::new(move |pem: &str| {
                 Ok(KeySet::One(Arc::new(TokenKey::from_pem(pem, algorithm)?)))
             });
-            Keys::File(open("auth.public_key_file", path, parse)?)
+            Keys::File(KeyFile::open("auth.public_key_file", path, parse)?)
+        } else if let Some(path) = &settings.jwt_secret_file {
+            let parse = secret_in_file(settings, |secret, algorithm| {
+                KeySet::One(Arc::new(TokenKey::from_secret(secret, algorithm)))
+            });
+            Keys::File(KeyFile::open("jwt_secret_file", path, parse)?)
         } else {
             let secret = settings.secret()?;
             Keys::Secret(Arc::new(TokenKey::from_secret(secret, algorithm)))
@@ -103,7 +127,7 @@ impl TokenAuthenticator {
         Some(Identity {
             user: UserId::new(token.claims.sub).ok()?,
             device: DeviceId::new(token.claims.did).ok()?,
-            expires_at: Some(OffsetDateTime::from_unix_timestamp(token.claims.exp).ok()?),
+            expires_at: Some(token.claims.exp.0),
         })
     }
 }
@@ -113,6 +137,30 @@ impl Authenticator for TokenAuthenticator {
     async fn authenticate(&self, token: &str) -> Result<Identity, Unauthenticated> {
         self.identity(token).ok_or(Unauthenticated)
     }
+}
+
+/// Reads a secret that signs tokens, and makes of it what is wanted. What would
+/// not do at the start does not do later either.
+pub(super) fn secret_in_file<T>(
+    settings: &Settings,
+    make: impl Fn(&[u8], Algorithm) -> T + Send + Sync + 'static,
+) -> Parse<T> {
+    let algorithm = settings.auth.algorithm.unwrap_or(Algorithm::HS256);
+    let dev = settings.dev;
+    Box::new(move |text| {
+        let secret = text.trim().as_bytes();
+        let Some(shortest) = algorithm.min_secret_bytes() else {
+            return Err(format!("is no use: {algorithm} needs a public key"));
+        };
+        // As while somebody writes it.
+        if secret.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        match secret_problem(secret, algorithm, shortest, dev) {
+            Some(problem) => Err(problem),
+            None => Ok(make(secret, algorithm)),
+        }
+    })
 }
 
 /// The algorithm is ours to choose, never the token's.
@@ -135,28 +183,12 @@ fn validation(algorithm: Algorithm, auth: &AuthSettings) -> Validation {
     validation
 }
 
-fn open(
-    setting: &'static str,
-    path: &Path,
-    parse: super::key_file::Parse,
-) -> Result<KeyFile, SettingsError> {
-    KeyFile::open(setting, path, parse).map_err(|problem| match problem {
-        Problem::Io(error) => SettingsError::File {
-            setting,
-            path: path.display().to_string(),
-            error,
-        },
-        Problem::Content(problem) => SettingsError::Value {
-            setting,
-            problem: format!("{}: {problem}", path.display()),
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::mint_token;
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jsonwebtoken::{EncodingKey, Header, encode};
     use std::time::Duration;
 
@@ -217,6 +249,52 @@ mod tests {
             check(serde_json::json!({"sub": "u", "did": "d", "exp": now + 60, "nbf": now - 1}))
                 .is_some()
         );
+    }
+
+    /// RFC 7519: a NumericDate may have decimals.
+    #[test]
+    fn dates_may_have_decimals_but_must_be_dates() {
+        let now = OffsetDateTime::now_utc().unix_timestamp() as f64;
+        let with = |name: &str, value: serde_json::Value| {
+            let mut claims = serde_json::json!({"sub": "u", "did": "d", "exp": now + 60.0});
+            claims[name] = value;
+            check(claims)
+        };
+        let found = with("exp", (now + 60.75).into()).expect("taken");
+        let end = found.expires_at.expect("an end").unix_timestamp_nanos();
+        assert_eq!(end, (now as i128) * 1_000_000_000 + 60_750_000_000);
+        assert!(with("exp", (now - 40.5).into()).is_none(), "over");
+        assert!(with("nbf", (now - 0.5).into()).is_some());
+        assert!(with("nbf", (now + 45.5).into()).is_none(), "not yet");
+        assert!(with("iat", (now - 0.25).into()).is_some());
+        assert!(with("iat", 1.5e9.into()).is_some());
+        for name in ["exp", "nbf", "iat"] {
+            for absurd in [-1.0, -0.5, 1e12, 1e18, 1e300, f64::MAX] {
+                assert!(with(name, absurd.into()).is_none(), "{name} {absurd}");
+            }
+            for wrong in [
+                serde_json::json!("soon"),
+                serde_json::json!(true),
+                serde_json::json!([now + 60.0]),
+                serde_json::json!(i64::MIN),
+                serde_json::json!(u64::MAX),
+            ] {
+                assert!(with(name, wrong.clone()).is_none(), "{name} {wrong}");
+            }
+        }
+        // What JSON cannot hold, in a token of its own.
+        for endless in ["1e999", "-1e999", "NaN", "Infinity"] {
+            let claims = format!(r#"{{"sub":"u","did":"d","exp":{endless}}}"#);
+            let raw = |text: &str| URL_SAFE_NO_PAD.encode(text);
+            let signed = format!("{}.{}", raw(r#"{"alg":"HS256"}"#), raw(&claims));
+            let signature = jsonwebtoken::crypto::sign(
+                signed.as_bytes(),
+                &EncodingKey::from_secret(SECRET),
+                jsonwebtoken::Algorithm::HS256,
+            );
+            let token = format!("{signed}.{}", signature.expect("signs"));
+            assert!(TokenAuthenticator::new(SECRET).identity(&token).is_none());
+        }
     }
 
     #[test]

@@ -38,6 +38,17 @@ impl FromRequest for Caller {
     }
 }
 
+/// Refuses a device that was revoked since its request began.
+pub(super) fn check_not_revoked(
+    service: &SyncService,
+    identity: &Identity,
+) -> Result<(), ApiError> {
+    if service.revoked().contains(&identity.user, &identity.device) {
+        return Err(ApiError::Unauthenticated);
+    }
+    Ok(())
+}
+
 /// Refuses applications that are too old or too new for this server. A device
 /// that does not say is taken as it is.
 pub(super) fn check_schema_version(

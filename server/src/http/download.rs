@@ -1,6 +1,6 @@
 //! `GET /sync/download`: a page of the stream, payloads spliced as stored.
 
-use super::caller::{Caller, check_schema_version};
+use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
 use crate::service::SyncService;
 use crate::settings::MAX_PAGE;
@@ -41,8 +41,8 @@ pub(super) async fn download(
     check_schema_version(&request, &service)?;
     let query = read_query(request.query_string())?;
     let page_query = PageQuery {
-        user: identity.user,
-        device: identity.device,
+        user: identity.user.clone(),
+        device: identity.device.clone(),
         include_self: query.include_self,
         schema: query.schema,
         after: query.after,
@@ -55,6 +55,8 @@ pub(super) async fn download(
         .download(page_query.clone(), query.wait)
         .await
         .map_err(ApiError::from_download)?;
+    // It may have waited for a minute.
+    check_not_revoked(&service, &identity)?;
     if query.epoch.is_some_and(|epoch| epoch != *page.epoch) {
         return Err(ApiError::EpochMismatch(page.epoch));
     }

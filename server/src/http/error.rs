@@ -143,6 +143,7 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let (status, code, message) = self.describe();
+        crate::meters::refusal(code);
         let mut body = ErrorBody {
             error: code.to_owned(),
             message: message.into_owned(),

@@ -99,11 +99,11 @@ pub(super) async fn retry(
 
 impl ApiError {
     /// For a storage error on the way to an operator's answer.
-    fn from_store(error: StoreError) -> Self {
+    pub(super) fn from_store(error: StoreError) -> Self {
         match error {
             StoreError::Overloaded => Self::Overloaded,
             StoreError::Failed(_) => {
-                tracing::error!(%error, "the failure list cannot be used");
+                tracing::error!(%error, "an operator's request failed");
                 Self::Internal
             }
         }

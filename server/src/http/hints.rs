@@ -14,14 +14,7 @@ pub(super) async fn connect(
     stream: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     check_origin(&request, &service.settings().allowed_origins)?;
-    let session = Session::new(
-        identity,
-        service.epoch().clone(),
-        service.notifier().clone(),
-        service.auth().clone(),
-        service.clock().clone(),
-    );
-    session
+    Session::new(identity, &service)
         .start_on(&request, stream)
         .map_err(|_| ApiError::invalid("a WebSocket upgrade is required"))
 }

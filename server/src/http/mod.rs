@@ -7,6 +7,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod body;
 mod caller;
 mod demo;
@@ -18,6 +19,7 @@ mod info;
 mod signin;
 mod upload;
 
+pub use admin::{MetricsText, admin_routes};
 pub use caller::Caller;
 pub use error::ApiError;
 
@@ -31,8 +33,9 @@ use actix_web::{Resource, web};
 pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
     let service = service.clone();
     move |config| {
-        let mint = TokenMint::from_settings(service.settings());
-        let mint = mint.filter(|_| service.settings().dev);
+        let settings = service.settings();
+        let mint = settings.dev.then(|| TokenMint::from_settings(settings));
+        let mint = mint.flatten();
         config
             .app_data(web::Data::new(service))
             .service(only("/sync/upload").route(web::post().to(upload::upload)))

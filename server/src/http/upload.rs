@@ -1,7 +1,7 @@
 //! `POST /sync/upload`
 
 use super::body;
-use super::caller::{Caller, check_schema_version};
+use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
 use crate::service::SyncService;
 use crate::upload::{NotAnUpload, ReadError, UploadError};
@@ -23,6 +23,7 @@ pub(super) async fn upload(
         NotAnUpload.into(),
     )
     .await?;
+    check_not_revoked(&service, &identity)?;
     let mut upload = service
         .read_upload(&body.text, &identity.user, &identity.device)
         .map_err(|error| match error {

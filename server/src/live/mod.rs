@@ -14,6 +14,6 @@ mod session;
 
 pub use announcer::Announcer;
 pub use board::Board;
-pub use notifier::{Notifier, ShutDown, Watch};
+pub use notifier::{LookAtRevoked, Notifier, ShutDown, Watch};
 pub use relay::Relay;
 pub use session::Session;

@@ -7,7 +7,7 @@
 use super::board::Board;
 use super::hub::{Action, Hub};
 use super::session::{Session, ToSession};
-use crate::store::Store;
+use crate::store::{RevokedDevices, Store};
 use actix::prelude::*;
 use oversync_shared::{ServerId, UserId};
 use std::collections::{HashMap, HashSet};
@@ -100,6 +100,12 @@ pub(super) struct TakeAnnouncements;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ShutDown;
+
+/// The list of revoked devices has changed: sessions of its users look whether
+/// they are on it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LookAtRevoked(pub Arc<RevokedDevices>);
 
 impl Notifier {
     /// An actor for one store and board; to be started.
@@ -284,6 +290,21 @@ impl Handler<TakeAnnouncements> for Notifier {
 
     fn handle(&mut self, _: TakeAnnouncements, _: &mut Self::Context) {
         self.take_announcements();
+    }
+}
+
+impl Handler<LookAtRevoked> for Notifier {
+    type Result = ();
+
+    fn handle(&mut self, LookAtRevoked(list): LookAtRevoked, _: &mut Self::Context) {
+        for (user, member) in self.members.values() {
+            if let Member::Session { address, .. } = member
+                && list.any_of(user)
+            {
+                // A full mailbox holds a wake already, and each has it look.
+                let _ = address.try_send(ToSession::Look);
+            }
+        }
     }
 }
 

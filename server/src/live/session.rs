@@ -5,8 +5,10 @@
 
 use super::flow::{Inflow, Outflow, PATIENCE};
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
-use crate::auth::{Authenticator, Identity};
+use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
+use crate::meters;
+use crate::service::SyncService;
 use actix::prelude::*;
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws;
@@ -31,12 +33,14 @@ const SPREAD_MS: u64 = 2_000;
 /// Messages from the notifier that may wait; each is only a wake.
 const MAX_WAITING: usize = 16;
 
-/// Messages to a session. They carry nothing: the head is in the slot.
+/// Messages to a session. They carry nothing: the head is in the slot, and who
+/// is revoked in a list that is looked at with each.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToSession {
     Hello,
     Changes,
+    Look,
     ShutDown,
 }
 
@@ -46,6 +50,7 @@ pub struct Session {
     epoch: Arc<str>,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
+    revoked: Revoked,
     clock: Clock,
     slot: Arc<HintSlot>,
     member: Option<MemberId>,
@@ -60,19 +65,14 @@ pub struct Session {
 
 impl Session {
     /// A session for a device that has authenticated.
-    pub fn new(
-        identity: Identity,
-        epoch: Arc<str>,
-        notifier: Addr<Notifier>,
-        auth: Arc<dyn Authenticator>,
-        clock: Clock,
-    ) -> Self {
+    pub(crate) fn new(identity: Identity, service: &SyncService) -> Self {
         Self {
             identity,
-            epoch,
-            notifier,
-            auth,
-            clock,
+            epoch: service.epoch().clone(),
+            notifier: service.notifier().clone(),
+            auth: service.auth().clone(),
+            revoked: service.revoked().clone(),
+            clock: service.clock().clone(),
             slot: Arc::default(),
             member: None,
             told: None,
@@ -182,7 +182,10 @@ impl Session {
                 },
                 ctx,
             ),
-            Some(after) if after < head => self.send(&ServerMessage::Changes { after, head }, ctx),
+            Some(after) if after < head => {
+                meters::hint();
+                self.send(&ServerMessage::Changes { after, head }, ctx);
+            }
             Some(_) => return,
         }
         self.told = Some(head);
@@ -206,6 +209,7 @@ impl Actor for Session {
     type Context = ws::WebsocketContext<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        meters::session_opened();
         ctx.set_mailbox_capacity(MAX_WAITING);
         self.watch_expiry(ctx);
         ctx.run_interval(PING, |session, ctx| {
@@ -232,6 +236,7 @@ impl Actor for Session {
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
+        meters::session_closed();
         if let Some(member) = self.member {
             // When its mailbox is full, the notifier's sweep finds out.
             let _ = self.notifier.try_send(Leave(member));
@@ -243,7 +248,13 @@ impl Handler<ToSession> for Session {
     type Result = ();
 
     fn handle(&mut self, message: ToSession, ctx: &mut Self::Context) {
+        let Identity { user, device, .. } = &self.identity;
+        if self.revoked.contains(user, device) {
+            self.bye(ByeReason::Revoked, 0, ctx);
+            return;
+        }
         match message {
+            ToSession::Look => {}
             ToSession::Hello | ToSession::Changes => self.say_head(ctx),
             ToSession::ShutDown => self.bye(
                 ByeReason::ShuttingDown,

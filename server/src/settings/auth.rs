@@ -1,6 +1,6 @@
 //! Settings of credentials: which tokens devices must show. Checked before anything starts; each refusal names the setting.
 
-use super::{KNOWN_SECRETS, Settings, SettingsError, value};
+use super::{Settings, SettingsError, is_known, value};
 use crate::auth::Algorithm;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -61,26 +61,10 @@ impl Settings {
                 &format!("is not set; {algorithm} needs it"),
             ));
         };
-        let secret = self.secret()?;
-        if self.dev && algorithm == Algorithm::HS256 {
-            return Ok(());
+        match secret_problem(self.secret()?, algorithm, shortest, self.dev) {
+            Some(problem) => Err(value("jwt_secret", &problem)),
+            None => Ok(()),
         }
-        if secret.len() < shortest {
-            return Err(value(
-                "jwt_secret",
-                &format!(
-                    "is shorter than {shortest} bytes, which {algorithm} needs; make one with: openssl rand -base64 {}",
-                    shortest * 3 / 2
-                ),
-            ));
-        }
-        if !self.dev && is_known(secret) {
-            return Err(value(
-                "jwt_secret",
-                "is a sample that everybody knows; make one with: openssl rand -base64 48",
-            ));
-        }
-        Ok(())
     }
 
     fn check_public_keys(&self) -> Result<(), SettingsError> {
@@ -122,6 +106,27 @@ impl Settings {
     }
 }
 
-fn is_known(secret: &[u8]) -> bool {
-    KNOWN_SECRETS.iter().any(|known| known.as_bytes() == secret)
+/// Why a secret does not do for this algorithm, whose shortest it is. `dev`
+/// takes the known ones, and short ones for HS256.
+pub(crate) fn secret_problem(
+    secret: &[u8],
+    algorithm: Algorithm,
+    shortest: usize,
+    dev: bool,
+) -> Option<String> {
+    if dev && algorithm == Algorithm::HS256 {
+        return None;
+    }
+    if secret.len() < shortest {
+        return Some(format!(
+            "is shorter than {shortest} bytes, which {algorithm} needs; make one with: openssl rand -base64 {}",
+            shortest * 3 / 2
+        ));
+    }
+    if !dev && is_known(secret) {
+        return Some(
+            "is a sample that everybody knows; make one with: openssl rand -base64 48".to_owned(),
+        );
+    }
+    None
 }

@@ -7,6 +7,7 @@
 mod audit;
 mod compare;
 mod describe;
+mod devices;
 mod failures;
 mod file;
 mod handled;
@@ -19,8 +20,8 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Referred, Store, StoreError,
-    UserKey,
+    Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, Loaded, OpenError, Outcome, Page,
+    PageQuery, Referred, Revocations, RevokedDevices, Store, StoreError, StoredRow, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
@@ -28,7 +29,7 @@ use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, RowAt};
-use oversync_shared::{Catalog, ServerId, TableName, UserId};
+use oversync_shared::{Catalog, DeviceId, ServerId, TableName, UserId};
 use project::Writer;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::{HashMap, HashSet};
@@ -80,11 +81,10 @@ impl Tables {
 impl EmbeddedStore {
     /// Creates or opens the file (and its folder), locks it against a second
     /// process, runs `schema_sql`, and brings the schema up to date.
-    pub fn open(path: &Path, schema_sql: Option<&str>, clock: Clock) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, schema_sql: Option<&str>, clock: Clock) -> Result<Self, OpenError> {
         if path.as_os_str().is_empty() {
-            return Err(StoreError::Failed(
-                "database_url names no file: write sqlite://data/oversync.db".to_owned(),
-            ));
+            let problem = "database_url names no file: write sqlite://data/oversync.db";
+            return Err(StoreError::Failed(problem.to_owned()).into());
         }
         if let Some(folder) = path
             .parent()
@@ -96,12 +96,12 @@ impl EmbeddedStore {
         let lock = file::lock(path)?;
         let mut connection = file::open_writer(path)?;
         if let Some(sql) = schema_sql {
-            connection.execute_batch(sql)?;
+            connection.execute_batch(sql).map_err(StoreError::from)?;
         }
         file::migrate(&mut connection)?;
         let readers = (0..READERS)
             .map(|_| file::open_reader(path))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, StoreError>>()?;
         Ok(Self {
             writer: Threads::start("store-write", vec![connection], WRITES_WAITING)?,
             readers: Threads::start("store-read", readers, READS_WAITING)?,
@@ -109,6 +109,11 @@ impl EmbeddedStore {
             clock,
             lock,
         })
+    }
+
+    /// The time as it is stored.
+    fn micros(&self) -> i64 {
+        (self.clock.now().unix_timestamp_nanos() / 1_000) as i64
     }
 
     fn tables(&self) -> Arc<Tables> {
@@ -216,8 +221,7 @@ impl Store for EmbeddedStore {
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError> {
         let tables = self.tables();
-        let now = self.clock.now();
-        let ts = (now.unix_timestamp_nanos() / 1_000) as i64;
+        let ts = self.micros();
         self.writer
             .run(move |connection| write::commit(connection, &commits, &tables, ts))
             .await
@@ -282,6 +286,14 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError> {
+        let table = self.tables().keys[row.table.index()];
+        let user = user.clone();
+        self.readers
+            .run(move |connection| read::row(connection, &user, table, row.key))
+            .await
+    }
+
     async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {
         let users = users.to_vec();
         self.readers
@@ -297,6 +309,34 @@ impl Store for EmbeddedStore {
                 }
                 Ok(heads)
             })
+            .await
+    }
+
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        let user = user.clone();
+        self.readers
+            .run(move |connection| devices::list(connection, &user))
+            .await
+    }
+
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError> {
+        let (user, device, ts) = (user.clone(), device.clone(), self.micros());
+        self.writer
+            .run(move |connection| devices::set_access(connection, &user, &device, access, ts))
+            .await
+    }
+
+    async fn revoked(
+        &self,
+        known: Option<Revocations>,
+    ) -> Result<Option<RevokedDevices>, StoreError> {
+        self.readers
+            .run(move |connection| devices::revoked(connection, known))
             .await
     }
 

@@ -7,10 +7,12 @@
 //! SQL.
 
 pub mod audit;
+mod devices;
 mod embedded;
 pub mod handler;
 mod postgres;
 
+pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
 pub use postgres::PostgresStore;
 
@@ -64,6 +66,11 @@ pub struct UserKey(pub(crate) i64);
 /// A device's number inside one user; 0 is the server itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceKey(pub(crate) i32);
+
+impl DeviceKey {
+    /// Under which the server writes on its own behalf.
+    pub const SERVER: Self = Self(0);
+}
 
 /// Moves with every write of a user, retention included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,6 +275,16 @@ pub struct Page {
 
 /// A value that a payload refers to, with the column that should hold it.
 pub type Referred = (ColumnIx, ColumnValue);
+/// A row as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRow {
+    /// How often it has been written.
+    pub version: RowVersion,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// The row as JSON text; none for a tombstone.
+    pub payload: Option<String>,
+}
 
 /// Which failures are wanted.
 #[derive(Debug, Clone, Default)]
@@ -376,8 +393,30 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a page of one user's stream.
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError>;
 
+    /// Reads one row of a user; `None` when it has never been synchronised.
+    async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError>;
+
     /// The heads of users; those never seen are left out.
     async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError>;
+
+    /// A user's devices: those that have uploaded and those that are revoked,
+    /// by name.
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError>;
+
+    /// Revokes or reinstates a device, also one that was never seen. Doing it
+    /// twice is doing it once.
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError>;
+
+    /// All revoked devices; `None` when the list is still the one of `known`.
+    async fn revoked(
+        &self,
+        known: Option<Revocations>,
+    ) -> Result<Option<RevokedDevices>, StoreError>;
 
     /// Finishes what is running and lets go of the database.
     async fn close(&self);
@@ -389,6 +428,11 @@ pub enum OpenError {
     /// Neither `sqlite://…` nor `postgres://…`.
     #[error("database_url must start with sqlite:// or postgres://, not \"{0}\"")]
     UnknownScheme(String),
+    /// A server has the embedded store's file, or another program like this.
+    #[error(
+        "{0} is in use by another server process; the embedded store serves one process, use PostgreSQL for several"
+    )]
+    InUse(String),
     /// The database refused.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -10,6 +10,7 @@ mod cascade;
 mod columns;
 mod constraints;
 mod describe;
+mod devices;
 mod failures;
 mod handled;
 mod lookup;
@@ -18,9 +19,9 @@ mod project;
 pub(super) use audit::PostgresAudit;
 
 use super::{
-    Ask, Bus, Commit, DeviceKey, Entry, FailureFilter, Head, KnownDevice, Loaded, NewEntry,
-    Outcome, Page, PageQuery, Referred, Revision, Store, StoreError, UserKey, fingerprint_from,
-    op_code, op_from_code,
+    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, Entry, FailureFilter, Head, KnownDevice,
+    Loaded, NewEntry, Outcome, Page, PageQuery, Referred, Revision, Revocations, RevokedDevices,
+    Store, StoreError, StoredRow, UserKey, fingerprint_from, op_code, op_from_code,
 };
 use crate::projection::{
     Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
@@ -34,7 +35,9 @@ use lookup::Searched;
 use oversync_shared::Catalog;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
-use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
+use oversync_shared::{
+    ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId,
+};
 use project::{Work, Writer};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
@@ -537,6 +540,26 @@ impl Store for PostgresStore {
         })
     }
 
+    async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError> {
+        let found = sqlx::query(
+            "SELECT r.version, r.deleted, l.payload FROM oversync.users u \
+             JOIN oversync.rows r ON r.user_key = u.user_key \
+             JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+             WHERE u.user_id = $1 AND r.table_key = $2 AND r.pk = $3",
+        )
+        .bind(user.as_str())
+        .bind(self.table_key(row.table))
+        .bind(row.key.uuid())
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(found) = found else { return Ok(None) };
+        Ok(Some(StoredRow {
+            version: RowVersion::new(found.try_get(0)?),
+            deleted: found.try_get(1)?,
+            payload: found.try_get(2)?,
+        }))
+    }
+
     async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {
         let ids: Vec<&str> = users.iter().map(UserId::as_str).collect();
         let rows = sqlx::query("SELECT user_id, head FROM oversync.users WHERE user_id = ANY ($1)")
@@ -550,6 +573,26 @@ impl Store for PostgresStore {
                 Ok((user, ServerId::new(row.try_get(1)?)))
             })
             .collect()
+    }
+
+    async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
+        devices::list(&self.pool, user).await
+    }
+
+    async fn set_access(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        access: Access,
+    ) -> Result<(), StoreError> {
+        devices::set_access(&self.pool, user, device, access).await
+    }
+
+    async fn revoked(
+        &self,
+        known: Option<Revocations>,
+    ) -> Result<Option<RevokedDevices>, StoreError> {
+        devices::revoked(&self.pool, known).await
     }
 
     async fn close(&self) {

@@ -7,9 +7,9 @@
 
 use super::Upload;
 use crate::store::{Ask, DeviceKey, Head, KnownDevice, Loaded, Store, StoreError};
-use oversync_shared::upload::{Change, Needs, RowAt, RowState, RowWrite, View, needs};
+use oversync_shared::upload::{Base, Change, Needs, RowAt, RowState, RowWrite, View, needs};
 use oversync_shared::wire::Op;
-use oversync_shared::{ChangeId, DeviceId, RowVersion};
+use oversync_shared::{ChangeId, DeviceId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -74,7 +74,11 @@ impl UserCache {
         upload: &Upload,
         trust: Trust,
     ) -> Result<Snapshot, StoreError> {
-        let needs = needs(&upload.changes);
+        let mut needs = needs(&upload.changes);
+        if upload.device.is_server() {
+            // Its change ids are given out afterwards: none is on record.
+            needs.ids.clear();
+        }
         let assumed = if trust == Trust::NewRows {
             taken_for_new(upload)
         } else {
@@ -233,8 +237,7 @@ impl UserCache {
 /// Rows that some change takes for new, and that nothing in the upload needs to
 /// know more about than the commit will prove.
 fn taken_for_new(upload: &Upload) -> HashSet<RowAt> {
-    let takes_for_new =
-        |change: &Change| change.base == RowVersion::NEVER_SEEN && change.op != Op::Delete;
+    let takes_for_new = |change: &Change| change.base == Base::NEW && change.op != Op::Delete;
     let row = |change: &Change| RowAt {
         table: change.table,
         key: change.key,

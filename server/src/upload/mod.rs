@@ -6,24 +6,29 @@
 //! actor, or directly when actors are bypassed: the result is the same.
 
 mod cache;
+mod own;
 mod parse;
 mod reply;
 
 pub use cache::UserCache;
+pub use own::{NotAWrite, ServerChange, read_write, write_of};
 pub use parse::NotAnUpload;
 pub use reply::reply;
 
 use crate::commit::Lanes;
 use crate::store::{
-    Commit, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Referred, Revision, Show, Store,
-    StoreError,
+    Commit, DeviceKey, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Referred, Revision, Show,
+    Store, StoreError,
 };
 use bytestring::ByteString;
 use cache::{Snapshot, Trust};
 use oversync_shared::catalog::ForeignKeys;
-use oversync_shared::upload::{Change, Decision, Fault, Link, RowAt, Verdict, check, decide};
+use oversync_shared::upload::{
+    Change, Decision, Fault, Link, RawChange, RowAt, Verdict, check, decide,
+};
 use oversync_shared::wire::Limits;
 use oversync_shared::{Catalog, ChangeId, DeviceId, ServerId, UserId};
+use parse::Envelope;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +83,9 @@ pub struct Upload {
 /// What was done.
 #[derive(Debug)]
 pub struct Applied {
+    /// The changes' numbers as the answer shows them, in request order: as they
+    /// were sent, or as the server gave them to its own.
+    pub ids: Vec<ChangeId>,
     /// In request order.
     pub verdicts: Vec<Verdict>,
     /// The payloads of rows shown with conflicts, by entry.
@@ -116,6 +124,17 @@ pub fn read(
     limits: &Limits,
 ) -> Result<Upload, ReadError> {
     let envelope = parse::parse(body.as_bytes(), limits.max_changes)?;
+    assemble(body, user, device, envelope, catalog, limits)
+}
+
+fn assemble(
+    body: &ByteString,
+    user: &UserId,
+    device: &DeviceId,
+    envelope: Envelope<'_>,
+    catalog: &Catalog,
+    limits: &Limits,
+) -> Result<Upload, ReadError> {
     if envelope.ids.len() > limits.max_changes.saturating_mul(MAX_ANSWERED) {
         return Err(ReadError::Absurd);
     }
@@ -129,28 +148,37 @@ pub fn read(
         room: None,
     };
     if upload.ids.len() > limits.max_changes {
-        let fault = Fault::BatchTooLarge {
-            changes: upload.ids.len(),
-            limit: limits.max_changes,
-        };
-        upload.changes = vec![Err(fault); upload.ids.len()];
-        upload.payloads = vec![None; upload.ids.len()];
+        upload.refuse_all(limits.max_changes);
         return Ok(upload);
     }
     let mut scratch = Vec::new();
     for sent in &envelope.changes {
-        let checked = check(
-            &sent.as_raw(),
-            catalog,
-            limits.max_payload_bytes,
-            &mut scratch,
-        );
-        upload.changes.push(checked);
+        upload
+            .changes
+            .push(checked(&sent.as_raw(), catalog, limits, &mut scratch));
         upload
             .payloads
             .push(sent.payload().map(|text| body.slice_ref(text)));
     }
     Ok(upload)
+}
+
+impl Upload {
+    /// Makes every change one of a batch that is too large.
+    fn refuse_all(&mut self, limit: usize) {
+        let changes = self.ids.len();
+        self.changes = vec![Err(Fault::BatchTooLarge { changes, limit }); changes];
+        self.payloads = vec![None; changes];
+    }
+}
+
+fn checked(
+    raw: &RawChange<'_>,
+    catalog: &Catalog,
+    limits: &Limits,
+    scratch: &mut Vec<u8>,
+) -> Result<Change, Fault> {
+    check(raw, catalog, limits.max_payload_bytes, scratch)
 }
 
 /// Applies an upload: everything that can be applied is durable when this
@@ -193,6 +221,10 @@ pub async fn apply(
                 decision = decide(catalog, &snapshot.view, &upload.changes);
             }
         }
+        if upload.device.is_server() {
+            let highest = snapshot.device.map(|device| device.highest);
+            own::give_ids(&mut decision, highest.unwrap_or_default());
+        }
         if !proves_assumptions(&decision, &snapshot) {
             *cache = current;
             trust = Trust::Nothing;
@@ -210,9 +242,9 @@ pub async fn apply(
         let writes = !decision.plan.log.is_empty();
         if !writes && show.entries.is_empty() && snapshot.is_fresh {
             *cache = current;
-            return Ok(applied(decision, own_texts(own), &snapshot, None));
+            return Ok(applied(upload, decision, own_texts(own), &snapshot, None));
         }
-        let device = writer(&decision, &snapshot);
+        let device = writer(upload, &decision, &snapshot);
         let commit = commit_of(&decision, &snapshot, device, upload, show);
         match lanes.commit(commit).await? {
             Outcome::Done { mut shown } => {
@@ -229,6 +261,7 @@ pub async fn apply(
                 *cache = current;
                 shown.extend(own_texts(own));
                 return Ok(applied(
+                    upload,
                     decision,
                     shown,
                     &snapshot,
@@ -304,13 +337,16 @@ fn proves_assumptions(decision: &Decision, snapshot: &Snapshot) -> bool {
 }
 
 /// The device as it stands after this upload.
-fn writer(decision: &Decision, snapshot: &Snapshot) -> KnownDevice {
+fn writer(upload: &Upload, decision: &Decision, snapshot: &Snapshot) -> KnownDevice {
+    let new = if upload.device.is_server() {
+        DeviceKey::SERVER
+    } else {
+        snapshot.next_device
+    };
     let highest_here = decision.plan.log.iter().map(|entry| entry.change_id).max();
     let highest_before = snapshot.device.map(|device| device.highest);
     KnownDevice {
-        key: snapshot
-            .device
-            .map_or(snapshot.next_device, |device| device.key),
+        key: snapshot.device.map_or(new, |device| device.key),
         highest: highest_here.max(highest_before).unwrap_or_default(),
     }
 }
@@ -403,12 +439,19 @@ fn commit_of(
 }
 
 fn applied(
+    upload: &Upload,
     decision: Decision,
     shown: HashMap<ServerId, Option<String>>,
     snapshot: &Snapshot,
     writer: Option<KnownDevice>,
 ) -> Applied {
+    let ids = if upload.device.is_server() {
+        own::given_ids(&decision)
+    } else {
+        upload.ids.clone()
+    };
     Applied {
+        ids,
         head: decision.plan.head,
         wrote: !decision.plan.log.is_empty(),
         verdicts: decision.verdicts,

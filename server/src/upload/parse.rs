@@ -20,6 +20,28 @@ impl From<JsonFault> for NotAnUpload {
     }
 }
 
+/// Who wrote a request: what a field may hold depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    Device,
+    Server,
+}
+
+/// The version a change was sent with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SentBase<'a> {
+    /// A number.
+    Version(i64),
+    /// A text, which only the server itself may send.
+    Word(Cow<'a, str>),
+}
+
+impl Default for SentBase<'_> {
+    fn default() -> Self {
+        Self::Version(0)
+    }
+}
+
 /// An upload request, borrowed from its body.
 #[derive(Debug, Default)]
 pub struct Envelope<'a> {
@@ -29,6 +51,8 @@ pub struct Envelope<'a> {
     pub ids: Vec<i64>,
     /// The epoch the device believes in.
     pub epoch: Option<Cow<'a, str>>,
+    /// Whose rows the server itself changes.
+    pub user: Option<Cow<'a, str>>,
     /// The device will never again send a change id below this one.
     pub settled_below: Option<i64>,
 }
@@ -41,7 +65,7 @@ pub struct SentChange<'a> {
     table: Cow<'a, str>,
     op: Cow<'a, str>,
     pk: Cow<'a, str>,
-    server_version: i64,
+    base: SentBase<'a>,
     payload: Option<&'a str>,
 }
 
@@ -54,9 +78,17 @@ impl<'a> SentChange<'a> {
             table: &self.table,
             op: &self.op,
             pk: &self.pk,
-            server_version: self.server_version,
+            server_version: match self.base {
+                SentBase::Version(version) => version,
+                SentBase::Word(_) => 0,
+            },
             payload: self.payload,
         }
+    }
+
+    /// The version as sent.
+    pub fn base(&self) -> &SentBase<'a> {
+        &self.base
     }
 
     /// The payload's text, a slice of the body.
@@ -69,6 +101,16 @@ impl<'a> SentChange<'a> {
 /// batch with more than `keep` changes only the numbers are kept: none of it
 /// will be applied.
 pub fn parse(body: &[u8], keep: usize) -> Result<Envelope<'_>, NotAnUpload> {
+    parse_of(Speaker::Device, body, keep)
+}
+
+/// The same for a write of the server itself, which has a user besides, and may
+/// have words for versions.
+pub fn parse_write(body: &[u8], keep: usize) -> Result<Envelope<'_>, NotAnUpload> {
+    parse_of(Speaker::Server, body, keep)
+}
+
+fn parse_of(speaker: Speaker, body: &[u8], keep: usize) -> Result<Envelope<'_>, NotAnUpload> {
     let text = std::str::from_utf8(body).map_err(|_| NotAnUpload)?;
     let mut reader = Reader::new(text);
     let mut envelope = Envelope::default();
@@ -81,10 +123,11 @@ pub fn parse(body: &[u8], keep: usize) -> Result<Envelope<'_>, NotAnUpload> {
                     integer(reader)?;
                 }
                 "settled_below" => envelope.settled_below = integer(reader)?,
+                "user" if speaker == Speaker::Server => envelope.user = string(reader)?,
                 "epoch" => envelope.epoch = string(reader)?,
                 "changes" if reader.kind()? == Kind::Null => reader.null()?,
                 "changes" => reader.array(|reader| -> Result<(), NotAnUpload> {
-                    let sent = change(reader)?;
+                    let sent = change(speaker, reader)?;
                     envelope.ids.push(sent.source_change_id);
                     if envelope.ids.len() <= keep {
                         envelope.changes.push(sent);
@@ -102,7 +145,7 @@ pub fn parse(body: &[u8], keep: usize) -> Result<Envelope<'_>, NotAnUpload> {
     Ok(envelope)
 }
 
-fn change<'a>(reader: &mut Reader<'a>) -> Result<SentChange<'a>, NotAnUpload> {
+fn change<'a>(speaker: Speaker, reader: &mut Reader<'a>) -> Result<SentChange<'a>, NotAnUpload> {
     let mut sent = SentChange::default();
     reader.object(|reader, key| -> Result<(), NotAnUpload> {
         match key {
@@ -111,7 +154,10 @@ fn change<'a>(reader: &mut Reader<'a>) -> Result<SentChange<'a>, NotAnUpload> {
             "table" => sent.table = string(reader)?.unwrap_or_default(),
             "op" => sent.op = string(reader)?.unwrap_or_default(),
             "pk" => sent.pk = string(reader)?.unwrap_or_default(),
-            "server_version" => sent.server_version = integer(reader)?.unwrap_or(0),
+            "server_version" if speaker == Speaker::Server && reader.kind()? == Kind::String => {
+                sent.base = SentBase::Word(reader.string()?);
+            }
+            "server_version" => sent.base = SentBase::Version(integer(reader)?.unwrap_or(0)),
             "payload" if reader.kind()? == Kind::Null => reader.null()?,
             "payload" => sent.payload = Some(reader.raw()?),
             _ => reader.checked()?,

@@ -1,20 +1,20 @@
 //! The answer to an upload, one status per change in request order.
 
-use super::{Applied, Upload};
+use super::Applied;
 use oversync_shared::Catalog;
 use oversync_shared::upload::{CurrentRow, Fault, Verdict};
 use oversync_shared::wire::{ChangeStatus, ServerRow, StatusKind, UploadReply};
 use serde_json::value::RawValue;
 
 /// Writes the answer of an upload that was decided.
-pub fn reply(upload: &Upload, applied: &Applied, catalog: &Catalog) -> UploadReply {
+pub fn reply(applied: &Applied, catalog: &Catalog) -> UploadReply {
     let accepted = !applied.verdicts.iter().any(|verdict| {
         matches!(
             verdict,
             Verdict::Invalid(Fault::Unregistered(_) | Fault::BatchTooLarge { .. })
         )
     });
-    let statuses = upload
+    let statuses = applied
         .ids
         .iter()
         .zip(&applied.verdicts)

@@ -146,6 +146,29 @@ pub struct Offer {
     pub value: Option<String>,
 }
 
+/// The state of its row that a change builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The version its sender has seen: the version gate compares.
+    Version(RowVersion),
+    /// Whatever the row is when its turn comes: the gate lets it pass. For the
+    /// server's own changes only; a device cannot say this.
+    Current,
+}
+
+impl Base {
+    /// A row that has never been seen.
+    pub const NEW: Self = Self::Version(RowVersion::NEVER_SEEN);
+
+    /// The version, where it names one.
+    pub const fn version(self) -> Option<RowVersion> {
+        match self {
+            Self::Version(version) => Some(version),
+            Self::Current => None,
+        }
+    }
+}
+
 /// A change that passed the checks of its own text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -157,8 +180,8 @@ pub struct Change {
     pub op: Op,
     /// The row.
     pub key: RowKey,
-    /// The version the device believes the row has.
-    pub base: RowVersion,
+    /// What its sender believes the row is.
+    pub base: Base,
     /// Of its content.
     pub fingerprint: Fingerprint,
     /// What the payload refers to.
@@ -218,7 +241,7 @@ pub fn check(
         table,
         op,
         key,
-        base: RowVersion::new(raw.server_version),
+        base: Base::Version(RowVersion::new(raw.server_version)),
         fingerprint: Fingerprint::new(&name, key, op, scratch),
         links,
         offers,

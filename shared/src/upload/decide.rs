@@ -4,7 +4,7 @@
 //! is only valid while that state lasts, so the writer guards it. A change that
 //! is not applied leaves nothing in the plan.
 
-use super::change::{Change, ColumnValue, Fingerprint, Link};
+use super::change::{Base, Change, ColumnValue, Fingerprint, Link};
 use super::fault::Fault;
 use super::order;
 use crate::catalog::{Catalog, ColumnIx, ForeignKeys, TableIx};
@@ -404,14 +404,15 @@ impl Run<'_> {
 
     /// The version gate: `None` lets the change pass.
     fn refused_by_gate(&self, change: &Change, row: RowAt) -> Option<Verdict> {
+        let Base::Version(base) = change.base else {
+            return None;
+        };
         match self.state(row) {
-            None if change.base != RowVersion::NEVER_SEEN => {
-                Some(Verdict::Invalid(Fault::NoServerRow {
-                    table: self.catalog.table(change.table).name.clone(),
-                    key: change.key,
-                }))
-            }
-            Some(state) if state.version != change.base => {
+            None if base != RowVersion::NEVER_SEEN => Some(Verdict::Invalid(Fault::NoServerRow {
+                table: self.catalog.table(change.table).name.clone(),
+                key: change.key,
+            })),
+            Some(state) if state.version != base => {
                 Some(Verdict::Conflict(CurrentRow { row, state }))
             }
             Some(_) | None => None,
@@ -490,7 +491,11 @@ impl Run<'_> {
     }
 
     fn write(&mut self, position: usize, change: &Change, row: RowAt) -> RowVersion {
-        let version = change.base.next();
+        // Where the change names a base, the gate has compared it with this.
+        let before = self
+            .state(row)
+            .map_or(RowVersion::NEVER_SEEN, |state| state.version);
+        let version = before.next();
         let server_id = ServerId::new(self.view.head.get() + self.done.log.len() as i64 + 1);
         self.done.log.push(LogEntry {
             server_id,
@@ -543,5 +548,90 @@ impl Run<'_> {
             rows,
             head,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::TableSpec;
+    use crate::names::TableName;
+    use crate::upload::{RawChange, check};
+
+    /// A base of "whatever it is now" passes the gate of any row, and several of
+    /// one row build on each other; a delete of nothing still does nothing.
+    #[test]
+    fn a_change_may_build_on_whatever_there_is() {
+        let name = TableName::parse("public", "notes").expect("plain");
+        let spec = TableSpec {
+            name,
+            references: vec![],
+            after: vec![],
+        };
+        let catalog = Catalog::new(vec![spec], ForeignKeys::Enabled).expect("one table");
+        let table = catalog.tables().next().expect("one table").0;
+        let pk = |n: u8| format!("0f8fad5b-d9cb-469f-a165-7086772895{n:02x}");
+        let change = |id, op, n: u8, base: Base| {
+            let raw = RawChange {
+                source_change_id: id,
+                schema: "public",
+                table: "notes",
+                op,
+                pk: &pk(n),
+                server_version: base.version().map_or(99, RowVersion::get),
+                payload: (op != "DELETE").then_some("{}"),
+            };
+            let mut change = check(&raw, &catalog, 100, &mut Vec::new()).expect("sound");
+            change.base = base;
+            Ok(change)
+        };
+        let row = |n: u8| RowAt {
+            table,
+            key: RowKey::parse(&pk(n)).expect("a key"),
+        };
+        let state = |version, deleted, at| RowState {
+            version: RowVersion::new(version),
+            deleted,
+            at: ServerId::new(at),
+        };
+        let view = View {
+            head: ServerId::new(20),
+            rows: [(row(1), state(7, false, 9)), (row(2), state(4, true, 20))].into(),
+            ..View::default()
+        };
+        let version = |n| Base::Version(RowVersion::new(n));
+        let changes = [
+            change(1, "UPDATE", 1, Base::Current),
+            change(2, "UPDATE", 1, Base::Current),
+            change(3, "UPDATE", 1, version(7)),
+            change(4, "UPDATE", 1, version(9)),
+            change(5, "INSERT", 2, Base::Current),
+            change(6, "INSERT", 3, Base::Current),
+            change(7, "DELETE", 4, Base::Current),
+            change(8, "DELETE", 2, Base::Current),
+        ];
+        let decision = decide(&catalog, &view, &changes);
+        let applied = |n| Verdict::Applied(Some(RowVersion::new(n)));
+        let conflict = Verdict::Conflict(CurrentRow {
+            row: row(1),
+            state: state(9, false, 22),
+        });
+        assert_eq!(
+            decision.verdicts,
+            [
+                applied(8),
+                applied(9),
+                conflict,
+                applied(10),
+                applied(5),
+                applied(1),
+                Verdict::Applied(None),
+                applied(6)
+            ]
+        );
+        let last = |n| decision.plan.rows.iter().find(|write| write.row == row(n));
+        assert_eq!(last(1).map(|write| write.base.get()), Some(7));
+        assert_eq!(last(2).map(|write| write.state), Some(state(6, true, 26)));
+        assert_eq!(decision.plan.head, ServerId::new(26));
     }
 }

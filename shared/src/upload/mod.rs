@@ -13,7 +13,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-pub use change::{Change, ColumnValue, Fingerprint, Link, Offer, RawChange, check};
+pub use change::{Base, Change, ColumnValue, Fingerprint, Link, Offer, RawChange, check};
 pub use decide::{
     CurrentRow, Decision, Holder, LogEntry, Needs, Plan, Recorded, RowAt, RowState, RowWrite,
     Verdict, View, decide, needs,

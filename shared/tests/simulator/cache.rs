@@ -4,7 +4,7 @@
 use crate::database::{DEVICES, Database, KnownDevice, RowNow, Write};
 use crate::model::{ROWS, Row, Spelt, Words};
 use crate::mutants::{Mutant, Rules};
-use oversync_shared::upload::{Needs, Recorded, RowState, View, needs};
+use oversync_shared::upload::{Base, Needs, Recorded, RowState, View, needs};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, RowVersion, ServerId};
 use std::collections::HashMap;
@@ -271,7 +271,7 @@ fn taken_for_new(words: &Words, upload: &Spelt) -> [bool; ROWS] {
             table: change.table,
             key: change.key,
         });
-        if change.base == RowVersion::NEVER_SEEN && change.op != Op::Delete {
+        if change.base == Base::NEW && change.op != Op::Delete {
             new[row] = true;
         } else {
             otherwise[row] = true;

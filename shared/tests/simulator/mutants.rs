@@ -6,8 +6,8 @@
 
 use crate::model::{Spelt, Words};
 use oversync_shared::upload::{
-    Change, CurrentRow, Decision, Fault, Link, LogEntry, Recorded, RowAt, RowWrite, Verdict, View,
-    decide,
+    Base, Change, CurrentRow, Decision, Fault, Link, LogEntry, Recorded, RowAt, RowWrite, Verdict,
+    View, decide,
 };
 use oversync_shared::{RowVersion, ServerId};
 use std::collections::{HashMap, HashSet};
@@ -149,7 +149,7 @@ impl Rules {
                 let mut view = view.clone();
                 for change in sound() {
                     if let Some(now) = view.rows.get_mut(&row_of(change)) {
-                        now.version = change.base;
+                        now.version = change.base.version().expect("devices name one");
                     }
                 }
                 decide(catalog, &view, changes)
@@ -196,7 +196,7 @@ impl Rules {
                         (&*verdict, change)
                         && are_in_batch(change)
                         && let Some(state) = view.rows.get(&row_of(change)).copied()
-                        && state.version != change.base
+                        && change.base != Base::Version(state.version)
                     {
                         let row = row_of(change);
                         *verdict = Verdict::Conflict(CurrentRow { row, state });

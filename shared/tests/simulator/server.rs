@@ -435,7 +435,7 @@ impl World<'_> {
             if self.database.users[batch.user].rejected.contains(&used) {
                 let recorded = oversync_shared::upload::Recorded {
                     fingerprint: change.fingerprint,
-                    version: change.base.next(),
+                    version: change.base.version().expect("devices name one").next(),
                 };
                 view.recorded.entry(change.id).or_insert(recorded);
             }

@@ -1,7 +1,7 @@
 //! A server in memory: the real decision, one log, no HTTP.
 
 use crate::outbox::Frozen;
-use oversync_shared::catalog::{Reference, TableSpec};
+use oversync_shared::catalog::{ForeignKeys, Reference, RefersTo, TableSpec};
 use oversync_shared::upload::{
     Change, Fault, RawChange, Recorded, RowAt, RowState, Verdict, View, check, decide,
 };
@@ -46,14 +46,19 @@ impl Server {
         let to_p = Reference {
             column: "p_id".to_owned(),
             parent: name("p"),
+            to: RefersTo::Key,
         };
         let spec = |table: &str, references| TableSpec {
             name: name(table),
             references,
+            after: Vec::new(),
         };
         Self {
-            catalog: Catalog::new(vec![spec("p", vec![]), spec("c", vec![to_p])])
-                .expect("two tables"),
+            catalog: Catalog::new(
+                vec![spec("p", vec![]), spec("c", vec![to_p])],
+                ForeignKeys::Enabled,
+            )
+            .expect("two tables"),
             log: Vec::new(),
             ever: Vec::new(),
             rows: HashMap::new(),

@@ -1,6 +1,6 @@
 //! The embedded store's file: its lock, its pragmas, its schema.
 
-use super::super::StoreError;
+use super::super::{OpenError, StoreError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0001_init.sql"),
     include_str!("../../../../migrations/sqlite/0002_projection.sql"),
+    include_str!("../../../../migrations/sqlite/0003_revocation.sql"),
 ];
 
 /// How long a statement waits for another connection's lock, in milliseconds.
@@ -18,7 +19,7 @@ const BUSY_MS: u32 = 5_000;
 
 /// Locks the file against a second server process. The lock is the system's:
 /// it ends with the process, however that ends.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let failed = |error: &dyn std::fmt::Display| {
@@ -32,11 +33,8 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         .map_err(|error| failed(&error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Failed(format!(
-            "{} is in use by another server process; the embedded store serves one process, use PostgreSQL for several",
-            path.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(&error)),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.display().to_string())),
+        Err(TryLockError::Error(error)) => Err(failed(&error).into()),
     }
 }
 

@@ -152,6 +152,7 @@ pub(super) fn project(
             continue;
         }
         tracing::warn!(table = %work.writer.name(), error, "a row could not be projected");
+        crate::meters::projection_failure();
         record(tx, work, &error, ts)?;
     }
     Ok(Projected::Done)

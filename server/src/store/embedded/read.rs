@@ -2,10 +2,10 @@
 
 use super::super::{
     Ask, DeviceKey, Entry, Head, KnownDevice, Loaded, Page, PageQuery, Revision, StoreError,
-    UserKey, fingerprint_from, op_from_code,
+    StoredRow, UserKey, fingerprint_from, op_from_code,
 };
 use oversync_shared::upload::{Recorded, RowState};
-use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName};
+use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -130,6 +130,32 @@ pub(super) fn load(
         rows,
         recorded,
     }))
+}
+
+/// `None` for a row that has never been synchronised.
+pub(super) fn row(
+    connection: &mut Connection,
+    user: &UserId,
+    table: i64,
+    key: RowKey,
+) -> Result<Option<StoredRow>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT r.version, r.deleted, l.payload FROM _oversync_users u \
+         JOIN _oversync_rows r ON r.user_key = u.user_key \
+         JOIN _oversync_log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+         WHERE u.user_id = ?1 AND r.table_key = ?2 AND r.pk = ?3",
+    )?;
+    let found = statement.query_row(
+        params![user.as_str(), table, key.uuid().as_bytes()],
+        |row| {
+            Ok(StoredRow {
+                version: RowVersion::new(row.get(0)?),
+                deleted: row.get(1)?,
+                payload: row.get(2)?,
+            })
+        },
+    );
+    Ok(found.optional()?)
 }
 
 pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Page, StoreError> {

@@ -44,6 +44,7 @@ pub(super) async fn record(
     for failed in &done.failed {
         let work = &work[failed.index];
         tracing::warn!(table = %work.writer.name(), error = failed.error, "a row could not be projected");
+        crate::meters::projection_failure();
         sqlx::query(
             "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
              VALUES ($1, $2, $3, $4, $5, $6, $7) \

@@ -1,0 +1,141 @@
+//! What the server counts and measures, by name.
+//!
+//! Only the macros of `metrics` are used here: the binary installs a recorder,
+//! a host application may install its own, and without one all of this costs
+//! next to nothing. Labels have few values; none names a user or a device.
+
+use crate::upload::UploadError;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use metrics::{gauge, histogram};
+use oversync_shared::upload::Verdict;
+use std::time::Duration;
+
+const UPLOADS: &str = "oversync_uploads_total";
+const UPLOAD_SECONDS: &str = "oversync_upload_seconds";
+const CHANGES: &str = "oversync_changes_total";
+const DOWNLOADS: &str = "oversync_downloads_total";
+const DOWNLOAD_SECONDS: &str = "oversync_download_seconds";
+const REFUSALS: &str = "oversync_refusals_total";
+const SESSIONS: &str = "oversync_sessions";
+const HINTS: &str = "oversync_hints_total";
+const PROJECTION_FAILURES: &str = "oversync_projection_failures_total";
+const BYTES_IN_FLIGHT: &str = "oversync_upload_bytes_in_flight";
+pub(crate) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
+
+/// Tells the recorder what each name means; again for each recorder.
+pub(crate) fn describe() {
+    describe_counter!(
+        UPLOADS,
+        "Uploads, of devices and of the server itself, by status: answered, refused, overloaded, failed"
+    );
+    describe_histogram!(
+        UPLOAD_SECONDS,
+        Unit::Seconds,
+        "From an upload's checked body to its answer"
+    );
+    describe_counter!(
+        CHANGES,
+        "Changes of answered uploads by status: applied, conflict, invalid"
+    );
+    describe_counter!(
+        DOWNLOADS,
+        "Pages read from the store, a long poll's included, by status: answered, failed"
+    );
+    describe_histogram!(
+        DOWNLOAD_SECONDS,
+        Unit::Seconds,
+        "Reading one page, without waiting"
+    );
+    describe_counter!(REFUSALS, "Requests answered with an error, by its code");
+    describe_gauge!(SESSIONS, "Open WebSocket sessions");
+    describe_counter!(HINTS, "Hints sent: that there are changes");
+    describe_counter!(
+        PROJECTION_FAILURES,
+        "Rows that could not be written into their business table"
+    );
+    describe_gauge!(
+        BYTES_IN_FLIGHT,
+        Unit::Bytes,
+        "Memory that upload bodies hold now"
+    );
+    describe_histogram!(COMMIT_UPLOADS, "Uploads that shared one commit");
+}
+
+/// An upload has been answered, or not.
+pub(crate) fn upload(result: Result<&[Verdict], &UploadError>, took: Duration) {
+    let status = match result {
+        Ok(verdicts) => {
+            histogram!(UPLOAD_SECONDS).record(took);
+            changes(verdicts);
+            "answered"
+        }
+        Err(UploadError::EpochMismatch(_) | UploadError::AnswerTooLarge) => "refused",
+        Err(UploadError::Store(crate::store::StoreError::Overloaded)) => "overloaded",
+        Err(UploadError::Store(crate::store::StoreError::Failed(_))) => "failed",
+    };
+    counter!(UPLOADS, "status" => status).increment(1);
+}
+
+fn changes(verdicts: &[Verdict]) {
+    let (mut applied, mut conflict, mut invalid) = (0, 0, 0);
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Applied(_) => applied += 1,
+            Verdict::Conflict(_) => conflict += 1,
+            Verdict::Invalid(_) => invalid += 1,
+        }
+    }
+    for (status, number) in [
+        ("applied", applied),
+        ("conflict", conflict),
+        ("invalid", invalid),
+    ] {
+        if number > 0 {
+            counter!(CHANGES, "status" => status).increment(number);
+        }
+    }
+}
+
+/// A page has been read, or not.
+pub(crate) fn page(is_read: bool, took: Duration) {
+    if is_read {
+        histogram!(DOWNLOAD_SECONDS).record(took);
+    }
+    let status = if is_read { "answered" } else { "failed" };
+    counter!(DOWNLOADS, "status" => status).increment(1);
+}
+
+/// A request has been answered with an error.
+pub(crate) fn refusal(code: &'static str) {
+    counter!(REFUSALS, "code" => code).increment(1);
+}
+
+/// A session has opened …
+pub(crate) fn session_opened() {
+    gauge!(SESSIONS).increment(1);
+}
+
+/// … and closed.
+pub(crate) fn session_closed() {
+    gauge!(SESSIONS).decrement(1);
+}
+
+/// A session was told of changes.
+pub(crate) fn hint() {
+    counter!(HINTS).increment(1);
+}
+
+/// A row could not be projected.
+pub(crate) fn projection_failure() {
+    counter!(PROJECTION_FAILURES).increment(1);
+}
+
+/// A group commit of this many uploads.
+pub(crate) fn commit(uploads: usize) {
+    histogram!(COMMIT_UPLOADS).record(uploads as f64);
+}
+
+/// Memory that upload bodies hold now; said when somebody asks.
+pub(crate) fn bytes_in_flight(bytes: usize) {
+    gauge!(BYTES_IN_FLIGHT).set(bytes as f64);
+}

@@ -1,0 +1,213 @@
+//! What a host application holds: the service without HTTP, in its own process.
+
+use actix_web::test::{TestRequest, call_service, init_service, read_body};
+use actix_web::{App, web};
+use oversync::auth::{Authenticator, Identity, TokenAuthenticator, Unauthenticated};
+use oversync::settings::{Secret, TableSettings};
+use oversync::{
+    Base, Clock, MetricsText, RowError, ServerChange, Settings, SyncService, admin_routes,
+};
+use oversync_shared::wire::{Op, StatusKind};
+use oversync_shared::{DeviceId, RowVersion, UserId};
+use oversync_tests::target::{fresh_key, fresh_user};
+use oversync_tests::{Backend, Database};
+use serde_json::json;
+use serde_json::value::to_raw_value;
+use std::sync::Arc;
+
+async fn service(database: &Database) -> SyncService {
+    service_with(database, Arc::new(TokenAuthenticator::new(&[7; 32]))).await
+}
+
+async fn service_with(database: &Database, auth: Arc<dyn Authenticator>) -> SyncService {
+    let settings = Settings {
+        database_url: database.url().to_owned(),
+        tables: vec![TableSettings {
+            schema: "business".to_owned(),
+            table: "users".to_owned(),
+            ..TableSettings::default()
+        }],
+        ..Settings::default()
+    };
+    SyncService::start(settings, auth, Clock::system())
+        .await
+        .expect("the service starts")
+}
+
+async fn a_host_application_writes(backend: Backend) {
+    let database = backend.database().await;
+    let service = service(&database).await;
+    let user = UserId::new(fresh_user()).expect("a user");
+    let key = fresh_key();
+    let row = |name: &str| to_raw_value(&json!({ "name": name })).expect("JSON");
+    let set = |base, name: &str| ServerChange::set("business", "users", &key, base, row(name));
+
+    assert!(
+        service
+            .row(&user, "business", "users", &key)
+            .await
+            .expect("read")
+            .is_none()
+    );
+    let changes = [
+        set(Base::NEW, "a"),
+        set(Base::NEW, "b"),
+        set(Base::Current, "c"),
+    ];
+    let reply = service.write(&user, &changes).await.expect("an answer");
+    let kinds: Vec<StatusKind> = reply.statuses.iter().map(|status| status.status).collect();
+    let expected = [
+        StatusKind::Applied,
+        StatusKind::Conflict,
+        StatusKind::Applied,
+    ];
+    assert_eq!(kinds, expected);
+    let ids: Vec<i64> = reply
+        .statuses
+        .iter()
+        .map(|status| status.source_change_id.get())
+        .collect();
+    assert_eq!(ids, [1, 0, 2]);
+
+    let found = service
+        .row(&user, "business", "users", &key)
+        .await
+        .expect("read");
+    let found = found.expect("the row");
+    assert_eq!(found.server_version, RowVersion::new(2));
+    assert_eq!(found.payload.expect("a payload").get(), r#"{"name":"c"}"#);
+    let base = Base::Version(found.server_version);
+    let reply = service
+        .write(
+            &user,
+            &[ServerChange::delete("business", "users", &key, base)],
+        )
+        .await
+        .expect("an answer");
+    assert_eq!(
+        reply.statuses[0].new_server_version,
+        Some(RowVersion::new(3))
+    );
+    assert_eq!(service.head(&user).await.expect("a head").get(), 3);
+
+    let mut wrong = set(Base::Current, "d");
+    wrong.payload = Some(to_raw_value(&json!(["no object"])).expect("JSON"));
+    let mut missing = set(Base::Current, "d");
+    missing.payload = None;
+    assert_eq!(missing.op, Op::Update);
+    let reply = service
+        .write(&user, &[wrong, missing])
+        .await
+        .expect("an answer");
+    let says = |n: usize| reply.statuses[n].message.as_deref();
+    assert_eq!(says(0), Some("invalid JSON payload"));
+    assert_eq!(says(1), Some("payload required for UPDATE operation"));
+    let unknown = service.row(&user, "business", "nothing", &key).await;
+    assert!(matches!(unknown, Err(RowError::Invalid(_))));
+    service.close().await;
+}
+
+/// Lets anybody in whose token is a name.
+struct Names;
+
+#[async_trait::async_trait]
+impl Authenticator for Names {
+    async fn authenticate(&self, token: &str) -> Result<Identity, Unauthenticated> {
+        Ok(Identity {
+            user: UserId::new("u").map_err(|_| Unauthenticated)?,
+            device: DeviceId::new(token).map_err(|_| Unauthenticated)?,
+            expires_at: None,
+        })
+    }
+}
+
+#[actix_web::test]
+async fn revocation_stands_behind_any_authenticator() {
+    let database = Backend::Embedded.database().await;
+    let service = service_with(&database, Arc::new(Names)).await;
+    let (user, device) = (
+        UserId::new("u").expect("a user"),
+        DeviceId::new("d").expect("a device"),
+    );
+    assert!(service.auth().authenticate("d").await.is_ok());
+    service.revoke(&user, &device).await.expect("revoked");
+    assert!(service.auth().authenticate("d").await.is_err());
+    assert!(service.auth().authenticate("e").await.is_ok());
+    let listed = service.devices(&user).await.expect("a list");
+    assert!(listed.len() == 1 && listed[0].revoked_at.is_some());
+    service.reinstate(&user, &device).await.expect("reinstated");
+    assert!(service.auth().authenticate("d").await.is_ok());
+    service.close().await;
+}
+
+/// The operators' routes in somebody's own application: closed without a token,
+/// and without metrics unless the application brings them.
+#[actix_web::test]
+async fn operators_routes_are_mounted_by_a_host() {
+    let database = Backend::Embedded.database().await;
+    let mut service = service(&database).await;
+    for configured in [
+        None,
+        Some("a token for operators, long enough".replace(' ', "-")),
+    ] {
+        if let Some(token) = &configured {
+            service.close().await;
+            let settings = Settings {
+                admin_token: Some(Secret::new(token)),
+                ..service.settings().clone()
+            };
+            service = SyncService::start(settings, Arc::new(Names), Clock::system())
+                .await
+                .expect("the service starts");
+        }
+        let text = MetricsText::new(|| "some_metric 1\n".to_owned());
+        let with = App::new()
+            .app_data(web::Data::new(text))
+            .configure(admin_routes(&service));
+        let with = init_service(with).await;
+        let without = init_service(App::new().configure(admin_routes(&service))).await;
+        let shown = configured.clone().unwrap_or_default();
+        let get = || {
+            TestRequest::get()
+                .uri("/metrics")
+                .insert_header(("authorization", format!("Bearer {shown}")))
+                .to_request()
+        };
+        let expected = if configured.is_some() {
+            (200, 404)
+        } else {
+            (401, 401)
+        };
+        let (there, not) = (
+            call_service(&with, get()).await,
+            call_service(&without, get()).await,
+        );
+        assert_eq!((there.status().as_u16(), not.status().as_u16()), expected);
+        if configured.is_some() {
+            assert_eq!(read_body(there).await, "some_metric 1\n");
+        }
+        let open = TestRequest::get().uri("/ready").to_request();
+        assert_eq!(call_service(&with, open).await.status(), 200);
+    }
+    service.close().await;
+    let short = Settings {
+        admin_token: Some(Secret::new("short")),
+        ..service.settings().clone()
+    };
+    let refused = SyncService::start(short, Arc::new(Names), Clock::system()).await;
+    let error = refused.err().expect("refused").to_string();
+    assert!(
+        error.contains("admin_token") && !error.contains("\"short"),
+        "{error}"
+    );
+}
+
+#[actix_web::test]
+async fn a_host_application_writes_embedded() {
+    a_host_application_writes(Backend::Embedded).await;
+}
+
+#[actix_web::test]
+async fn a_host_application_writes_postgres() {
+    a_host_application_writes(Backend::Postgres).await;
+}
