@@ -10,10 +10,12 @@ mod cascade;
 mod columns;
 mod constraints;
 mod describe;
+mod expressions;
 mod failures;
 mod handled;
 mod lookup;
 mod project;
+mod work;
 
 pub(super) use audit::PostgresAudit;
 
@@ -35,7 +37,6 @@ use oversync_shared::Catalog;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId};
-use project::{Work, Writer};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
 use std::collections::{HashMap, HashSet};
@@ -44,6 +45,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
+use work::{Work, Writer};
 
 /// Connections of one process. 8–16 gave the best throughput on 2 cores, 64
 /// halved it (docs: BENCH, known floors).
@@ -195,7 +197,7 @@ impl PostgresStore {
                     op: op_code(entry.op),
                     columns: match (writer, &entry.payload) {
                         (Writer::Projection(projection), Some(payload)) => {
-                            project::present(projection, payload, |members| {
+                            work::present(projection, payload, |members| {
                                 let names = members.iter().map(|(name, _)| name);
                                 self.unknown.look(projection, names);
                             })
