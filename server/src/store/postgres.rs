@@ -11,10 +11,12 @@ mod columns;
 mod constraints;
 mod describe;
 mod devices;
+mod expressions;
 mod failures;
 mod handled;
 mod lookup;
 mod project;
+mod work;
 
 pub(super) use audit::PostgresAudit;
 
@@ -38,7 +40,6 @@ use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
 use oversync_shared::{
     ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId,
 };
-use project::{Work, Writer};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
 use std::collections::{HashMap, HashSet};
@@ -47,6 +48,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
+use work::{Work, Writer};
 
 /// Connections of one process. 8–16 gave the best throughput on 2 cores, 64
 /// halved it (docs: BENCH, known floors).
@@ -198,7 +200,7 @@ impl PostgresStore {
                     op: op_code(entry.op),
                     columns: match (writer, &entry.payload) {
                         (Writer::Projection(projection), Some(payload)) => {
-                            project::present(projection, payload, |members| {
+                            work::present(projection, payload, |members| {
                                 let names = members.iter().map(|(name, _)| name);
                                 self.unknown.look(projection, names);
                             })

@@ -1,6 +1,6 @@
 //! Reading for `verify`: one REPEATABLE READ, READ ONLY transaction per user.
 
-use super::project::{column_value, key_value, quoted, quoted_table};
+use super::expressions::{column_value, key_value, quoted, quoted_table};
 use super::{connect_options, describe};
 use crate::projection::{BusinessTable, Column, Kind, Projection};
 use crate::store::audit::{

@@ -6,8 +6,9 @@
 //! before the delete, by the tables' own references, level by level. A cascade
 //! through a table that is not projected is not seen.
 
+use super::expressions::{is_owner, key_value, query, quoted, quoted_table};
 use super::lookup::key_as_uuid;
-use super::project::{Trouble, Work, is_owner, key_value, query, quoted, quoted_table};
+use super::work::{Trouble, Work};
 use crate::projection::Projection;
 use crate::store::StoreError;
 use oversync_shared::TableName;

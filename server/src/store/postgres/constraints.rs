@@ -7,7 +7,7 @@
 //! case: what cannot be changed is a warning.
 
 use super::SCHEMA_LOCK;
-use super::project::{query, quoted};
+use super::expressions::{query, quoted};
 use crate::store::StoreError;
 use oversync_shared::TableName;
 use sqlx::{PgPool, Row as _};

@@ -1,7 +1,8 @@
 //! Rows that could not be projected: recorded, listed, tried again.
 
 use super::cascade::{Cascades, Effect, Reached};
-use super::project::{self, Projected, Work, Writer};
+use super::project;
+use super::work::{Projected, Work, Writer, present};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
 use crate::store::{FailureFilter, StoreError, op_code, op_from_code};
@@ -223,9 +224,7 @@ pub(super) async fn retry<'a>(
             current.try_get("op")?
         },
         columns: match (writer, &payload) {
-            (Writer::Projection(projection), Some(payload)) => {
-                project::present(projection, payload, |_| {})
-            }
+            (Writer::Projection(projection), Some(payload)) => present(projection, payload, |_| {}),
             _ => Ok(Vec::new()),
         },
         cascades,

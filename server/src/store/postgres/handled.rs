@@ -1,6 +1,6 @@
 //! Rows that the host's own handler writes.
 
-use super::project::Trouble;
+use super::work::Trouble;
 use crate::projection::Handled;
 use crate::store::handler::{Before, Deleted, HandlerError, PANICKED, Upserted, recorded};
 use futures_util::FutureExt as _;

@@ -5,7 +5,7 @@
 //! by that type, so that an index serves it. A value that the type cannot hold
 //! is nowhere, and harms neither the statement nor its neighbours.
 
-use super::project::{column_value, is_owner, query, quoted};
+use super::expressions::{column_value, is_owner, query, quoted};
 use crate::projection::{Kind, Lookup, Projection};
 use crate::store::{Referred, StoreError};
 use oversync_shared::RowKey;

@@ -6,112 +6,16 @@
 //! are checked before each savepoint is released: at COMMIT they would take
 //! everybody's upload with them.
 
-use super::cascade::{self, Cascades, Reached};
+use super::cascade::{self, Reached};
+use super::expressions::{column_value, is_owner, key_value, query, quoted, quoted_table};
 use super::handled;
-use crate::projection::{Column, Handled, Kind, NOT_UNIQUE, NOT_YOURS, Projection};
-use crate::store::handler::Before;
-use oversync_shared::json;
+use super::work::{Failed, Projected, Trouble, Work, Writer};
+use crate::projection::{Kind, NOT_UNIQUE, NOT_YOURS, Projection};
 use oversync_shared::upload::RowAt;
-use oversync_shared::{RowKey, RowVersion, TableName, UserId};
+use oversync_shared::{RowKey, UserId};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use uuid::Uuid;
-
-/// A row to be written or removed.
-#[derive(Debug, Clone)]
-pub(super) struct Work<'a> {
-    pub(super) user: i64,
-    pub(super) user_id: &'a UserId,
-    pub(super) writer: Writer<'a>,
-    pub(super) before: Before,
-    pub(super) table_key: i32,
-    pub(super) pk: Uuid,
-    pub(super) version: RowVersion,
-    /// `None` removes the row.
-    pub(super) payload: Option<&'a str>,
-    pub(super) op: i16,
-    /// Of a projected upsert, which columns its payload has ([`present`]).
-    pub(super) columns: Result<Vec<bool>, String>,
-    /// What the database does by itself when rows are deleted.
-    pub(super) cascades: &'a Cascades,
-}
-
-/// Who writes the rows of a table.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Writer<'a> {
-    Projection(&'a Projection),
-    Handler(&'a Handled),
-}
-
-impl Writer<'_> {
-    pub(super) fn name(&self) -> &TableName {
-        match self {
-            Self::Projection(projection) => &projection.name,
-            Self::Handler(handled) => &handled.name,
-        }
-    }
-
-    fn rank(&self) -> usize {
-        match self {
-            Self::Projection(projection) => projection.rank,
-            Self::Handler(handled) => handled.rank,
-        }
-    }
-
-    fn is_cyclic(&self) -> bool {
-        match self {
-            Self::Projection(projection) => projection.cyclic,
-            Self::Handler(handled) => handled.cyclic,
-        }
-    }
-}
-
-impl<'a> Work<'a> {
-    fn projection(&self) -> &'a Projection {
-        match self.writer {
-            Writer::Projection(projection) => projection,
-            Writer::Handler(_) => unreachable!("BUG: a handler's row is not projected"),
-        }
-    }
-
-    fn present(&self) -> Result<Vec<bool>, Trouble> {
-        self.columns.clone().map_err(Trouble::Data)
-    }
-
-    /// Whether it is written by itself: a handler's row, unless rows may need it
-    /// that it needs.
-    fn is_alone(&self) -> bool {
-        matches!(self.writer, Writer::Handler(handled) if !handled.cyclic)
-    }
-
-    /// Parents' upserts, children's upserts, children's deletes, parents'
-    /// deletes; tables together.
-    pub(super) fn order(&self) -> (bool, i64, i32) {
-        let rank = self.writer.rank() as i64;
-        let is_delete = self.payload.is_none();
-        (
-            is_delete,
-            if is_delete { -rank } else { rank },
-            self.table_key,
-        )
-    }
-}
-
-/// A row that could not be written.
-pub(super) struct Failed {
-    pub(super) index: usize,
-    pub(super) error: String,
-}
-
-/// How projecting ended.
-#[derive(Default)]
-pub(super) struct Projected {
-    /// What could not be written.
-    pub(super) failed: Vec<Failed>,
-    /// Other rows that were changed beside what was.
-    pub(super) reached: Vec<Reached>,
-}
 
 /// What is known of rows once they are written.
 #[derive(Default)]
@@ -119,37 +23,6 @@ struct Written {
     /// Left out: somebody else's.
     foreign: Vec<usize>,
     reached: Vec<Reached>,
-}
-
-/// Why a set of rows could not be written together.
-pub(super) enum Trouble {
-    /// The data: try smaller sets.
-    Data(String),
-    /// The database: give up.
-    Store(sqlx::Error),
-}
-
-impl From<sqlx::Error> for Trouble {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            // 40: deadlocks and the like; 53, 57, 58: resources, shutdown, the
-            // system. None of them is the row's fault.
-            sqlx::Error::Database(cause)
-                if !cause.code().is_some_and(|code| {
-                    ["40", "53", "57", "58"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
-                }) =>
-            {
-                if cause.is_unique_violation() {
-                    Self::Data(NOT_UNIQUE.to_owned())
-                } else {
-                    Self::Data(cause.message().to_owned())
-                }
-            }
-            _ => Self::Store(error),
-        }
-    }
 }
 
 /// Writes all rows that can be written; says which cannot, and why. `work` is
@@ -343,31 +216,6 @@ fn same_table(a: &Work<'_>, b: &Work<'_>) -> bool {
     a.table_key == b.table_key && a.payload.is_some() == b.payload.is_some()
 }
 
-/// Which of the table's columns a payload has; the text of a failure where it
-/// cannot be written. `look` is shown the names of its columns.
-pub(super) fn present(
-    projection: &Projection,
-    payload: &str,
-    look: impl FnOnce(&[(Cow<'_, str>, &str)]),
-) -> Result<Vec<bool>, String> {
-    let members = json::members(payload).map_err(|fault| fault.to_string())?;
-    look(&members);
-    projection
-        .columns
-        .iter()
-        .map(|column| {
-            let value = members
-                .iter()
-                .find(|(name, _)| *name == column.wire_name.as_str());
-            if column.column.kind == Kind::Array && value.is_some_and(|(_, text)| *text != "null") {
-                let name = &column.column.name;
-                return Err(format!("column {name}: arrays cannot be synchronised"));
-            }
-            Ok(value.is_some() && column.column.kind != Kind::Array)
-        })
-        .collect()
-}
-
 /// For tables without an owner column: keeps the rows that are this user's, or
 /// nobody's and not yet there.
 async fn claim(
@@ -553,74 +401,6 @@ async fn remove(
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// Whether a business row (`b`) belongs to the user of this name. As texts: a
-/// cast to a column's type could cut a name to somebody else's.
-pub(super) fn is_owner(owner: &Column, name: &str) -> String {
-    let column = quoted(&owner.name);
-    match owner.kind {
-        Kind::Uuid => format!("b.{column} = {name}::uuid"),
-        _ => format!("b.{column}::text = {name}"),
-    }
-}
-
-/// Statements built from the database's own catalogue: names are quoted, and no
-/// text of a client is part of them.
-pub(super) fn query(
-    sql: &str,
-) -> sqlx::query::Query<'static, Postgres, sqlx::postgres::PgArguments> {
-    sqlx::query(sqlx::AssertSqlSafe(sql.to_owned()))
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-pub(super) fn quoted_table(projection: &Projection) -> String {
-    format!(
-        "{}.{}",
-        quoted(&projection.name.schema),
-        quoted(&projection.name.table)
-    )
-}
-
-/// A key as its column holds it.
-pub(super) fn key_value(uuid: &str, kind: Kind) -> String {
-    match kind {
-        Kind::Bytes => format!("uuid_send({uuid})"),
-        Kind::Uuid => uuid.to_owned(),
-        _ => format!("{uuid}::text"),
-    }
-}
-
-/// A payload's column as the table's column takes it, with the payload as
-/// `w.payload`.
-pub(super) fn column_value(
-    wire_name: &str,
-    type_name: &str,
-    kind: Kind,
-    is_reference: bool,
-) -> String {
-    let name = format!("'{}'", wire_name.replace('\'', "''"));
-    let text = format!("(w.payload ->> {name})");
-    match kind {
-        _ if is_reference => key_value(&format!("oversync.to_uuid({text})"), kind),
-        Kind::Uuid => format!("oversync.to_uuid({text})"),
-        Kind::Timestamp => format!("oversync.to_time(w.payload -> {name})::{type_name}"),
-        Kind::Bytes => format!("decode({text}, 'base64')"),
-        // JSON has no infinity; devices write a number that is one (section 6a).
-        Kind::Real => format!(
-            "CASE {text} WHEN '9e999' THEN 'Infinity' WHEN '-9e999' THEN '-Infinity' ELSE {text} END::{type_name}"
-        ),
-        Kind::Text
-        | Kind::Integer
-        | Kind::Numeric
-        | Kind::Boolean
-        | Kind::Json
-        | Kind::FromText
-        | Kind::Array => format!("{text}::{type_name}"),
-    }
 }
 
 /// Which of these rows the business table has for this user: its own, or, where
