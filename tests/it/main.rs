@@ -15,6 +15,9 @@ mod hostile;
 // Answers are bounded as bodies are.
 mod bounds;
 
+// Everything one user can observe is the same whether another exists or not.
+mod isolation;
+
 // ---------------------------------------------------------- what it never loses
 // Many writers and a reader that never rests: every change once, in order.
 mod stream;
