@@ -43,6 +43,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The settings as a file has them, for a database.
+    pub fn to_toml(&self, database_url: &str) -> String {
+        self.clone()
+            .set("database_url", database_url)
+            .table
+            .to_string()
+    }
+
     /// Sets one setting; the name may have one dot, as in `limits.max_changes`.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -112,8 +120,8 @@ impl Server {
     pub async fn start(database: &Database, config: Config) -> Self {
         let folder = TempDir::with_prefix("oversync-test.").expect("a temporary folder");
         let config_file = folder.path().join("oversync.toml");
-        let config = config.set("database_url", database.url());
-        std::fs::write(&config_file, config.table.to_string()).expect("the settings are written");
+        std::fs::write(&config_file, config.to_toml(database.url()))
+            .expect("the settings are written");
         let log = folder.path().join("log.txt");
         let process = launch(config_file.clone(), log.clone(), None).await;
         Self {
@@ -262,10 +270,12 @@ pub fn command() -> Command {
 /// When it is missing, or older than the sources it was built from.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its own path");
+    // Tests run from target/<profile>/deps, programs from the folder above.
     let folder = test
         .ancestors()
-        .nth(2)
-        .expect("tests run from target/<profile>/deps");
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .expect("a program stands in a folder");
     let binary = folder.join(name);
     let built = modified(&binary).unwrap_or_else(|| {
         panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins --examples")
