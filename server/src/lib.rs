@@ -22,7 +22,7 @@ mod user;
 pub mod verify;
 
 pub use clock::Clock;
-pub use http::{ApiError, Caller, routes};
+pub use http::{ApiError, Caller, docs_routes, routes};
 pub use registration::RegistrationError;
 pub use serve::{ServeError, serve};
 pub use service::{StartError, SyncService};

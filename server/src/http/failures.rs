@@ -4,12 +4,14 @@
 use super::body;
 use super::caller::Caller;
 use super::error::ApiError;
-use crate::projection::Retried;
+use crate::projection::{Failure, Retried};
 use crate::service::SyncService;
 use crate::store::{FailureFilter, StoreError};
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
-use serde_json::json;
+use oversync_shared::RowVersion;
+use oversync_shared::wire::ErrorBody;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Failures listed when the caller does not say, or says what cannot be.
 const DEFAULT_LIMIT: i64 = 100;
@@ -20,6 +22,24 @@ const MAX_LIMIT: i64 = 1_000;
 /// More than any `{"id": n}`.
 const MAX_BYTES: usize = 1_024;
 
+/// List the caller's own rows that could not be projected, newest first.
+#[utoipa::path(
+    get,
+    path = "/admin/materialize-failures",
+    tag = "projection",
+    security(("bearer" = [])),
+    params(
+        ("schema" = Option<String>, Query, description = "Only this schema."),
+        ("table" = Option<String>, Query, description = "Only this table."),
+        ("limit" = Option<String>, Query, description = "At most so many, 1 to 1000; anything else counts as 100."),
+    ),
+    responses(
+        (status = 200, description = "The failures.", body = Vec<Failure>),
+        (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 500, description = "`internal_error`", body = ErrorBody),
+        (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
+    ),
+)]
 pub(super) async fn list(
     service: web::Data<SyncService>,
     Caller(identity): Caller,
@@ -45,11 +65,71 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(failures))
 }
 
-#[derive(Deserialize)]
-struct RetryBody {
+#[derive(Deserialize, ToSchema)]
+pub(super) struct RetryBody {
+    /// Of the failure.
+    #[schema(minimum = -9223372036854775808i64, maximum = 9223372036854775807i64)]
     id: i64,
 }
 
+/// What became of a retry.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RetryStatus {
+    /// The row is written, or there was nothing left to write.
+    Applied,
+    /// It still cannot be written; the message says why.
+    MaterializeError,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct RetryReply {
+    /// Always 0.
+    source_change_id: i64,
+    status: RetryStatus,
+    /// Of the row that was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    new_server_version: Option<RowVersion>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    message: Option<String>,
+}
+
+impl RetryReply {
+    fn said(status: RetryStatus, message: String) -> Self {
+        Self {
+            source_change_id: 0,
+            status,
+            new_server_version: None,
+            message: Some(message),
+        }
+    }
+}
+
+/// Project the current state of a failed row again.
+///
+/// `id` comes in the query, or in the body.
+#[utoipa::path(
+    post,
+    path = "/admin/materialize-failures/retry",
+    tag = "projection",
+    security(("bearer" = [])),
+    params(("id" = Option<i64>, Query, minimum = -9223372036854775808i64, maximum = 9223372036854775807i64, description = "The failure; where it is absent, the body names it.")),
+    request_body(content = RetryBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "What became of it.", body = RetryReply),
+        (status = 400, description = "`invalid_request`: missing or invalid id.", body = ErrorBody),
+        (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 404, description = "`not_found`: no failure of the caller has this id.", body = ErrorBody),
+        (status = 408, description = "`request_timeout`: the body came too slowly.", body = ErrorBody),
+        (status = 409, description = "`retry_in_progress`", body = ErrorBody),
+        (status = 413, description = "`request_too_large`, with `limit_bytes`.", body = ErrorBody),
+        (status = 415, description = "`unsupported_encoding`: a Content-Encoding other than identity.", body = ErrorBody),
+        (status = 500, description = "`internal_error`", body = ErrorBody),
+        (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
+    ),
+)]
 pub(super) async fn retry(
     service: web::Data<SyncService>,
     Caller(identity): Caller,
@@ -84,15 +164,17 @@ pub(super) async fn retry(
     {
         Retried::NotFound => return Err(ApiError::NotFound),
         Retried::InProgress => return Err(ApiError::RetryInProgress),
-        Retried::Projected(version) => {
-            json!({ "source_change_id": 0, "status": "applied", "new_server_version": version })
-        }
-        Retried::Stale => {
-            json!({ "source_change_id": 0, "status": "applied", "message": "failure was stale; removed" })
-        }
-        Retried::Failed(error) => {
-            json!({ "source_change_id": 0, "status": "materialize_error", "message": error })
-        }
+        Retried::Projected(version) => RetryReply {
+            source_change_id: 0,
+            status: RetryStatus::Applied,
+            new_server_version: Some(version),
+            message: None,
+        },
+        Retried::Stale => RetryReply::said(
+            RetryStatus::Applied,
+            "failure was stale; removed".to_owned(),
+        ),
+        Retried::Failed(error) => RetryReply::said(RetryStatus::MaterializeError, error),
     };
     Ok(HttpResponse::Ok().json(status))
 }
