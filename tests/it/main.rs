@@ -8,6 +8,8 @@ mod conformance;
 // Rows in business tables: the upload's own transaction, scoped to the user,
 // failures recorded and retried.
 mod projection;
+// The failure list under load, and retries that meet others.
+mod failures;
 // The OpenAPI document and the routes: the one as the other.
 mod openapi;
 // The storage contract: one story, told to every store without a server.

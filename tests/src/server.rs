@@ -137,6 +137,11 @@ impl Server {
         self.process.address
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
     /// How to talk to it.
     pub fn target(&self) -> Target {
         Target::new(format!("http://{}", self.address()), SECRET)

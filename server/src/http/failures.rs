@@ -6,11 +6,15 @@ use super::caller::Caller;
 use super::error::ApiError;
 use crate::projection::{Failure, Retried};
 use crate::service::SyncService;
-use crate::store::{FailureFilter, StoreError};
+use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError};
+use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
-use oversync_shared::RowVersion;
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use oversync_shared::wire::ErrorBody;
+use oversync_shared::{RowVersion, UserId};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Failures listed when the caller does not say, or says what cannot be.
@@ -57,12 +61,68 @@ pub(super) async fn list(
     let only = FailureFilter {
         schema: find("schema"),
         table: find("table"),
+        before: None,
     };
-    let failures = service
-        .failures(&identity.user, only, limit)
+    let first = service
+        .failures(&identity.user, only.clone(), limit)
         .await
         .map_err(ApiError::from_store)?;
-    Ok(HttpResponse::Ok().json(failures))
+    if is_whole(&first, limit) {
+        return Ok(HttpResponse::Ok().json(first));
+    }
+    let rest = Rest {
+        service: service.into_inner(),
+        user: identity.user,
+        only,
+        limit,
+    };
+    let mut response = HttpResponse::Ok();
+    response.content_type(ContentType::json());
+    Ok(response.streaming(pieces(rest, first)))
+}
+
+/// Whether nothing was left for another piece.
+fn is_whole(piece: &[Failure], limit: i64) -> bool {
+    let payloads = piece.iter().filter_map(|failure| failure.payload.as_ref());
+    let bytes: usize = payloads.map(|payload| payload.get().len()).sum();
+    piece.len() as i64 >= limit || (bytes as i64) < FAILURE_PIECE_BYTES
+}
+
+/// What is to be read on for a list that does not come in one piece.
+struct Rest {
+    service: Arc<SyncService>,
+    user: UserId,
+    only: FailureFilter,
+    limit: i64,
+}
+
+/// A list of large rows, piece by piece: the next one is read when the caller has
+/// taken the last.
+fn pieces(rest: Rest, first: Vec<Failure>) -> impl Stream<Item = Result<Bytes, StoreError>> {
+    let state = (rest, Some(first), true);
+    stream::try_unfold(state, |(mut rest, piece, is_first)| async move {
+        let piece = match piece {
+            Some(piece) => piece,
+            None if rest.limit == 0 => return Ok(None),
+            None => {
+                let only = rest.only.clone();
+                rest.service.failures(&rest.user, only, rest.limit).await?
+            }
+        };
+        let mut text = Vec::new();
+        for (index, failure) in piece.iter().enumerate() {
+            text.push(if is_first && index == 0 { b'[' } else { b',' });
+            serde_json::to_writer(&mut text, failure).expect("BUG: a failure serialises");
+        }
+        rest.only.before = piece.last().map(|failure| failure.id);
+        if is_whole(&piece, rest.limit) {
+            rest.limit = 0;
+            text.push(b']');
+        } else {
+            rest.limit -= piece.len() as i64;
+        }
+        Ok(Some((Bytes::from(text), (rest, None, false))))
+    })
 }
 
 #[derive(Deserialize, ToSchema)]
