@@ -28,7 +28,7 @@ mod user;
 pub mod verify;
 
 pub use clock::Clock;
-pub use http::{ApiError, Caller, MetricsText, admin_routes, routes};
+pub use http::{ApiError, Caller, MetricsText, admin_routes, docs_routes, routes};
 pub use oversync_shared::upload::Base;
 pub use registration::RegistrationError;
 pub use serve::{Operators, ServeError, serve};

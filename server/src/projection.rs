@@ -290,7 +290,7 @@ impl Projection {
 }
 
 /// A row that could not be projected, as operators see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Failure {
     /// To name it when retrying.
     pub id: i64,
@@ -301,12 +301,14 @@ pub struct Failure {
     /// The table.
     pub table: String,
     /// The row.
+    #[schema(value_type = String, format = "uuid")]
     pub pk: RowKey,
     /// The version that could not be written.
     pub attempted_version: RowVersion,
     /// What happened to the row.
     pub op: &'static str,
     /// The row at that version.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<RawValue>>,
     /// Why.

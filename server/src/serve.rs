@@ -75,6 +75,7 @@ pub async fn serve(
             .wrap(from_fn(name_request))
             .wrap(TracingLogger::default())
             .configure(http::routes(&app_service))
+            .configure(http::docs_routes(&app_service))
             .default_service(web::to(http::not_found))
     })
     .client_request_timeout(HEAD_TIMEOUT)

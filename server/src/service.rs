@@ -286,7 +286,8 @@ impl SyncService {
         page
     }
 
-    /// The user's rows that could not be projected, newest first.
+    /// The user's rows that could not be projected, newest first: a piece of the
+    /// list, at most `limit` of them, of bounded size; go on with `before`.
     pub async fn failures(
         &self,
         user: &UserId,

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 /// What happens to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Op {
     /// A new row, as the sender sees it; to the version gate the same as an update.
@@ -84,6 +85,7 @@ pub struct UploadRequest {
 
 /// The answer to an upload: one status per change, matched by position.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UploadReply {
     /// False when the batch was too large or named an unregistered table.
     pub accepted: bool,
@@ -93,18 +95,22 @@ pub struct UploadReply {
     pub statuses: Vec<ChangeStatus>,
     /// The database's history (absent from a plain v1 server).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub epoch: Option<String>,
     /// The user's head (absent from a plain v1 server).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub head: Option<ServerId>,
     /// The calling device's highest change id on record (absent from a plain
     /// v1 server, and while there is none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub highest_source_change_id: Option<ChangeId>,
 }
 
 /// What became of one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum StatusKind {
     /// In the stream, now or already before.
@@ -117,6 +123,7 @@ pub enum StatusKind {
 
 /// The answer to one change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ChangeStatus {
     /// Of the change, as sent.
     pub source_change_id: ChangeId,
@@ -125,25 +132,37 @@ pub struct ChangeStatus {
     /// The row's version after this change; only when applied, and absent for
     /// the delete of a row never seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub new_server_version: Option<RowVersion>,
     /// The row as it stands; only with a conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub server_row: Option<ServerRow>,
     /// In words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub message: Option<String>,
     /// Only when invalid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub invalid: Option<InvalidDetail>,
 }
 
 /// Why a change is invalid, as a code and its details.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InvalidDetail {
     /// One of the codes of PROTOCOL.md section 3; see [`reason`].
+    #[cfg_attr(
+        feature = "openapi",
+        schema(
+            pattern = "^(fk_missing|bad_payload|precheck_error|internal_error|unregistered_table|batch_too_large)$"
+        )
+    )]
     pub reason: String,
     /// Depends on the reason.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object, required = true))]
     pub details: serde_json::Value,
 }
 
@@ -165,6 +184,7 @@ pub mod reason {
 
 /// A row as the server has it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServerRow {
     /// The schema.
     pub schema_name: String,
@@ -177,11 +197,13 @@ pub struct ServerRow {
     /// Whether the row is a tombstone.
     pub deleted: bool,
     /// The row; null for a tombstone.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<std::collections::BTreeMap<String, serde_json::Value>>, required = true))]
     pub payload: Option<Box<RawValue>>,
 }
 
 /// One entry of the change stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DownloadChange {
     /// Its position.
     pub server_id: ServerId,
@@ -195,6 +217,7 @@ pub struct DownloadChange {
     pub pk: String,
     /// The whole row; absent for a delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, serde_json::Value>, required = false))]
     pub payload: Option<Box<RawValue>>,
     /// The row's version at this change.
     pub server_version: RowVersion,
@@ -206,11 +229,13 @@ pub struct DownloadChange {
     pub source_change_id: ChangeId,
     /// When the server took it, RFC 3339 UTC; informative.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(required = true))]
     pub ts: String,
 }
 
 /// A page of the change stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DownloadReply {
     /// Ascending by server id.
     pub changes: Vec<DownloadChange>,
@@ -222,18 +247,22 @@ pub struct DownloadReply {
     pub window_until: ServerId,
     /// The database's history (absent from a plain v1 server).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub epoch: Option<String>,
     /// The user's head (absent from a plain v1 server).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub head: Option<ServerId>,
     /// The calling device's highest change id on record (absent from a plain
     /// v1 server, and while there is none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub highest_source_change_id: Option<ChangeId>,
 }
 
 /// The body of every error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// A code of PROTOCOL.md section 1.
     pub error: String,
@@ -241,18 +270,23 @@ pub struct ErrorBody {
     pub message: String,
     /// With `request_too_large`: the limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub limit_bytes: Option<u64>,
     /// With `history_pruned`: the retention floor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub floor: Option<ServerId>,
     /// With `epoch_mismatch`: the server's epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub epoch: Option<String>,
     /// With `schema_version_unsupported`: the newest version the server knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub schema_version: Option<i64>,
     /// With `schema_version_unsupported`: the oldest version it still takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub min_schema_version: Option<i64>,
 }
 
@@ -288,6 +322,7 @@ pub mod error_code {
 
 /// The body of `GET /sync/schema-version`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SchemaVersion {
     /// The application's schema version this server runs.
     pub schema_version: i64,
@@ -298,6 +333,7 @@ pub const SCHEMA_VERSION_HEADER: &str = "Oversync-Schema-Version";
 
 /// The body of `GET /sync/capabilities`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Capabilities {
     /// Always `v1`.
     pub protocol: String,
@@ -317,6 +353,7 @@ pub struct Capabilities {
 
 /// What one request may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Limits {
     /// Changes per upload.
     pub max_changes: usize,
@@ -353,6 +390,7 @@ pub const WS_MAX_CLIENT_FRAME: usize = 4 * 1024;
 
 /// Why the server is about to close a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ByeReason {
     /// The token ended and no fresh one came.
@@ -367,6 +405,7 @@ pub enum ByeReason {
 
 /// A message from the server over the WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerMessage {
     /// First message; the head is read after the session is registered.
@@ -394,6 +433,7 @@ pub enum ServerMessage {
 
 /// A message from a client over the WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ClientMessage {
     /// A fresh token for the same user and device.
@@ -405,18 +445,22 @@ pub enum ClientMessage {
 
 /// The body of `POST /signin` (development only).
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignInRequest {
     /// Becomes the user `user-<username>`.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1))]
     pub username: String,
     /// Not checked beyond being present: this endpoint exists for development.
     #[serde(default)]
     pub password: String,
     /// The device to mint the token for.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1))]
     pub device_id: String,
 }
 
 /// The answer to a sign-in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignInReply {
     /// A bearer token, good for one hour.
     pub token: String,

@@ -1,14 +1,18 @@
-//! What one request may cost: answers are bounded too, not only bodies.
+//! What one request may cost: answers are bounded as bodies are, in bytes and time.
 
 use oversync_tests::device::{insert, update};
 use oversync_tests::target::fresh_key;
 use oversync_tests::{Backend, Config, Server, on_both_stores};
 use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 on_both_stores!(
     an_answer_that_would_show_too_much_is_refused_and_nothing_is_applied,
     a_batch_of_absurd_size_is_refused_whole,
     a_page_of_large_rows_comes_whole,
+    a_body_that_trickles_is_refused,
 );
 
 /// Many stale edits of one large row would each be answered with the row.
@@ -102,4 +106,57 @@ async fn a_page_of_large_rows_comes_whole(backend: Backend) {
         (&page["has_more"], &page["next_after"], &page["head"]),
         (&json!(false), &json!(20), &json!(20))
     );
+}
+
+/// A body sent in pieces of so many bytes, each after a pause: the answer's status,
+/// and when it came.
+async fn sent_slowly(server: &Server, piece: usize, pause: Duration) -> (String, Duration) {
+    let device = server.target().one_device();
+    let mut stream = TcpStream::connect(server.address())
+        .await
+        .expect("connects");
+    let (pieces, start) = (60, Instant::now());
+    let head = format!(
+        "POST /sync/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        device.token(),
+        piece * pieces
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let (mut from, mut to) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        let mut body = b"{}".to_vec();
+        body.resize(piece * pieces, b' ');
+        for piece in body.chunks(piece) {
+            if to.write_all(piece).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+    });
+    let mut answer = vec![0; 4_096];
+    let read = tokio::time::timeout(Duration::from_secs(20), from.read(&mut answer)).await;
+    let read = read.expect("an answer in time").expect("an answer");
+    let took = start.elapsed();
+    sending.abort();
+    let text = String::from_utf8_lossy(&answer[..read]);
+    let status = text.lines().next().unwrap_or_default().to_owned();
+    if status.contains("408") {
+        assert!(text.contains("\"error\":\"request_timeout\""), "{text}");
+    }
+    (status, took)
+}
+
+/// Below 1 KiB a second after three seconds: refused long before the deadline of
+/// ten. Above it a slow body is taken.
+async fn a_body_that_trickles_is_refused(backend: Backend) {
+    let database = backend.database().await;
+    let server = Server::start(&database, Config::default()).await;
+    let (trickle, slow) = tokio::join!(
+        sent_slowly(&server, 20, Duration::from_millis(100)),
+        sent_slowly(&server, 400, Duration::from_millis(100)),
+    );
+    assert!(trickle.0.starts_with("HTTP/1.1 408"), "{trickle:?}");
+    let seconds = trickle.1.as_secs_f64();
+    assert!((2.9..8.0).contains(&seconds), "{seconds} s");
+    assert!(slow.0.starts_with("HTTP/1.1 200"), "{slow:?}");
 }

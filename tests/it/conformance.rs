@@ -1,11 +1,12 @@
 //! The conformance suite on every store, with one process and with two, with
 //! actors and without.
 
-use oversync_tests::conformance::{cases, run};
+use oversync_tests::conformance::{business_tables, cases, run};
 use oversync_tests::{Backend, Config, Server, Target};
 
 async fn all_cases_pass(backend: Backend, processes: usize, config: Config) {
     let database = backend.database().await;
+    database.execute(business_tables(backend)).await;
     let mut servers = Vec::new();
     for _ in 0..processes {
         servers.push(Server::start(&database, config.clone()).await);

@@ -15,12 +15,19 @@ mod handlers;
 mod constraints;
 // References to lookup tables and to columns that are not keys; the modes.
 mod references;
+// The failure list under load, and retries that meet others.
+mod failures;
+// The OpenAPI document and the routes: the one as the other.
+mod openapi;
 // The storage contract: one story, told to every store without a server.
 mod stores;
 // Bodies, queries, tokens and frames made by mutation: never a 5xx, never a panic.
 mod hostile;
 // Answers are bounded as bodies are.
 mod bounds;
+
+// Everything one user can observe is the same whether another exists or not.
+mod isolation;
 
 // ---------------------------------------------------------- what it never loses
 // Many writers and a reader that never rests: every change once, in order.

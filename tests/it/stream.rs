@@ -1,9 +1,11 @@
 //! No gaps, ever: writers of one user, singles and batches, and a reader that
 //! polls without rest. Ids taken before the commit would lose changes here.
+//!
+//! A few rounds by default; `OVERSYNC_STREAM_ROUNDS=100` is what `.ci/run` asks for.
 
 use futures_util::future::join_all;
 use oversync_tests::device::insert;
-use oversync_tests::seed::cases;
+use oversync_tests::seed::{cases, number};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, HttpDevice, Server, Target};
 use serde_json::{Value, json};
@@ -96,9 +98,11 @@ async fn rounds(backend: Backend, processes: usize, config: Config) {
     }
     let targets: Vec<Target> = servers.iter().map(Server::target).collect();
     let target = Target::in_turn(&targets);
-    for _ in 0..cases(3) {
+    let rounds = number("OVERSYNC_STREAM_ROUNDS").unwrap_or_else(|| cases(3));
+    for _ in 0..rounds {
         round(&target).await;
     }
+    println!("{rounds} rounds, nothing missed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

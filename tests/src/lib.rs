@@ -13,6 +13,7 @@ pub mod browser;
 pub mod conformance;
 pub mod device;
 mod eventually;
+pub mod fuzz;
 pub mod seed;
 pub mod server;
 pub mod socket;

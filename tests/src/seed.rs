@@ -39,6 +39,16 @@ impl Seed {
     }
 }
 
+/// The whole number in a variable; `None` where it is not set.
+///
+/// # Panics
+/// When it is no number.
+pub fn number(variable: &str) -> Option<usize> {
+    let text = std::env::var(variable).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")))
+}
+
 /// How many cases a random test runs: `modest` times `OVERSYNC_TEST_EFFORT`.
 pub fn cases(modest: usize) -> usize {
     let factor: f64 = match std::env::var(EFFORT) {

@@ -129,8 +129,11 @@ impl Server {
     pub async fn start(database: &Database, config: Config) -> Self {
         let folder = TempDir::with_prefix("oversync-test.").expect("a temporary folder");
         let config_file = folder.path().join("oversync.toml");
-        let config = config.set("database_url", database.url());
-        std::fs::write(&config_file, config.table.to_string()).expect("the settings are written");
+        std::fs::write(
+            &config_file,
+            config.set("database_url", database.url()).to_toml(),
+        )
+        .expect("the settings are written");
         let log = folder.path().join("log.txt");
         let process = launch(config_file.clone(), log.clone(), None).await;
         Self {
@@ -157,6 +160,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.process.address
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// How to talk to it.
@@ -326,10 +334,12 @@ pub fn command() -> Command {
 /// When it is missing, or older than the sources it was built from.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its own path");
+    // Tests run from target/<profile>/deps, programs from the folder above.
     let folder = test
         .ancestors()
-        .nth(2)
-        .expect("tests run from target/<profile>/deps");
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .expect("a program stands in a folder");
     let binary = folder.join(name);
     let built = modified(&binary).unwrap_or_else(|| {
         panic!("there is no binary {name} beside the tests; run: cargo build --workspace --bins --examples")

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use oversync_shared::ServerId;
 use oversync_shared::names::is_plain_name;
+use oversync_shared::wire::{DownloadReply, ErrorBody};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -33,6 +34,36 @@ struct Query {
     wait: Duration,
 }
 
+/// Page through the change stream.
+///
+/// Rows with `after` < server id ≤ `until`, ascending, without gaps; the caller's own
+/// changes are left out unless asked for. An empty parameter counts as absent; of one
+/// that comes twice, the first counts.
+#[utoipa::path(
+    get,
+    path = "/sync/download",
+    tag = "sync",
+    security(("bearer" = [])),
+    params(
+        ("after" = Option<i64>, Query, minimum = 0, maximum = 9223372036854775807i64, description = "The device's cursor; 0 when absent."),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1000, description = "Changes per page; 100 when absent."),
+        ("until" = Option<i64>, Query, minimum = 0, maximum = 9223372036854775807i64, description = "The window's upper end; absent or 0: the head now."),
+        ("schema" = Option<String>, Query, pattern = "^[a-z0-9_]*$", description = "Only this schema, exactly."),
+        ("include_self" = Option<String>, Query, description = "The caller's own changes too, for the exact text `true`."),
+        ("epoch" = Option<String>, Query, description = "Refuses to answer unless the server's epoch is this one."),
+        ("wait" = Option<i64>, Query, minimum = 0, maximum = 60, description = "Long poll: seconds to wait for something to answer with."),
+        ("Oversync-Schema-Version" = i64, Header, description = "The application's schema version; one that the server does not take is a 409."),
+    ),
+    responses(
+        (status = 200, description = "A page.", body = DownloadReply),
+        (status = 400, description = "`invalid_request`: a parameter out of its range; the message names it.", body = ErrorBody),
+        (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 409, description = "`epoch_mismatch`, with `epoch`; or `schema_version_unsupported`, with `schema_version` and `min_schema_version`.", body = ErrorBody),
+        (status = 410, description = "`history_pruned`, with `floor`: synchronise again from `after=0`.", body = ErrorBody),
+        (status = 500, description = "`download_failed`", body = ErrorBody),
+        (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
+    ),
+)]
 pub(super) async fn download(
     service: web::Data<SyncService>,
     Caller(identity): Caller,

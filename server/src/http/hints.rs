@@ -6,7 +6,31 @@ use crate::live::Session;
 use crate::service::SyncService;
 use actix_web::http::header::{HOST, ORIGIN};
 use actix_web::{HttpRequest, HttpResponse, web};
+use oversync_shared::wire::ErrorBody;
 
+/// Hints over WebSocket, subprotocol `oversync.v1`.
+///
+/// Text frames with JSON. The server sends a `ServerMessage`: `hello` first, then
+/// `changes` when there is something to download, `bye` before it closes. A client may
+/// send a `ClientMessage` with a fresh token; its frames are at most 4 KiB. A browser,
+/// which cannot set headers, brings its token as a second subprotocol
+/// `bearer.<token>`. A hint carries no rows.
+#[utoipa::path(
+    get,
+    path = "/sync/ws",
+    tag = "sync",
+    security(("bearer" = [])),
+    params(
+        ("Sec-WebSocket-Protocol" = String, Header, description = "`oversync.v1`, from browsers followed by `bearer.<token>`."),
+        ("Origin" = String, Header, description = "Sent by browsers; this server's own, or an allowed one."),
+    ),
+    responses(
+        (status = 101, description = "The connection is a WebSocket."),
+        (status = 400, description = "`invalid_request`: no WebSocket upgrade.", body = ErrorBody),
+        (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 403, description = "`origin_not_allowed`", body = ErrorBody),
+    ),
+)]
 pub(super) async fn connect(
     service: web::Data<SyncService>,
     Caller(identity): Caller,

@@ -16,15 +16,18 @@ mod error;
 mod failures;
 mod hints;
 mod info;
+mod openapi;
 mod signin;
 mod upload;
 
 pub use admin::{MetricsText, admin_routes};
 pub use caller::Caller;
 pub use error::ApiError;
+pub use openapi::docs_routes;
 
 use crate::auth::TokenMint;
 use crate::service::SyncService;
+use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::{Resource, web};
 
 /// Adds the protocol's routes to an application or a scope. `POST /signin` and
@@ -38,21 +41,24 @@ pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + u
         let mint = mint.flatten();
         config
             .app_data(web::Data::new(service))
-            .service(only("/sync/upload").route(web::post().to(upload::upload)))
-            .service(only("/sync/download").route(web::get().to(download::download)))
-            .service(only("/sync/schema-version").route(web::get().to(info::schema_version)))
-            .service(only("/sync/capabilities").route(web::get().to(info::capabilities)))
-            .service(only("/sync/ws").route(web::get().to(hints::connect)))
-            .service(only("/admin/materialize-failures").route(web::get().to(failures::list)))
+            .service(only("/sync/upload", "POST").route(web::post().to(upload::upload)))
+            .service(only("/sync/download", "GET").route(web::get().to(download::download)))
+            .service(only("/sync/schema-version", "GET").route(web::get().to(info::schema_version)))
+            .service(only("/sync/capabilities", "GET").route(web::get().to(info::capabilities)))
+            .service(only("/sync/ws", "GET").route(web::get().to(hints::connect)))
             .service(
-                only("/admin/materialize-failures/retry").route(web::post().to(failures::retry)),
+                only("/admin/materialize-failures", "GET").route(web::get().to(failures::list)),
+            )
+            .service(
+                only("/admin/materialize-failures/retry", "POST")
+                    .route(web::post().to(failures::retry)),
             )
             .configure(health_routes);
         if let Some(mint) = mint {
             config
                 .app_data(web::Data::new(mint))
-                .service(only("/signin").route(web::post().to(signin::sign_in)))
-                .service(only("/demo").route(web::get().to(demo::page)));
+                .service(only("/signin", "POST").route(web::post().to(signin::sign_in)))
+                .service(only("/demo", "GET").route(web::get().to(demo::page)));
         }
     }
 }
@@ -60,14 +66,18 @@ pub fn routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfig) + u
 /// Liveness and readiness, which need a [`SyncService`] as application data.
 pub(crate) fn health_routes(config: &mut web::ServiceConfig) {
     config
-        .service(only("/health").route(web::get().to(info::health)))
-        .service(only("/ready").route(web::get().to(info::ready)));
+        .service(only("/health", "GET").route(web::get().to(info::health)))
+        .service(only("/ready", "GET").route(web::get().to(info::ready)));
 }
 
-/// A resource that answers other methods with 405 and the protocol's body.
-fn only(path: &str) -> Resource {
-    web::resource(path.to_owned()).default_service(web::to(|| async {
-        error::refuse(ApiError::MethodNotAllowed)
+/// A resource that answers other methods with 405, the protocol's body, and the
+/// method that it has.
+fn only(path: &str, method: &'static str) -> Resource {
+    web::resource(path.to_owned()).default_service(web::to(move || async move {
+        let mut response = error::refuse(ApiError::MethodNotAllowed);
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static(method));
+        response
     }))
 }
 

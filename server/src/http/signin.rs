@@ -5,7 +5,7 @@ use super::error::ApiError;
 use crate::auth::TokenMint;
 use crate::service::SyncService;
 use actix_web::{HttpRequest, HttpResponse, web};
-use oversync_shared::wire::{SignInReply, SignInRequest};
+use oversync_shared::wire::{ErrorBody, SignInReply, SignInRequest};
 use oversync_shared::{DeviceId, UserId};
 use std::time::Duration;
 
@@ -15,6 +15,21 @@ const LIFETIME: Duration = Duration::from_secs(3_600);
 /// More than any user name, password and device name.
 const MAX_BYTES: usize = 4 * 1024;
 
+/// A token for the asking, good for an hour.
+#[utoipa::path(
+    post,
+    path = "/signin",
+    tag = "development",
+    request_body = SignInRequest,
+    responses(
+        (status = 200, description = "The token.", body = SignInReply),
+        (status = 400, description = "`invalid_request`", body = ErrorBody),
+        (status = 408, description = "`request_timeout`: the body came too slowly.", body = ErrorBody),
+        (status = 413, description = "`request_too_large`, with `limit_bytes`.", body = ErrorBody),
+        (status = 415, description = "`unsupported_encoding`: a Content-Encoding other than identity.", body = ErrorBody),
+        (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
+    ),
+)]
 pub(super) async fn sign_in(
     service: web::Data<SyncService>,
     mint: web::Data<TokenMint>,

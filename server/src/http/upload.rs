@@ -3,10 +3,35 @@
 use super::body;
 use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
+use super::openapi::UploadBody;
 use crate::service::SyncService;
 use crate::upload::{NotAnUpload, ReadError, UploadError};
 use actix_web::{HttpRequest, HttpResponse, web};
+use oversync_shared::wire::{ErrorBody, UploadReply};
 
+/// Apply a batch of changes.
+///
+/// One status per change, in request order. All that are `applied` commit together;
+/// a change that is not leaves no trace.
+#[utoipa::path(
+    post,
+    path = "/sync/upload",
+    tag = "sync",
+    security(("bearer" = [])),
+    params(("Oversync-Schema-Version" = i64, Header, description = "The application's schema version; one that the server does not take is a 409.")),
+    request_body(content = Option<UploadBody>, content_type = "application/json"),
+    responses(
+        (status = 200, description = "Each change with what became of it.", body = UploadReply),
+        (status = 400, description = "`invalid_request`: not JSON, not an object, a wrongly typed field, nested deeper than 64, a key twice.", body = ErrorBody),
+        (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 408, description = "`request_timeout`: the body came too slowly.", body = ErrorBody),
+        (status = 409, description = "`epoch_mismatch`, with `epoch`; or `schema_version_unsupported`, with `schema_version` and `min_schema_version`. Nothing was applied.", body = ErrorBody),
+        (status = 413, description = "`request_too_large`, with `limit_bytes`.", body = ErrorBody),
+        (status = 415, description = "`unsupported_encoding`: a Content-Encoding other than identity.", body = ErrorBody),
+        (status = 500, description = "`upload_failed`", body = ErrorBody),
+        (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
+    ),
+)]
 pub(super) async fn upload(
     service: web::Data<SyncService>,
     Caller(identity): Caller,

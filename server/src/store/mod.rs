@@ -293,7 +293,13 @@ pub struct FailureFilter {
     pub schema: Option<String>,
     /// Only of this table.
     pub table: Option<String>,
+    /// Only those recorded before this one.
+    pub before: Option<i64>,
 }
+
+/// Bytes of payload in one piece of a failure list, which has at least one failure:
+/// a list of a thousand rows of a mebibyte is never in memory as a whole.
+pub const FAILURE_PIECE_BYTES: i64 = 2 * 1024 * 1024;
 
 impl Page {
     /// Whether waiting for more would be wrong: the reader's cursor lies below

@@ -5,18 +5,22 @@ use crate::device::{HttpDevice, insert};
 use crate::target::{Target, fresh_key, fresh_user};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use oversync::Clock;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 case_list![V1:
     every_token_fault_has_one_identical_answer,
     every_endpoint_asks_for_a_token,
+    the_answer_is_the_same_at_every_endpoint,
     the_scheme_is_read_in_any_case,
     the_algorithm_is_not_the_tokens_choice,
     names_of_one_and_255_bytes_are_taken,
     a_clock_may_be_a_little_off,
     a_user_sees_only_its_own_stream,
-    a_source_id_in_the_body_is_ignored,
+    a_source_id_in_the_body_is_ignored;
+Extension:
+    a_socket_and_the_capabilities_ask_for_a_token,
 ];
 
 fn now() -> i64 {
@@ -119,6 +123,31 @@ async fn every_endpoint_asks_for_a_token(target: Target) {
         .upload_raw("not even JSON")
         .await
         .refused(401, "authentication_failed");
+}
+
+/// Text and headers of the answer to a token that is none.
+async fn the_answer_is_the_same_at_every_endpoint(target: Target) {
+    let nobody = HttpDevice::new(target, "-", "-", "nonsense".into());
+    let first = nobody.download_raw("").await;
+    first.refused(401, "authentication_failed");
+    for (method, path) in [
+        (Method::POST, "/sync/upload"),
+        (Method::GET, "/sync/download?after=x"),
+        (Method::GET, "/sync/schema-version"),
+        (Method::GET, "/admin/materialize-failures"),
+        (Method::POST, "/admin/materialize-failures/retry"),
+    ] {
+        let reply = HttpDevice::send(nobody.request(method, path).body("{")).await;
+        assert_eq!((reply.status, &reply.text), (401, &first.text), "{path}");
+    }
+}
+
+async fn a_socket_and_the_capabilities_ask_for_a_token(target: Target) {
+    let nobody = HttpDevice::new(target, "-", "-", "nonsense".into());
+    let reply = nobody.get("/sync/capabilities").await;
+    let body = reply.refused(401, "authentication_failed");
+    let refused = nobody.try_connect(&[]).await.expect_err("no token");
+    assert_eq!((refused.status, refused.body), (401, body));
 }
 
 async fn the_scheme_is_read_in_any_case(target: Target) {

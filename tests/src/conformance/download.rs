@@ -17,6 +17,8 @@ case_list![V1:
     next_after_is_the_last_id_or_after,
     a_window_is_frozen,
     until_is_echoed_as_given,
+    a_window_may_end_before_it_starts,
+    a_window_beyond_the_head_takes_what_comes,
     after_beyond_the_head_is_empty,
     a_schema_filters_exactly,
     a_payload_comes_back_as_the_same_text,
@@ -218,6 +220,27 @@ async fn until_is_echoed_as_given(target: Target) {
         assert_eq!(page["window_until"], echoed);
         assert_eq!(ids(&page), (1..=echoed.min(3)).collect::<Vec<_>>());
     }
+}
+
+async fn a_window_may_end_before_it_starts(target: Target) {
+    let (_, bob) = written(&target, 5).await;
+    for (after, until) in [(3, 2), (3, 3), (5, 1)] {
+        let page = bob.download(&format!("after={after}&until={until}")).await;
+        assert_eq!((ids(&page), &page["has_more"]), (vec![], &json!(false)));
+        assert_eq!(
+            (&page["next_after"], &page["window_until"]),
+            (&json!(after), &json!(until))
+        );
+    }
+}
+
+async fn a_window_beyond_the_head_takes_what_comes(target: Target) {
+    let (ada, bob) = written(&target, 2).await;
+    assert_eq!(ids(&bob.download("until=3").await), [1, 2]);
+    let changes = [70, 71].map(|id| insert(id, USERS, &fresh_key(), json!({})));
+    ada.upload(&changes).await;
+    let page = bob.download("after=2&until=3").await;
+    assert_eq!((ids(&page), &page["has_more"]), (vec![3], &json!(false)));
 }
 
 async fn after_beyond_the_head_is_empty(target: Target) {

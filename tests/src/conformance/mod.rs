@@ -2,7 +2,8 @@
 //! rule, named after it.
 //!
 //! A case knows nothing but a [`Target`] and makes its own users, so the suite
-//! runs against any server that has the tables of `tables.toml` registered:
+//! runs against any server that has the tables of `tables.toml` registered, for
+//! section 5 with the business tables that [`business_tables`] makes:
 //!
 //! ```text
 //! cargo run -p oversync-tests --bin conformance -- --url URL --secret-file FILE
@@ -11,15 +12,19 @@
 mod authentication;
 mod checks;
 mod download;
+mod explained;
 mod gate;
 mod idempotency;
 mod information;
 mod limits;
 mod order;
+mod projected;
 mod references;
+mod replies;
 mod requests;
 mod statuses;
 
+use crate::backend::Backend;
 use crate::target::Target;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
@@ -34,6 +39,8 @@ pub enum Part {
     V1,
     /// Section 7: servers that have our extensions.
     Extension,
+    /// Section 5: servers whose database has the tables of [`business_tables`].
+    Projection,
 }
 
 /// One rule of the protocol.
@@ -44,6 +51,28 @@ pub struct Case {
     /// Which servers it is for.
     pub part: Part,
     run: fn(Target) -> BoxFuture<'static, ()>,
+}
+
+impl Part {
+    /// What a server under test must have, in words.
+    pub const fn needs(self) -> &'static str {
+        match self {
+            Self::V1 => "the tables of tables.toml registered",
+            Self::Extension => "the tables of tables.toml registered, and section 7",
+            Self::Projection => {
+                "shelf.books and shelf.chapters as business tables: business.postgres.sql or business.sqlite.sql"
+            }
+        }
+    }
+}
+
+/// The SQL of the business tables that section 5 needs; to be run before the
+/// server starts.
+pub const fn business_tables(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Postgres => include_str!("business.postgres.sql"),
+        Backend::Embedded => include_str!("business.sqlite.sql"),
+    }
 }
 
 /// Lists the cases of a module: `case_list![V1: a, b; Extension: c]`.
@@ -67,6 +96,9 @@ pub fn cases() -> impl Iterator<Item = Case> {
         information::CASES,
         checks::CASES,
         limits::CASES,
+        explained::CASES,
+        replies::CASES,
+        projected::CASES,
         idempotency::CASES,
         gate::CASES,
         order::CASES,

@@ -17,6 +17,7 @@ case_list![V1:
     a_row_may_refer_to_itself,
     a_long_chain_in_reverse,
     a_child_and_its_parents_second_change,
+    an_upsert_behind_its_delete_is_tried_first,
 ];
 
 const USERS: &str = "business.users";
@@ -230,4 +231,21 @@ async fn a_child_and_its_parents_second_change(target: Target) {
     .await;
     let ids = stream(&device).await;
     assert_eq!((ids.len(), ids[0]), (3, 1), "{ids:?}");
+}
+
+/// Upserts before deletes, whatever the request says: the delete finds a row that
+/// has moved on.
+async fn an_upsert_behind_its_delete_is_tried_first(target: Target) {
+    let device = target.one_device();
+    let key = fresh_key();
+    all_applied(&device, &[insert(1, USERS, &key, json!({}))]).await;
+    let statuses = device
+        .statuses(&[
+            delete(2, USERS, &key, 1),
+            update(3, USERS, &key, 1, json!({"n": 2})),
+        ])
+        .await;
+    assert_eq!(kinds(&statuses), ["conflict", "applied"]);
+    assert_eq!(statuses[0]["server_row"]["server_version"], 2);
+    assert_eq!(stream(&device).await, [1, 3]);
 }

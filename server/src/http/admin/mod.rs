@@ -28,12 +28,12 @@ pub fn admin_routes(service: &SyncService) -> impl FnOnce(&mut web::ServiceConfi
     move |config| {
         config
             .app_data(web::Data::new(service))
-            .service(only("/admin/write").route(web::post().to(write::write)))
-            .service(only("/admin/row").route(web::get().to(row::row)))
-            .service(only("/admin/devices").route(web::get().to(devices::list)))
-            .service(only("/admin/revoke").route(web::post().to(devices::revoke)))
-            .service(only("/admin/reinstate").route(web::post().to(devices::reinstate)))
-            .service(only("/metrics").route(web::get().to(metrics::metrics)))
+            .service(only("/admin/write", "POST").route(web::post().to(write::write)))
+            .service(only("/admin/row", "GET").route(web::get().to(row::row)))
+            .service(only("/admin/devices", "GET").route(web::get().to(devices::list)))
+            .service(only("/admin/revoke", "POST").route(web::post().to(devices::revoke)))
+            .service(only("/admin/reinstate", "POST").route(web::post().to(devices::reinstate)))
+            .service(only("/metrics", "GET").route(web::get().to(metrics::metrics)))
             .configure(health_routes);
     }
 }

@@ -4,7 +4,7 @@ use super::Tables;
 use super::project::{Attempt, ROLLED_BACK, Work, attempt, clear};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
-use crate::store::{FailureFilter, StoreError, op_from_code};
+use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError, op_from_code};
 use oversync_shared::{RowKey, RowVersion, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, params};
 use serde_json::value::RawValue;
@@ -18,14 +18,15 @@ pub(super) fn list(
     only: &FailureFilter,
     limit: i64,
 ) -> Result<Vec<Failure>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT f.id, u.user_id, t.schema_name, t.table_name, f.pk, f.attempted_version, f.op, f.payload, f.error, \
-                f.first_seen, f.retry_count \
-         FROM _oversync_failures f JOIN _oversync_users u USING (user_key) JOIN _oversync_tables t USING (table_key) \
-         WHERE u.user_id = ?1 AND (?2 IS NULL OR t.schema_name = ?2) AND (?3 IS NULL OR t.table_name = ?3) \
-         ORDER BY f.id DESC LIMIT ?4",
-    )?;
-    let mut rows = statement.query(params![user.as_str(), only.schema, only.table, limit])?;
+    let mut statement = connection.prepare_cached(include_str!("failures.sql"))?;
+    let mut rows = statement.query(params![
+        user.as_str(),
+        only.schema,
+        only.table,
+        limit,
+        only.before,
+        FAILURE_PIECE_BYTES
+    ])?;
     let mut failures = Vec::new();
     while let Some(row) = rows.next()? {
         failures.push(read_failure(row)?);

@@ -5,7 +5,7 @@ use super::project;
 use super::work::{Projected, Work, Writer, present};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
-use crate::store::{FailureFilter, StoreError, op_code, op_from_code};
+use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError, op_code, op_from_code};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, RowVersion, UserId};
 use serde_json::value::RawValue;
@@ -110,19 +110,15 @@ pub(super) async fn list(
     only: &FailureFilter,
     limit: i64,
 ) -> Result<Vec<Failure>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT f.id, u.user_id, t.schema_name, t.table_name, f.pk, f.attempted_version, f.op, f.payload, f.error, \
-                f.first_seen, f.retry_count \
-         FROM oversync.failures f JOIN oversync.users u USING (user_key) JOIN oversync.tables t USING (table_key) \
-         WHERE u.user_id = $1 AND ($2::text IS NULL OR t.schema_name = $2) AND ($3::text IS NULL OR t.table_name = $3) \
-         ORDER BY f.id DESC LIMIT $4",
-    )
-    .bind(user.as_str())
-    .bind(&only.schema)
-    .bind(&only.table)
-    .bind(limit)
-    .fetch_all(pool)
-    .await?;
+    let rows = sqlx::query(include_str!("failures.sql"))
+        .bind(user.as_str())
+        .bind(&only.schema)
+        .bind(&only.table)
+        .bind(limit)
+        .bind(only.before)
+        .bind(FAILURE_PIECE_BYTES)
+        .fetch_all(pool)
+        .await?;
     rows.iter().map(read_failure).collect()
 }
 
