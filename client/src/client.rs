@@ -2,17 +2,18 @@
 
 use crate::changes::Changes;
 use crate::config::Config;
+use crate::conflicts::{self, ConflictRecord};
 use crate::core::Core;
 use crate::db::{self, Db};
 use crate::download::{self, Downloaded};
 use crate::engine::{self, Pace};
 use crate::error::{Error, SetupError};
 use crate::rejected::{self, Rejected};
-use crate::shadow::{self, ConflictRecord};
 use crate::state::State;
 use crate::status::{self, Status};
 use crate::token::Tokens;
 use crate::transport::Transport;
+use crate::upgrade;
 use crate::upload::{self, Uploaded};
 use crate::wake;
 use oversync_shared::{DeviceId, UserId};
@@ -247,14 +248,8 @@ impl Client {
         Changes::new(self.inner.core.listen())
     }
 
-    /// Local edits that can never succeed as they are.
-    pub async fn rejected(&self) -> Result<Vec<Rejected>, Error> {
-        self.inner.core.db.read(rejected::list).await
-    }
-
-    /// Conflicts of the past, with what lost.
-    pub async fn conflicts(&self) -> Result<Vec<ConflictRecord>, Error> {
-        self.inner.core.db.read(shadow::conflicts).await
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.inner.core
     }
 }
 
@@ -276,6 +271,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
         rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    upgrade::run(&conn)?;
     Ok(Inspection { conn })
 }
 
@@ -298,6 +294,6 @@ impl Inspection {
 
     /// See [`Client::conflicts`].
     pub fn conflicts(&self) -> Result<Vec<ConflictRecord>, Error> {
-        shadow::conflicts(&self.conn)
+        conflicts::list(&self.conn)
     }
 }

@@ -7,12 +7,15 @@
 
 use crate::clock::unix_now;
 use crate::config::{Config, TableSpec};
-use crate::error::{Error, StorageError};
+use crate::discover;
+use crate::error::{Error, SetupError, StorageError};
+use crate::field_merge::FieldMerge;
 use crate::lock::FileLock;
 use crate::resolver::Resolver;
-use crate::schema::{self, Tables};
+use crate::schema::Tables;
 use crate::state;
 use crate::triggers;
+use crate::upgrade;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +53,7 @@ pub(crate) struct Store {
     conn: Connection,
     specs: Vec<TableSpec>,
     resolver: Arc<dyn Resolver>,
+    keep_conflicts_days: i64,
     tables: Arc<Tables>,
     /// `PRAGMA schema_version` at which `tables` was read.
     schema_cookie: i64,
@@ -63,6 +67,8 @@ pub(crate) struct Txn<'a> {
     pub(crate) conn: &'a Transaction<'a>,
     pub(crate) tables: &'a Tables,
     pub(crate) resolver: &'a dyn Resolver,
+    /// How long the conflict list goes back.
+    pub(crate) keep_conflicts_days: i64,
     /// Seconds since 1970; for people, never for order.
     pub(crate) now: i64,
 }
@@ -74,9 +80,11 @@ impl Store {
         let mut conn = connect(&config.path)?;
         // Before anything is written: a file that cannot be synchronised stays
         // as it is.
-        schema::discover(&conn, &config.tables, |_| Ok(0))?;
+        let tables = discover::discover(&conn, &config.tables, |_| Ok(0))?;
+        check_policies(&tables, &config.merge)?;
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(SCHEMA)?;
+        upgrade::run(&tx)?;
         state::claim(&tx, config)?;
         let tables = install(&tx, &config.tables)?;
         let schema_cookie = schema_cookie(&tx)?;
@@ -85,7 +93,11 @@ impl Store {
         Ok(Self {
             conn,
             specs: config.tables.clone(),
-            resolver: Arc::clone(&config.resolver),
+            resolver: match &config.resolver {
+                Some(own) => Arc::clone(own),
+                None => Arc::new(config.merge.clone()),
+            },
+            keep_conflicts_days: days(config.keep_conflicts),
             tables: Arc::new(tables),
             schema_cookie,
             data_version,
@@ -112,6 +124,7 @@ impl Store {
             conn: &tx,
             tables: &tables,
             resolver: &*self.resolver,
+            keep_conflicts_days: self.keep_conflicts_days,
             now: unix_now(),
         })?;
         tx.commit()?;
@@ -140,6 +153,28 @@ impl Store {
     }
 }
 
+/// Whole days, rounded up.
+fn days(time: Duration) -> i64 {
+    i64::try_from(time.as_secs().div_ceil(86_400)).unwrap_or(i64::MAX)
+}
+
+/// A policy for a column that does not exist would never be asked.
+fn check_policies(tables: &Tables, merge: &FieldMerge) -> Result<(), SetupError> {
+    for (name, columns) in merge.named() {
+        let missing = |what: String| SetupError::MergePolicy { what };
+        let table = tables
+            .by_name(name)
+            .ok_or_else(|| missing(format!("table \"{name}\"")))?;
+        if let Some(column) = columns
+            .into_iter()
+            .find(|column| table.column(column).is_none())
+        {
+            return Err(missing(format!("column \"{column}\" of table \"{name}\"")));
+        }
+    }
+    Ok(())
+}
+
 fn schema_cookie(conn: &Connection) -> Result<i64, Error> {
     Ok(conn.query_row("PRAGMA schema_version", [], |row| row.get(0))?)
 }
@@ -151,7 +186,7 @@ fn data_version(conn: &Connection) -> Result<i64, Error> {
 /// Discovers the tables, numbers new ones, brings the triggers up to date.
 fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
     let mut fresh = Vec::new();
-    let tables = schema::discover(conn, specs, |name| {
+    let tables = discover::discover(conn, specs, |name| {
         let known = conn
             .query_row("SELECT n FROM _sync_table WHERE name = ?1", [name], |row| {
                 row.get(0)

@@ -171,6 +171,36 @@ pub enum SetupError {
         /// Why.
         why: String,
     },
+    /// A merge policy names a table or a column that is not synchronised.
+    #[error("a merge policy names {what}, which is not there: is it spelt as in the schema?")]
+    MergePolicy {
+        /// The table, or the table and the column.
+        what: String,
+    },
+    /// A list has no entry of this number.
+    #[error("there is no {list} {id}: it may have been settled since it was listed")]
+    NoSuchEntry {
+        /// `conflict` or `rejected edit`.
+        list: &'static str,
+        /// The number.
+        id: i64,
+    },
+    /// What lost in a conflict cannot be written back.
+    #[error("conflict {id} cannot be restored: {why}")]
+    CannotRestore {
+        /// Its number.
+        id: i64,
+        /// Which constraint of the file is in the way.
+        why: String,
+    },
+    /// A rejected edit cannot be taken back.
+    #[error("rejected edit {id} cannot be dropped: {why}")]
+    CannotDrop {
+        /// Its number.
+        id: i64,
+        /// What is in the way.
+        why: String,
+    },
     /// The engine runs already.
     #[error("the engine has been started already")]
     AlreadyStarted,

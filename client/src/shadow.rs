@@ -2,6 +2,7 @@
 //! conflicts that come of it.
 
 use crate::capture;
+use crate::conflicts::{self, Edits};
 use crate::db::Txn;
 use crate::error::Error;
 use crate::key::RowRef;
@@ -12,53 +13,11 @@ use crate::rejected;
 use crate::resolver::{Conflict, Resolution};
 use crate::row::{self, Known};
 use crate::schema::Table;
+use oversync_shared::merge::Stands;
 use oversync_shared::reconcile::{Held, Meeting, ShadowAction, Unsent, shadow};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde::Serialize;
 use std::collections::HashSet;
-
-/// One conflict of the past: what lost is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ConflictRecord {
-    /// Its number in the list.
-    pub id: i64,
-    /// The table.
-    pub table: String,
-    /// The row's key, dashed.
-    pub key: String,
-    /// The row before the local edit, as JSON.
-    pub base: Option<String>,
-    /// The row as it stood here; none when it was deleted.
-    pub mine: Option<String>,
-    /// The row as it stood on the server; none when it was deleted.
-    pub theirs: Option<String>,
-    /// `theirs`, `mine` or `merged`.
-    pub outcome: String,
-    /// When, in seconds since 1970.
-    pub at: i64,
-}
-
-/// Lists the conflicts, oldest first.
-pub(crate) fn conflicts(conn: &Connection) -> Result<Vec<ConflictRecord>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT c.id, t.name, c.pk, c.base, c.mine, c.theirs, c.outcome, c.at
-         FROM _sync_conflicts AS c JOIN _sync_table AS t ON t.n = c.tbl ORDER BY c.id",
-    )?;
-    let rows = statement.query_map([], |row| {
-        Ok(ConflictRecord {
-            id: row.get(0)?,
-            table: row.get(1)?,
-            key: RowKey::new(row.get(2)?).to_string(),
-            base: row.get(3)?,
-            mine: row.get(4)?,
-            theirs: row.get(5)?,
-            outcome: row.get(6)?,
-            at: row.get(7)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
 
 /// Remembers a server row, unless a newer one is remembered.
 pub(crate) fn remember(conn: &Connection, state: &ServerState) -> Result<(), Error> {
@@ -82,7 +41,7 @@ fn drop_shadow(conn: &Connection, row: RowRef) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rows whose table was written, and how many conflicts were decided.
+/// Rows whose table was written, and in how many conflicts something was lost.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     pub(crate) written: Vec<(RowRef, crate::key::LocalKey)>,
@@ -127,14 +86,22 @@ fn load(conn: &Connection) -> Result<Vec<ServerState>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// A pending edit, as JSON.
-struct Mine {
-    base: Option<String>,
-    /// `None`: deleted.
-    row: Option<String>,
-}
-
-fn mine(txn: &Txn<'_>, table: &Table, row: RowRef, known: &Known) -> Result<Mine, Error> {
+/// The local edit of a row and the server's row, as JSON.
+fn edits(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Result<Edits, Error> {
+    let row = state.row;
+    let theirs = state.payload.as_deref().map(|text| {
+        // A row that cannot be read cannot be written either: shown as it came.
+        payload::as_stored(table, row.key, &known.key, text).unwrap_or_else(|_| text.to_owned())
+    });
+    let mut edits = Edits {
+        base: None,
+        mine: None,
+        theirs,
+        whole: true,
+    };
+    if !matches!(known.unsent, Unsent::Pending | Unsent::Rejected) {
+        return Ok(edits);
+    }
     let base: Option<Option<String>> = txn
         .conn
         .prepare_cached("SELECT base FROM _sync_pending WHERE tbl = ?1 AND pk = ?2")?
@@ -144,15 +111,16 @@ fn mine(txn: &Txn<'_>, table: &Table, row: RowRef, known: &Known) -> Result<Mine
         Unsent::Rejected => rejected::base_of(txn.conn, row)?,
         _ => base.flatten(),
     };
-    let cells = row::read(txn.conn, table, &known.key)?;
-    let text = match cells {
+    // After a rebase the base is the server's row, in its own words.
+    edits.base =
+        base.map(|text| payload::as_stored(table, row.key, &known.key, &text).unwrap_or(text));
+    if let Some(cells) = row::read(txn.conn, table, &known.key)? {
+        let written = row::to_payload(txn.conn, table, row, &cells)?;
+        edits.whole = written.is_ok();
         // A row that cannot be written as JSON is shown as an empty one.
-        Some(cells) => {
-            Some(row::to_payload(txn.conn, table, row, &cells)?.unwrap_or_else(|_| "{}".to_owned()))
-        }
-        None => None,
-    };
-    Ok(Mine { base, row: text })
+        edits.mine = Some(written.unwrap_or_else(|_| "{}".to_owned()));
+    }
+    Ok(edits)
 }
 
 fn settle(
@@ -162,17 +130,11 @@ fn settle(
     settled: &mut Settled,
 ) -> Result<(), Error> {
     let known = row::known(txn.conn, table, state.row)?;
-    let theirs = state.payload.as_deref();
-    let mine = match known.unsent {
-        Unsent::Pending | Unsent::Rejected => mine(txn, table, state.row, &known)?,
-        _ => Mine {
-            base: None,
-            row: None,
-        },
-    };
-    let meeting = if payload::same(mine.row.as_deref(), theirs) {
+    let edits = edits(txn, table, state, &known)?;
+    let (base, theirs) = (edits.base.as_deref(), edits.theirs.as_deref());
+    let meeting = if payload::same(edits.mine.as_deref(), theirs) {
         Meeting::SameContent
-    } else if mine.base.is_some() && payload::same(mine.base.as_deref(), theirs) {
+    } else if base.is_some() && payload::same(base, theirs) {
         Meeting::UnchangedSinceBase
     } else {
         Meeting::BothChanged
@@ -191,22 +153,29 @@ fn settle(
             rebase(txn, state, &known)?;
         }
         ShadowAction::Resolve => {
-            let resolution = txn.resolver.resolve(&Conflict {
-                table: &table.name,
-                key: state.row.key,
-                base: mine.base.as_deref(),
-                mine: mine.row.as_deref(),
-                theirs,
-                theirs_version: state.version,
-            });
-            record(txn, state, &mine, &resolution)?;
-            settled.conflicts += 1;
-            carry_out(txn, table, state, &known, resolution, settled)?;
+            let resolution = resolve(txn, table, state, &edits);
+            let resolution = carry_out(txn, table, state, &known, resolution, settled)?;
+            if conflicts::record(txn, state, &edits, &resolution)? {
+                settled.conflicts += 1;
+            }
         }
     }
     drop_shadow(txn.conn, state.row)
 }
 
+fn resolve(txn: &Txn<'_>, table: &Table, state: &ServerState, edits: &Edits) -> Resolution {
+    txn.resolver.resolve(&Conflict {
+        table: &table.name,
+        key: state.row.key,
+        base: edits.base.as_deref(),
+        mine: edits.mine.as_deref(),
+        theirs: edits.theirs.as_deref(),
+        theirs_version: state.version,
+    })
+}
+
+/// Carries a decision out, and tells which one it became: a merged row that this
+/// file refuses gives way to the server's.
 fn carry_out(
     txn: &Txn<'_>,
     table: &Table,
@@ -214,31 +183,46 @@ fn carry_out(
     known: &Known,
     resolution: Resolution,
     settled: &mut Settled,
-) -> Result<(), Error> {
-    match resolution {
-        Resolution::Theirs => {
-            rejected::drop_row(txn.conn, state.row)?;
-            capture::remove(txn.conn, state.row)?;
-            write(txn, table, state, settled)
-        }
+) -> Result<Resolution, Error> {
+    let merged = match &resolution {
+        Resolution::Theirs => None,
         Resolution::Mine => {
             hold(txn, table, state, known)?;
-            rebase(txn, state, known)
+            rebase(txn, state, known)?;
+            return Ok(resolution);
         }
-        Resolution::Merged(payload) => {
-            let merged = ServerState {
-                payload: Some(payload),
-                ..state.clone()
-            };
-            match place::place(txn, table, &merged, &HashSet::new())? {
-                Placed::Done(key) => settled.written.push((state.row, key)),
-                // A merge that this file refuses: the local row stands.
-                refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
+        Resolution::Merged(row) => Some(row),
+        Resolution::Fields(merged) => match merged.stands {
+            // Written from the server's own text below.
+            Stands::Theirs => None,
+            Stands::Mine | Stands::Mixed => Some(&merged.row),
+        },
+    };
+    if let Some(row) = merged {
+        let merged = ServerState {
+            payload: Some(row.clone()),
+            ..state.clone()
+        };
+        match place::place(txn, table, &merged, &HashSet::new())? {
+            Placed::Done(key) => {
+                let known = Known {
+                    key: key.clone(),
+                    ..known.clone()
+                };
+                rebase(txn, state, &known)?;
+                settled.written.push((state.row, key));
+                return Ok(resolution);
             }
-            hold(txn, table, state, known)?;
-            rebase(txn, state, known)
+            refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
         }
     }
+    rejected::drop_row(txn.conn, state.row)?;
+    capture::remove(txn.conn, state.row)?;
+    write(txn, table, state, settled)?;
+    Ok(match resolution {
+        Resolution::Fields(fields) if fields.stands == Stands::Theirs => Resolution::Fields(fields),
+        _ => Resolution::Theirs,
+    })
 }
 
 /// The server's row becomes what this device has.
@@ -291,49 +275,17 @@ pub(crate) fn gives_way(
     row: RowRef,
     known: &Known,
 ) -> Result<bool, Error> {
-    let mine = mine(txn, table, row, known)?;
     let gone = ServerState {
         row,
         version: known.held.version,
         payload: None,
     };
-    let resolution = txn.resolver.resolve(&Conflict {
-        table: &table.name,
-        key: row.key,
-        base: mine.base.as_deref(),
-        mine: mine.row.as_deref(),
-        theirs: None,
-        theirs_version: gone.version,
-    });
+    let edits = edits(txn, table, &gone, known)?;
+    let resolution = resolve(txn, table, &gone, &edits);
     if resolution != Resolution::Theirs {
         return Ok(false);
     }
-    record(txn, &gone, &mine, &resolution)?;
+    conflicts::record(txn, &gone, &edits, &resolution)?;
     rejected::drop_row(txn.conn, row)?;
     Ok(true)
-}
-
-fn record(
-    txn: &Txn<'_>,
-    state: &ServerState,
-    mine: &Mine,
-    resolution: &Resolution,
-) -> Result<(), Error> {
-    txn.conn
-        .prepare_cached(
-            "INSERT INTO _sync_conflicts
-             (tbl, pk, base, mine, theirs, theirs_version, outcome, at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
-            state.row.tbl,
-            state.row.pk(),
-            mine.base,
-            mine.row,
-            state.payload,
-            state.version.get(),
-            resolution.name(),
-            txn.now
-        ])?;
-    Ok(())
 }

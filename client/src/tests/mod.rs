@@ -3,11 +3,15 @@
 //! - `capture`: random SQL programs, with and without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
+//! - `merge`: two edits of one row, through page and upload
+//! - `lists`: what lost or was refused, got back or given up
 //! - `wake`: a commit is visible when it wakes
 //! - `values`: every kind of value there and back
 
 mod capture;
 mod flow;
+mod lists;
+mod merge;
 mod open;
 mod values;
 mod wake;

@@ -438,6 +438,12 @@ fn decide(
     }
 }
 
+/// The value of a column, as JSON text; none when the row does not carry it.
+pub fn value<'a>(row: &'a str, column: &str) -> Option<&'a str> {
+    let column = fold(column);
+    read(row).ok()?.get(&column).map(|value| value.raw)
+}
+
 /// Compares two stamps: a value is newer than NULL and than none at all.
 pub fn newer(mine: Option<&str>, theirs: Option<&str>) -> Option<Ordering> {
     let present = |stamp: Option<&str>| stamp.filter(|text| text.trim() != "null").is_some();

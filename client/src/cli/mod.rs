@@ -1,6 +1,8 @@
 //! The command line of `oversqlite`: arguments in, text or JSON out, an exit
 //! code.
 
+mod lists;
+
 use crate::settings::{Settings, TokenSource};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
@@ -61,10 +63,18 @@ enum Command {
     },
     /// Show how things stand, without the network.
     Status,
-    /// List local edits that the server can never take, with the reason.
-    Rejected,
-    /// List conflicts of the past, with what lost.
-    Conflicts,
+    /// Local edits that the server can never take: list them with the reason,
+    /// try them again, give them up, or export them.
+    Rejected {
+        #[command(subcommand)]
+        action: Option<lists::RejectedAction>,
+    },
+    /// Conflicts of the past, with what lost: list them, get something back, or
+    /// give it up.
+    Conflicts {
+        #[command(subcommand)]
+        action: Option<lists::ConflictAction>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -147,30 +157,11 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             print_status(&status, arguments.json);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Rejected => {
-            for entry in look_at(database)?.rejected()? {
-                let text = format!(
-                    "{} {} {}: {} {}",
-                    entry.op, entry.table, entry.key, entry.reason, entry.detail
-                );
-                print(arguments.json, &entry, &text);
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::Rejected { action } => {
+            lists::rejected(database, action.as_ref(), arguments.json).await
         }
-        Command::Conflicts => {
-            for entry in look_at(database)?.conflicts()? {
-                let side = |row: &Option<String>| row.clone().unwrap_or_else(|| "deleted".into());
-                let text = format!(
-                    "{} {}: {} stands\n  mine:   {}\n  theirs: {}",
-                    entry.table,
-                    entry.key,
-                    entry.outcome,
-                    side(&entry.mine),
-                    side(&entry.theirs)
-                );
-                print(arguments.json, &entry, &text);
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::Conflicts { action } => {
+            lists::conflicts(database, action.as_ref(), arguments.json).await
         }
     }
 }
