@@ -42,6 +42,9 @@ mod auth;
 // Real clients against real servers: hints instead of polls, kill -9 on either
 // side, a server that goes away and comes back.
 mod devices;
+// One row on two devices: merged by field, what loses is kept, what is refused can
+// be tried again.
+mod merging;
 // The server is killed again and again; the devices converge all the same.
 mod outages;
 // The programs people try first: the command line, the examples.
