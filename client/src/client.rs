@@ -8,6 +8,7 @@ use crate::db::{self, Db};
 use crate::download::{self, Downloaded};
 use crate::engine::{self, Pace};
 use crate::error::{Error, SetupError};
+use crate::lock::Lease;
 use crate::rejected::{self, Rejected};
 use crate::state::State;
 use crate::status::{self, Status};
@@ -81,7 +82,7 @@ impl Client {
             .await?;
         Ok(Self {
             inner: Arc::new(Inner {
-                core: Arc::new(Core::new(db, transport, status)),
+                core: Arc::new(Core::new(db, transport, Lease::new(&path), status)),
                 path,
                 user: state.user,
                 device: state.device,
@@ -126,7 +127,7 @@ impl Client {
     /// [`Client::sync`] or the engine).
     pub async fn upload_once(&self) -> Result<Uploaded, Error> {
         let core = &self.inner.core;
-        let _turn = core.turn.lock().await;
+        let _turn = core.turn().await?;
         if !core.db.read(State::load).await?.hydrated {
             self.first_pass().await?;
         }
@@ -138,7 +139,7 @@ impl Client {
     /// Downloads and applies one page of at most `limit` changes (1–1000).
     pub async fn download_once(&self, limit: usize) -> Result<Downloaded, Error> {
         let core = &self.inner.core;
-        let _turn = core.turn.lock().await;
+        let _turn = core.turn().await?;
         let done = download::once(core, Some(limit)).await;
         core.refresh_status().await?;
         done
@@ -148,7 +149,7 @@ impl Client {
     /// included; resumes a pass that was cut off. Done already: downloads what
     /// is new.
     pub async fn hydrate(&self) -> Result<usize, Error> {
-        let _turn = self.inner.core.turn.lock().await;
+        let _turn = self.inner.core.turn().await?;
         let applied = self.first_pass().await;
         self.inner.core.refresh_status().await?;
         applied
@@ -170,13 +171,14 @@ impl Client {
     /// again while conflicts leave something to upload.
     pub async fn sync(&self) -> Result<Synced, Error> {
         let core = &self.inner.core;
-        let _turn = core.turn.lock().await;
+        let _turn = core.turn().await?;
         let done = self.rounds().await;
         core.refresh_status().await?;
         done
     }
 
-    async fn rounds(&self) -> Result<Synced, Error> {
+    /// The caller has the turn.
+    pub(crate) async fn rounds(&self) -> Result<Synced, Error> {
         let core = &self.inner.core;
         let mut total = Synced::default();
         for _ in 0..MAX_ROUNDS {
@@ -217,7 +219,7 @@ impl Client {
     /// what it carried is frozen and will be sent again. Every later call fails
     /// with [`Error::Stopped`].
     pub async fn stop(&self) {
-        self.inner.stop.send_replace(true);
+        self.tell_to_stop();
         let engine = {
             let mut engine = self
                 .inner
@@ -229,6 +231,7 @@ impl Client {
         if let Some(engine) = engine {
             let _ = engine.await;
         }
+        self.inner.core.lease.release();
         self.inner.core.db.close().await;
     }
 
@@ -246,6 +249,10 @@ impl Client {
     /// Hears which rows are written from now on, after each commit.
     pub fn changes(&self) -> Changes {
         Changes::new(self.inner.core.listen())
+    }
+
+    pub(crate) fn tell_to_stop(&self) {
+        self.inner.stop.send_replace(true);
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -10,12 +10,12 @@ use crate::config::{Config, TableSpec};
 use crate::discover;
 use crate::error::{Error, SetupError, StorageError};
 use crate::field_merge::FieldMerge;
-use crate::lock::FileLock;
 use crate::resolver::Resolver;
 use crate::schema::Tables;
 use crate::state;
 use crate::triggers;
 use crate::upgrade;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,8 +58,6 @@ pub(crate) struct Store {
     /// `PRAGMA schema_version` at which `tables` was read.
     schema_cookie: i64,
     data_version: i64,
-    /// Held for as long as the connection is open.
-    _lock: FileLock,
 }
 
 /// One write transaction, and what is true while it lasts.
@@ -74,9 +72,9 @@ pub(crate) struct Txn<'a> {
 }
 
 impl Store {
-    /// Opens the file, installs tables and triggers.
+    /// Opens the file, installs tables and triggers. Several processes may:
+    /// what each of them does here comes out the same.
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
-        let lock = FileLock::take(&config.path)?;
         let mut conn = connect(&config.path)?;
         // Before anything is written: a file that cannot be synchronised stays
         // as it is.
@@ -101,7 +99,6 @@ impl Store {
             tables: Arc::new(tables),
             schema_cookie,
             data_version,
-            _lock: lock,
         })
     }
 
@@ -139,6 +136,14 @@ impl Store {
         work: impl FnOnce(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         work(&self.conn)
+    }
+
+    /// Whether triggers fire for what this connection does; the application's
+    /// connections are not concerned.
+    pub(crate) fn triggers(&self, on: bool) -> Result<(), Error> {
+        self.conn
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on)?;
+        Ok(())
     }
 
     /// The tables, as of the last write.

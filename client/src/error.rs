@@ -145,7 +145,10 @@ pub enum SetupError {
     #[error("no table is listed: name at least one with Config::table")]
     NoTables,
     /// The file belongs to somebody else.
-    #[error("this file belongs to {what} \"{stored}\", not \"{given}\": use another file")]
+    #[error(
+        "this file belongs to {what} \"{stored}\", not \"{given}\": {}",
+        foreign_hint(what)
+    )]
     Foreign {
         /// `user`, `device` or `schema`.
         what: &'static str,
@@ -154,9 +157,9 @@ pub enum SetupError {
         /// What the caller says.
         given: String,
     },
-    /// Another client synchronises this file.
+    /// Another process synchronises this file; edits are captured all the same.
     #[error(
-        "{} is being synchronised by another client: stop that one, or write to the file without a client",
+        "{} is being synchronised by another client: that one sends what is written here, too; an engine would wait and take over",
         path.display()
     )]
     InUse {
@@ -201,12 +204,35 @@ pub enum SetupError {
         /// What is in the way.
         why: String,
     },
+    /// Signing out would lose what only this device has.
+    #[error(
+        "{unsent} edits are unsent and {rejected} rejected: send them first, or give them up explicitly"
+    )]
+    Unsent {
+        /// Rows with an edit that the server has not acknowledged.
+        unsent: i64,
+        /// Edits in the rejected list.
+        rejected: i64,
+    },
+    /// Rows of a table that is not synchronised refer to the user's.
+    #[error("signing out cannot empty the synchronised tables: {why}")]
+    CannotSignOut {
+        /// What SQLite says.
+        why: String,
+    },
     /// The engine runs already.
     #[error("the engine has been started already")]
     AlreadyStarted,
     /// Not allowed in this state.
     #[error("{0}")]
     Other(String),
+}
+
+fn foreign_hint(what: &str) -> &'static str {
+    match what {
+        "user" => "sign that user out first, or use another file",
+        _ => "use another file",
+    }
 }
 
 /// What the file did.

@@ -60,8 +60,10 @@ mod key;
 mod listener;
 mod lists;
 mod lock;
+mod long_poll;
 mod outbox;
 mod parked;
+mod pause;
 mod payload;
 mod place;
 mod rejected;
@@ -71,6 +73,7 @@ mod row;
 mod schema;
 mod settle;
 mod shadow;
+mod sign_out;
 mod state;
 mod status;
 #[cfg(test)]
@@ -94,8 +97,10 @@ pub use oversync_shared::merge::{
     ColumnChoice, ColumnConflict, ColumnPolicy, Lost, Merged, Side, Stands,
 };
 pub use oversync_shared::{DeviceId, RowKey, RowVersion, ServerId, UserId};
+pub use pause::{Direction, Paused};
 pub use rejected::Rejected;
 pub use resolver::{ClientWins, Conflict, NewestBy, Resolution, Resolver, ServerWins};
+pub use sign_out::SignOut;
 pub use status::{ConnectionState, Status};
 pub use token::{TokenError, TokenFuture, TokenProvider};
 pub use transport::sign_in;

@@ -254,7 +254,7 @@ pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
                 tbl: found.tbl,
                 key: RowKey::new(pk),
             };
-            capture::add(txn.conn, row, &found.key, 0, found.base.as_deref())
+            capture::add(txn, row, &found.key, 0, found.base.as_deref())
         }
         // A key that is no UUID is judged again when the log is read.
         None => {

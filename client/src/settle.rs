@@ -158,8 +158,7 @@ fn one(
 }
 
 fn put_back(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
-    let base = frozen.base.as_deref();
-    capture::put_back(txn.conn, frozen.row, &frozen.key, frozen.id.get(), base)
+    capture::put_back(txn.conn, frozen)
 }
 
 /// Counts the numbers the edit was sent under in vain.

@@ -260,7 +260,7 @@ fn hold(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Res
 /// tried again.
 fn rebase(txn: &Txn<'_>, state: &ServerState, known: &Known) -> Result<(), Error> {
     rejected::drop_row(txn.conn, state.row)?;
-    capture::add(txn.conn, state.row, &known.key, 0, None)?;
+    capture::add(txn, state.row, &known.key, 0, None)?;
     txn.conn
         .prepare_cached("UPDATE _sync_pending SET base = ?3 WHERE tbl = ?1 AND pk = ?2")?
         .execute(params![state.row.tbl, state.row.pk(), state.payload])?;

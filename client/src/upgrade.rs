@@ -18,6 +18,20 @@ const ADDED: &[(&str, &str, &str, &str)] = &[
     ("_sync_conflicts", "day", "INTEGER NOT NULL DEFAULT 0", ""),
     ("_sync_client", "day", "INTEGER NOT NULL DEFAULT 0", ""),
     ("_sync_client", "day_at", "INTEGER", ""),
+    (
+        "_sync_client",
+        "paused_uploads",
+        "INTEGER NOT NULL DEFAULT 0",
+        "",
+    ),
+    (
+        "_sync_client",
+        "paused_downloads",
+        "INTEGER NOT NULL DEFAULT 0",
+        "",
+    ),
+    ("_sync_pending", "at", "INTEGER", ""),
+    ("_sync_outbox", "at", "INTEGER", ""),
 ];
 
 /// Adds what is missing to the tables that are there.

@@ -1,5 +1,5 @@
 -- The same for rows that are gone.
-SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered
+SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at
 FROM _sync_pending AS p
 WHERE p.tbl = ?1
   AND p.waits_tbl IS NULL

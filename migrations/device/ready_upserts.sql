@@ -1,6 +1,6 @@
 -- Pending edits of one table ({table}, number ?1) whose row is there, oldest
 -- first, without those that wait for a parent and those with a change in flight.
-SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered
+SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at
 FROM _sync_pending AS p
 WHERE p.tbl = ?1
   AND p.waits_tbl IS NULL

@@ -28,7 +28,10 @@ CREATE TABLE IF NOT EXISTS _sync_client (
     last_confirmed_at INTEGER,
     -- Days on which the file was synchronised, and when the last one was noticed.
     day INTEGER NOT NULL DEFAULT 0,
-    day_at INTEGER
+    day_at INTEGER,
+    -- 1 while the application holds a direction back.
+    paused_uploads INTEGER NOT NULL DEFAULT 0 CHECK (paused_uploads IN (0, 1)),
+    paused_downloads INTEGER NOT NULL DEFAULT 0 CHECK (paused_downloads IN (0, 1))
 );
 
 -- Silences the capture triggers while a page is applied. Set and cleared inside
@@ -68,6 +71,8 @@ CREATE TABLE IF NOT EXISTS _sync_pending (
     -- How often it was sent under a number that may have been used by another
     -- file.
     renumbered INTEGER NOT NULL DEFAULT 0,
+    -- When the edit was first seen; shown, never used for order.
+    at INTEGER,
     PRIMARY KEY (tbl, pk)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS _sync_pending_order ON _sync_pending (tbl, seq);
@@ -86,6 +91,7 @@ CREATE TABLE IF NOT EXISTS _sync_outbox (
     payload TEXT CHECK ((payload IS NULL) = (op = 'DELETE')),
     base TEXT,
     renumbered INTEGER NOT NULL DEFAULT 0,
+    at INTEGER,
     UNIQUE (tbl, pk)
 );
 

@@ -45,6 +45,8 @@ mod devices;
 // One row on two devices: merged by field, what loses is kept, what is refused can
 // be tried again.
 mod merging;
+// WebSocket, long poll, polling; pauses; two clients on one file.
+mod ways;
 // The server is killed again and again; the devices converge all the same.
 mod outages;
 // The programs people try first: the command line, the examples.

@@ -6,6 +6,7 @@ use crate::target::Target;
 use oversqlite::{Client, Config, DeviceId, UserId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -20,7 +21,7 @@ pub struct App {
     /// Its client.
     pub client: Client,
     path: PathBuf,
-    _folder: TempDir,
+    _folder: Arc<TempDir>,
 }
 
 impl App {
@@ -48,7 +49,20 @@ impl App {
         Self {
             client,
             path,
-            _folder: folder,
+            _folder: Arc::new(folder),
+        }
+    }
+
+    /// Another client on the same file, which notices by itself what others
+    /// write there.
+    pub async fn second(&self, target: &Target) -> Self {
+        let (user, device) = (self.client.user().clone(), self.client.device().clone());
+        let config = config(&self.path, target, user.as_str(), device.as_str())
+            .foreign_writers_interval(Duration::from_millis(50));
+        Self {
+            client: Client::open(config).await.expect("the client opens"),
+            path: self.path.clone(),
+            _folder: Arc::clone(&self._folder),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod backend;
 pub mod conformance;
 pub mod device;
 mod eventually;
+pub mod proxy;
 pub mod seed;
 pub mod server;
 pub mod socket;

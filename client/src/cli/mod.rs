@@ -8,7 +8,9 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Parser, Subcommand};
-use oversqlite::{Changed, Client, DeviceId, Error, Inspection, NetworkError, Status};
+use oversqlite::{
+    Changed, Client, DeviceId, Error, Inspection, NetworkError, SetupError, SignOut, Status,
+};
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write as _;
@@ -37,9 +39,11 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the file or the system failed
   2  wrong arguments, or a table, file or server that does not fit (the message says what to do)
-  3  the server could not be reached
+  3  the server could not be reached, or asks for patience
   4  the server refused the token, or there is none
-  5  done, but rejected edits are in the file (see `rejected`)";
+  5  done, but rejected edits are in the file (see `rejected`)
+  6  sign-out: unsent or rejected edits are in the file; nothing was done
+  7  another process synchronises the file: it sends what is in it, too";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -74,6 +78,16 @@ enum Command {
     Conflicts {
         #[command(subcommand)]
         action: Option<lists::ConflictAction>,
+    },
+    /// End the user's time on this device: empty the synchronised tables and
+    /// remove everything of the client. Refuses while edits are unsent.
+    SignOut {
+        /// Synchronise first.
+        #[arg(long, conflicts_with = "discard")]
+        sync: bool,
+        /// Give up what only this device has.
+        #[arg(long)]
+        discard: bool,
     },
 }
 
@@ -135,6 +149,8 @@ pub(crate) async fn run() -> ExitCode {
 
 fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
+        Some(Error::Setup(SetupError::Unsent { .. })) => 6,
+        Some(Error::Setup(SetupError::InUse { .. })) => 7,
         Some(Error::Setup(_)) => 2,
         Some(Error::Network(NetworkError::Unauthorised | NetworkError::Token(_))) => 4,
         Some(Error::Network(NetworkError::Unreachable(_) | NetworkError::Overloaded { .. })) => 3,
@@ -162,6 +178,14 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Conflicts { action } => {
             lists::conflicts(database, action.as_ref(), arguments.json).await
+        }
+        Command::SignOut { sync, discard } => {
+            let how = match (sync, discard) {
+                (true, _) => SignOut::SyncFirst,
+                (_, true) => SignOut::Discard,
+                _ => SignOut::Refuse,
+            };
+            sign_out(database, how, arguments.json).await
         }
     }
 }
@@ -285,6 +309,20 @@ async fn sync(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+async fn sign_out(database: &Path, how: SignOut, as_json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::open(Settings::load(database)?.config(database)?).await?;
+    let user = client.user().to_string();
+    let done = client.sign_out(how).await;
+    client.stop().await;
+    done?;
+    print(
+        as_json,
+        &json!({"type": "signed_out", "user": user}),
+        &format!("{user} is signed out; `init` begins anew"),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn watch(database: &Path, poll: u64, as_json: bool) -> anyhow::Result<ExitCode> {
     let config = Settings::load(database)?
         .config(database)?
@@ -349,7 +387,7 @@ fn print_news(as_json: bool, status: &Status) {
 
 fn print_status(status: &Status, as_json: bool) {
     let text = format!(
-        "user {}, device {}\ncursor {}, {}\nunsent {}, rejected {}, conflicts {}, parked {}\nlast confirmed {}",
+        "user {}, device {}\ncursor {}, {}\nunsent {}, rejected {}, conflicts {}, parked {}\nlast confirmed {}{}{}",
         status.user,
         status.device,
         status.cursor,
@@ -366,6 +404,13 @@ fn print_status(status: &Status, as_json: bool) {
             || "never".to_owned(),
             |at| format!("at {at} (seconds since 1970)")
         ),
+        status.oldest_unsent_age.map_or_else(String::new, |age| {
+            format!("\noldest unsent edit {age} s ago")
+        }),
+        status
+            .stalled_reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!("\nheld up: {reason}")),
     );
     print(as_json, status, &text);
 }

@@ -5,11 +5,13 @@
 //! - `flow`: freeze, settle and apply, one case after the other
 //! - `merge`: two edits of one row, through page and upload
 //! - `lists`: what lost or was refused, got back or given up
+//! - `leave`: pauses, what the status says, signing out
 //! - `wake`: a commit is visible when it wakes
 //! - `values`: every kind of value there and back
 
 mod capture;
 mod flow;
+mod leave;
 mod lists;
 mod merge;
 mod open;
