@@ -51,6 +51,9 @@ mod ways;
 mod outages;
 // The programs people try first: the command line, the examples.
 mod programs;
+// The command line when something is in the way: conflicts, refusals, two
+// processes on one file, signing out, no server.
+mod commands;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.
