@@ -14,7 +14,7 @@ use crate::place::{self, Placed, ServerState};
 use crate::resync;
 use crate::row;
 use crate::schema::Table;
-use crate::shadow;
+use crate::shadow::{self, More};
 use crate::state::State;
 use oversync_shared::RowKey;
 use oversync_shared::ServerId;
@@ -153,7 +153,11 @@ pub(crate) fn apply_page(
         }
         round.finish()
     })?;
-    let settled = shadow::settle_all(txn)?;
+    let more = match page.has_more {
+        true => More::Coming,
+        false => More::No,
+    };
+    let settled = shadow::settle_all(txn, more)?;
     let bounds = PageBounds {
         next_after: page.next_after,
         has_more: page.has_more,

@@ -46,10 +46,12 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether anything has been captured or waits to be frozen or sent.
+/// Whether anything has been captured or waits to be frozen or sent; an edit
+/// that waits for a page is no work.
 pub(crate) fn has_work(conn: &Connection) -> Result<bool, Error> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log) OR EXISTS (SELECT 1 FROM _sync_outbox) \
-               OR EXISTS (SELECT 1 FROM _sync_pending WHERE waits_tbl IS NULL)";
+               OR EXISTS (SELECT 1 FROM _sync_pending AS p WHERE p.waits_tbl IS NULL \
+               AND NOT EXISTS (SELECT 1 FROM _sync_shadow AS s WHERE s.tbl = p.tbl AND s.pk = p.pk))";
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 

@@ -65,8 +65,12 @@ impl Client {
     /// Opens the file, checks the listed tables, installs the client's own
     /// tables and the capture triggers. Nothing is sent yet.
     ///
+    /// Several clients may be open on one file, in one process or in many, as
+    /// long as they list the same tables: one at a time synchronises, the others
+    /// capture.
+    ///
     /// Fails with a [`SetupError`] that says what to do instead when a listed
-    /// table cannot be synchronised.
+    /// table cannot be synchronised, or the file is another user's.
     pub async fn open(config: Config) -> Result<Self, Error> {
         let tokens = Tokens::new(Arc::clone(&config.tokens));
         let transport = Transport::new(&config.server, config.schema_version, tokens)?;

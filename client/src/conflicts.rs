@@ -88,9 +88,8 @@ pub(crate) struct Edits {
     pub(crate) base: Option<String>,
     pub(crate) mine: Option<String>,
     pub(crate) theirs: Option<String>,
-    /// Whether `mine` is all there is: a row with values that cannot be carried
-    /// is shown without them.
-    pub(crate) whole: bool,
+    /// Why `mine` is not all there is: the row has a value without JSON form.
+    pub(crate) uncarriable: Option<String>,
 }
 
 /// Keeps what is lost by a decision. Tells whether anything is.
@@ -165,7 +164,7 @@ fn loss(edits: &Edits, resolution: &Resolution) -> Loss {
         Resolution::Fields(merged) => Ok(merged.lost.clone()),
     };
     match lost {
-        Ok(lost) if lost.is_empty() && edits.whole => Loss::Nothing,
+        Ok(lost) if lost.is_empty() => Loss::Nothing,
         Ok(lost) => Loss::Values(object(&lost)),
         // A peer's row that is no row: all of the edit is kept.
         Err(_) => Loss::Values(mine.to_owned()),

@@ -13,7 +13,7 @@ use crate::core::Core;
 use crate::error::{Error, SetupError};
 use crate::listener::{self, Signal};
 use crate::pause;
-use crate::status::ConnectionState;
+use crate::status::{ConnectionState, Stalled};
 use crate::{download, upload};
 use oversync_shared::ServerId;
 use std::sync::Arc;
@@ -128,9 +128,9 @@ async fn stand_by(core: &Core, pace: Pace, stop: &mut watch::Receiver<bool>) -> 
             let got = core.lease.keep();
             core.live(|live| {
                 live.connection = ConnectionState::Standby;
-                live.stalled_reason = match &got {
+                live.stalled = match &got {
                     Ok(()) | Err(Error::Setup(SetupError::InUse { .. })) => None,
-                    Err(error) => Some(error.to_string()),
+                    Err(error) => Some(Stalled::by(error)),
                 };
             });
             if got.is_ok() {
@@ -214,14 +214,12 @@ impl Engine {
         let found = self
             .core
             .db
-            .run(|store| Ok(store.foreign_commit()? && store.read(capture::has_work)?));
+            .run(|store| Ok((store.foreign_commit()?, store.read(capture::has_work)?)));
         match found.await {
-            Ok(found) => {
-                self.due.upload |= found;
-                // Perhaps it was another process that has taken a pause back.
-                if self.held.upload || self.held.download {
-                    self.due.upload = true;
-                }
+            Ok((false, _)) => {}
+            Ok((true, work)) => {
+                // Perhaps another process has taken a pause back.
+                self.due.upload |= work || self.held.upload || self.held.download;
             }
             Err(error) => tracing::debug!(%error, "looking for foreign writes"),
         }
@@ -233,7 +231,7 @@ impl Engine {
             Ok(()) => {
                 self.backoff.reset();
                 self.not_before = None;
-                self.core.live(|live| live.stalled_reason = None);
+                self.core.live(|live| live.stalled = None);
             }
             Err(error) => {
                 let asked = match &error {
@@ -244,7 +242,7 @@ impl Engine {
                 tracing::debug!(%error, ?wait, "will try again");
                 self.not_before = Some(Instant::now() + wait);
                 self.core
-                    .live(|live| live.stalled_reason = Some(error.to_string()));
+                    .live(|live| live.stalled = Some(Stalled::by(&error)));
                 // Offline, the edits wait in good order: folded per row, with
                 // the time since which they wait.
                 let folded = self

@@ -15,7 +15,7 @@ use crate::row::{self, Known};
 use crate::schema::Table;
 use oversync_shared::merge::Stands;
 use oversync_shared::reconcile::{Held, Meeting, ShadowAction, Unsent, shadow};
-use oversync_shared::{RowKey, RowVersion};
+use oversync_shared::{RowKey, RowVersion, ServerId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::HashSet;
 
@@ -41,17 +41,36 @@ fn drop_shadow(conn: &Connection, row: RowRef) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether further pages are on their way, perhaps with a row that is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum More {
+    #[default]
+    No,
+    Coming,
+}
+
+impl More {
+    /// In the middle of a paged download, or not.
+    pub(crate) fn of(window_until: Option<ServerId>) -> Self {
+        window_until.map_or(Self::No, |_| Self::Coming)
+    }
+}
+
 /// Rows whose table was written, and in how many conflicts something was lost.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
+    more: More,
     pub(crate) written: Vec<(RowRef, crate::key::LocalKey)>,
     pub(crate) conflicts: usize,
 }
 
 /// Settles every remembered row whose edit is no longer in flight. The log must
 /// have been collected.
-pub(crate) fn settle_all(txn: &Txn<'_>) -> Result<Settled, Error> {
-    let mut settled = Settled::default();
+pub(crate) fn settle_all(txn: &Txn<'_>, more: More) -> Result<Settled, Error> {
+    let mut settled = Settled {
+        more,
+        ..Settled::default()
+    };
     let waiting = load(txn.conn)?;
     if waiting.is_empty() {
         return Ok(settled);
@@ -97,7 +116,7 @@ fn edits(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Re
         base: None,
         mine: None,
         theirs,
-        whole: true,
+        uncarriable: None,
     };
     if !matches!(known.unsent, Unsent::Pending | Unsent::Rejected) {
         return Ok(edits);
@@ -115,10 +134,13 @@ fn edits(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Re
     edits.base =
         base.map(|text| payload::as_stored(table, row.key, &known.key, &text).unwrap_or(text));
     if let Some(cells) = row::read(txn.conn, table, &known.key)? {
-        let written = row::to_payload(txn.conn, table, row, &cells)?;
-        edits.whole = written.is_ok();
-        // A row that cannot be written as JSON is shown as an empty one.
-        edits.mine = Some(written.unwrap_or_else(|_| "{}".to_owned()));
+        match row::to_payload(txn.conn, table, row, &cells)? {
+            Ok(written) => edits.mine = Some(written),
+            Err(why) => {
+                edits.mine = Some("{}".to_owned());
+                edits.uncarriable = Some(why.to_string());
+            }
+        }
     }
     Ok(edits)
 }
@@ -152,9 +174,21 @@ fn settle(
             hold(txn, table, state, &known)?;
             rebase(txn, state, &known)?;
         }
+        // Without all its values it can be neither merged nor kept for later:
+        // it stands, in the rejected list, and the server's row waits.
+        ShadowAction::Resolve if let Some(why) = &edits.uncarriable => {
+            if known.unsent == Unsent::Pending {
+                capture::remove(txn.conn, state.row)?;
+                rejected::add_uncarriable(txn, state.row, &known.key, base, why)?;
+            }
+            return Ok(());
+        }
         ShadowAction::Resolve => {
             let resolution = resolve(txn, table, state, &edits);
-            let resolution = carry_out(txn, table, state, &known, resolution, settled)?;
+            let outcome = carry_out(txn, table, state, &known, resolution, settled)?;
+            let Some(resolution) = outcome else {
+                return Ok(());
+            };
             if conflicts::record(txn, state, &edits, &resolution)? {
                 settled.conflicts += 1;
             }
@@ -175,7 +209,8 @@ fn resolve(txn: &Txn<'_>, table: &Table, state: &ServerState, edits: &Edits) -> 
 }
 
 /// Carries a decision out, and tells which one it became: a merged row that this
-/// file refuses gives way to the server's.
+/// file refuses gives way to the server's; one whose parent may come with the
+/// next page waits, and nothing is decided yet.
 fn carry_out(
     txn: &Txn<'_>,
     table: &Table,
@@ -183,13 +218,18 @@ fn carry_out(
     known: &Known,
     resolution: Resolution,
     settled: &mut Settled,
-) -> Result<Resolution, Error> {
+) -> Result<Option<Resolution>, Error> {
     let merged = match &resolution {
         Resolution::Theirs => None,
         Resolution::Mine => {
+            let extra = row::extra(txn.conn, state.row)?;
             hold(txn, table, state, known)?;
+            if state.payload.is_none() {
+                // The row is made anew, with the columns that only others know.
+                row::set_extra(txn.conn, state.row, extra.as_deref())?;
+            }
             rebase(txn, state, known)?;
-            return Ok(resolution);
+            return Ok(Some(resolution));
         }
         Resolution::Merged(row) => Some(row),
         Resolution::Fields(merged) => match merged.stands {
@@ -211,18 +251,19 @@ fn carry_out(
                 };
                 rebase(txn, state, &known)?;
                 settled.written.push((state.row, key));
-                return Ok(resolution);
+                return Ok(Some(resolution));
             }
+            Placed::MissingParent { .. } if settled.more == More::Coming => return Ok(None),
             refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
         }
     }
     rejected::drop_row(txn.conn, state.row)?;
     capture::remove(txn.conn, state.row)?;
     write(txn, table, state, settled)?;
-    Ok(match resolution {
+    Ok(Some(match resolution {
         Resolution::Fields(fields) if fields.stands == Stands::Theirs => Resolution::Fields(fields),
         _ => Resolution::Theirs,
-    })
+    }))
 }
 
 /// The server's row becomes what this device has.
@@ -281,6 +322,9 @@ pub(crate) fn gives_way(
         payload: None,
     };
     let edits = edits(txn, table, &gone, known)?;
+    if edits.uncarriable.is_some() {
+        return Ok(false);
+    }
     let resolution = resolve(txn, table, &gone, &edits);
     if resolution != Resolution::Theirs {
         return Ok(false);

@@ -1,7 +1,7 @@
 //! A truthful answer to "is my data safe, and is this screen current?".
 
 use crate::clock::unix_now;
-use crate::error::Error;
+use crate::error::{Error, NetworkError};
 use crate::pause::{self, Paused};
 use crate::state::State;
 use oversync_shared::ServerId;
@@ -122,24 +122,46 @@ fn held_up(status: &Status, waiting: i64) -> Option<&'static str> {
 pub(crate) struct Live {
     pub(crate) head: ServerId,
     pub(crate) connection: ConnectionState,
-    pub(crate) stalled_reason: Option<String>,
+    pub(crate) stalled: Option<Stalled>,
+}
+
+/// Why the engine has stopped in the middle.
+#[derive(Debug, Clone)]
+pub(crate) struct Stalled {
+    pub(crate) reason: String,
+    /// No request gets through, whatever the way to hear news looks like.
+    pub(crate) unreachable: bool,
+}
+
+impl Stalled {
+    pub(crate) fn by(error: &Error) -> Self {
+        Self {
+            reason: error.to_string(),
+            unreachable: matches!(error, Error::Network(NetworkError::Unreachable(_))),
+        }
+    }
 }
 
 impl Live {
     pub(crate) fn complete(&self, mut status: Status) -> Status {
         status.behind_by = (self.head.get() - status.cursor).max(0);
-        let nothing_moves =
-            self.stalled_reason.is_some() || status.paused.uploads && status.paused.downloads;
-        status.connection = match self.connection {
-            ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling
-                if nothing_moves =>
-            {
-                ConnectionState::Stalled
-            }
-            other => other,
+        let both_paused = status.paused.uploads && status.paused.downloads;
+        status.connection = match (self.connection, &self.stalled) {
+            (
+                ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
+                Some(stalled),
+            ) => match stalled.unreachable {
+                true => ConnectionState::Offline,
+                false => ConnectionState::Stalled,
+            },
+            (
+                ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
+                None,
+            ) if both_paused => ConnectionState::Stalled,
+            (other, _) => other,
         };
-        if self.stalled_reason.is_some() {
-            status.stalled_reason.clone_from(&self.stalled_reason);
+        if let Some(stalled) = &self.stalled {
+            status.stalled_reason = Some(stalled.reason.clone());
         }
         status
     }

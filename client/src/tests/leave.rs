@@ -4,10 +4,10 @@
 use super::flow::{FAMILY, invalid, refused};
 use super::{Device, config, uuid};
 use crate::client::Client;
-use crate::error::{Error, SetupError};
+use crate::error::{Error, NetworkError, SetupError};
 use crate::pause::{self, Direction, Paused};
 use crate::sign_out::SignOut;
-use crate::status::{self, ConnectionState, Live, Status};
+use crate::status::{self, ConnectionState, Live, Stalled, Status};
 use oversync_shared::wire::reason;
 use rusqlite::Connection;
 use serde_json::json;
@@ -77,11 +77,15 @@ fn it_never_says_connected_while_nothing_moves() {
         ConnectionState::Polling,
     ];
     for connection in all {
-        for reason in [None, Some("no".to_owned())] {
+        for error in [
+            None,
+            Some(NetworkError::Unauthorised),
+            Some(NetworkError::Unreachable(String::new())),
+        ] {
             for paused in [(false, false), (true, false), (false, true), (true, true)] {
                 let live = Live {
                     connection,
-                    stalled_reason: reason.clone(),
+                    stalled: error.clone().map(|error| Stalled::by(&error.into())),
                     ..Live::default()
                 };
                 let file = Status {
@@ -92,16 +96,17 @@ fn it_never_says_connected_while_nothing_moves() {
                     ..Status::default()
                 };
                 let shown = live.complete(file).connection;
-                let stuck = reason.is_some() || paused == (true, true);
+                let stuck = error.is_some() || paused == (true, true);
                 let connected = matches!(
                     connection,
                     ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling
                 );
-                let expected = match connected && stuck {
-                    true => ConnectionState::Stalled,
-                    false => connection,
+                let expected = match (&error, connected && stuck) {
+                    (Some(NetworkError::Unreachable(_)), true) => ConnectionState::Offline,
+                    (_, true) => ConnectionState::Stalled,
+                    _ => connection,
                 };
-                assert_eq!(shown, expected, "{connection:?} {reason:?} {paused:?}");
+                assert_eq!(shown, expected, "{connection:?} {error:?} {paused:?}");
             }
         }
     }

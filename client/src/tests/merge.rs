@@ -361,3 +361,78 @@ fn a_policy_for_what_is_not_there_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_row_with_a_value_that_cannot_be_carried_stands_until_it_is_mended() {
+    let mut device = in_step(|config| config);
+    device.run("UPDATE t SET title = x'00ff', views = 11");
+    device.apply(vec![entry(
+        "t",
+        &uuid(1),
+        2,
+        Some(&payload("a", "theirs", 10)),
+    )]);
+    assert!(device.freeze().is_empty());
+    assert_eq!(
+        device.text("SELECT hex(title) FROM t").as_deref(),
+        Some("00FF")
+    );
+    let rejected = device.write(|txn| crate::rejected::list(txn.conn));
+    assert_eq!(rejected[0].reason, "uncarriable_value");
+    // Mended: their edit has been waiting for this.
+    device.run("UPDATE t SET title = 'mended'");
+    let sent = device.freeze();
+    assert_eq!(look(&device), "mended theirs 11");
+    assert_eq!((sent.len(), sent[0].version.get()), (1, 2));
+    assert!(list(&mut device).is_empty());
+}
+
+#[test]
+fn a_merged_row_waits_for_a_parent_that_the_next_page_may_bring() {
+    let mut device = Device::new(super::flow::FAMILY, &["c", "p", "s", "x"]);
+    let (old, new, child) = (uuid(1), uuid(2), uuid(3));
+    let parent = |id: &str| format!(r#"{{"id":"{id}","v":1}}"#);
+    let row = |of: &str| format!(r#"{{"id":"{child}","p_id":"{of}","v":1}}"#);
+    let apply = |device: &mut Device| {
+        device.apply(vec![
+            entry("p", &old, 1, Some(&parent(&old))),
+            entry("c", &child, 1, Some(&row(&old))),
+        ]);
+        device.run("UPDATE c SET v = 5");
+        // Moved to a parent that is not here yet.
+        device.apply_page(vec![entry("c", &child, 2, Some(&row(&new)))], true);
+        assert!(device.freeze().is_empty(), "it could only conflict");
+        assert!(!device.write(|txn| crate::capture::has_work(txn.conn)));
+        assert_eq!(device.write(|txn| crate::status::read(txn.conn)).unsent, 1);
+    };
+    apply(&mut device);
+    device.apply(vec![entry("p", &new, 1, Some(&parent(&new)))]);
+    assert_eq!(
+        device.text("SELECT p_id || v FROM c"),
+        Some(format!("{new}5"))
+    );
+    assert_eq!(device.freeze().len(), 1);
+    assert!(list(&mut device).is_empty());
+    // It does not come: the server's row stands in line, the edit is kept.
+    let mut device = Device::new(super::flow::FAMILY, &["c", "p", "s", "x"]);
+    apply(&mut device);
+    device.apply(vec![]);
+    assert!(device.freeze().is_empty());
+    assert_eq!(list(&mut device)[0].lost.as_deref(), Some(r#"{"v":5}"#));
+    assert_eq!(device.write(|txn| crate::status::read(txn.conn)).parked, 1);
+}
+
+#[test]
+fn an_edit_that_outlives_a_delete_keeps_the_columns_others_know() {
+    let mut device = Device::with(TABLE, |config| {
+        config.table("t").merge_deletes("t", DeletePolicy::EditWins)
+    })
+    .expect("opens");
+    let first = payload("a", "a", 10).replace("}", r#","new":7}"#);
+    device.apply(vec![entry("t", &uuid(1), 1, Some(&first))]);
+    device.run("UPDATE t SET title = 'mine'");
+    device.apply(vec![entry("t", &uuid(1), 2, None)]);
+    let sent = device.freeze();
+    let text = sent[0].payload.clone().expect("a payload");
+    assert!(text.contains(r#""new":7"#), "{text}");
+}

@@ -109,7 +109,8 @@ impl Device {
     pub(crate) fn freeze(&mut self) -> Vec<Frozen> {
         self.write(|txn| {
             log::collect(txn)?;
-            shadow::settle_all(txn)?;
+            let window = State::load(txn.conn)?.window_until;
+            shadow::settle_all(txn, shadow::More::of(window))?;
             outbox::next_batch(txn, WIDE)
         })
     }
@@ -133,6 +134,15 @@ impl Device {
     }
 
     pub(crate) fn apply(&mut self, changes: Vec<DownloadChange>) -> apply::PageDone {
+        self.apply_page(changes, false)
+    }
+
+    /// A page, perhaps with more behind it.
+    pub(crate) fn apply_page(
+        &mut self,
+        changes: Vec<DownloadChange>,
+        has_more: bool,
+    ) -> apply::PageDone {
         let after = self.write(|txn| State::load(txn.conn)).cursor;
         let next_after = ServerId::new(after.get() + 100);
         let mut changes = changes;
@@ -141,7 +151,7 @@ impl Device {
         }
         let page = DownloadReply {
             changes,
-            has_more: false,
+            has_more,
             next_after,
             window_until: next_after,
             epoch: None,
