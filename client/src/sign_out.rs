@@ -8,9 +8,8 @@ use crate::capture;
 use crate::client::Client;
 use crate::db::{Store, Txn};
 use crate::error::{Error, SetupError};
-use crate::schema::{Table, quote};
+use crate::schema::quote;
 use crate::status;
-use rusqlite::ErrorCode;
 
 /// What to do about edits that the server does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,11 +97,10 @@ fn empty(txn: &Txn<'_>, discard: bool) -> Result<(), Error> {
         .into());
     }
     txn.conn.pragma_update(None, "secure_delete", true)?;
+    // Judged at the commit, RESTRICT as well. Children first all the same: what
+    // has gone needs no action.
     txn.conn.pragma_update(None, "defer_foreign_keys", true)?;
-    // Children first: RESTRICT does not wait for the commit.
-    let parents_first: Vec<&Table> = txn.tables.iter().collect();
-    for table in parents_first.into_iter().rev() {
-        leaves(txn, table)?;
+    for table in txn.tables.iter().rev() {
         txn.conn
             .execute(&format!("DELETE FROM {}", table.quoted()), [])?;
     }
@@ -118,46 +116,4 @@ fn empty(txn: &Txn<'_>, discard: bool) -> Result<(), Error> {
             .execute_batch(&format!("DROP {kind} {}", quote(&name)))?;
     }
     Ok(())
-}
-
-/// In a table that refers to itself, rows that nobody refers to go first, for
-/// the sake of RESTRICT; a ring is left to the statement that follows.
-fn leaves(txn: &Txn<'_>, table: &Table) -> Result<(), Error> {
-    let own = table.parents.iter().filter(|key| {
-        key.parent.eq_ignore_ascii_case(&table.name) && key.child.eq_ignore_ascii_case(&table.name)
-    });
-    let referred: Vec<String> = own
-        .map(|key| {
-            let pairs: Vec<String> = key
-                .columns
-                .iter()
-                .zip(&key.parent_columns)
-                .map(|(from, to)| format!("c.{} = p.{}", quote(from), quote(to)))
-                .collect();
-            format!(
-                "NOT EXISTS (SELECT 1 FROM {} AS c WHERE {})",
-                table.quoted(),
-                pairs.join(" AND ")
-            )
-        })
-        .collect();
-    if referred.is_empty() {
-        return Ok(());
-    }
-    let sql = format!(
-        "DELETE FROM {} AS p WHERE {}",
-        table.quoted(),
-        referred.join(" AND ")
-    );
-    loop {
-        match txn.conn.execute(&sql, []) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            // Another table is in the way: the statement that follows says so.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }

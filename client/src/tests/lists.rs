@@ -252,6 +252,8 @@ fn a_dropped_edit_leaves_what_the_server_has() {
     assert_eq!(look(&device).as_deref(), Some("1e,2d"));
     assert!(rejected_of(&mut device).is_empty());
     assert!(device.freeze().is_empty(), "giving up is no edit");
+    let strangers = "SELECT count(*) FROM _sync_row WHERE version = 0";
+    assert_eq!(device.count(strangers), 0);
     // And later entries of the rows are applied as ever.
     device.apply(vec![entry("t", &edited, 2, Some(&full(&edited, 5, "e")))]);
     assert_eq!(device.count("SELECT max(v) FROM t"), 5);

@@ -134,14 +134,14 @@ fn a_merge_that_adds_nothing_is_not_sent() {
 #[test]
 fn other_writers_spell_numbers_and_columns_their_own_way() {
     let mut device = in_step(|config| config);
-    device.run("UPDATE t SET price = 2.5, title = 'mine'");
+    device.run("UPDATE t SET price = 2.5, title = 'mine', views = 11");
     let id = uuid(1).to_uppercase();
     // Not an edit of price, views or the key: 1.50 is 1.5, 10.0 is 10.
     let theirs = format!(
         r#"{{"ID":"{id}","title":"a","Body":"theirs","views":10.0,"price":1.50,"at":null,"new":7}}"#
     );
     device.apply(vec![entry("t", &id, 2, Some(&theirs))]);
-    assert_eq!(look(&device), "mine theirs 10");
+    assert_eq!(look(&device), "mine theirs 11");
     assert_eq!(
         device.text("SELECT CAST(price AS TEXT) FROM t").as_deref(),
         Some("2.5")
