@@ -103,6 +103,11 @@ impl FieldMerge {
 }
 
 impl Resolver for FieldMerge {
+    fn equal_edits_are_one(&self, table: &str) -> bool {
+        let rules = self.tables.get(&table.to_lowercase());
+        !rules.is_some_and(|rules| rules.columns.count())
+    }
+
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution {
         let rules = self.tables.get(&conflict.table.to_lowercase());
         let deletes = rules

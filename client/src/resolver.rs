@@ -48,6 +48,13 @@ pub enum Resolution {
 pub trait Resolver: Send + Sync + 'static {
     /// Decides one.
     fn resolve(&self, conflict: &Conflict<'_>) -> Resolution;
+
+    /// Whether two edits of a row of this table that come to the same row are
+    /// settled by that, without a question. Not where something counts.
+    fn equal_edits_are_one(&self, table: &str) -> bool {
+        let _ = table;
+        true
+    }
 }
 
 /// The server's row always stands.

@@ -154,7 +154,12 @@ fn settle(
     let known = row::known(txn.conn, table, state.row)?;
     let edits = edits(txn, table, state, &known)?;
     let (base, theirs) = (edits.base.as_deref(), edits.theirs.as_deref());
-    let meeting = if payload::same(edits.mine.as_deref(), theirs) {
+    // In a history that replaced another one it may well be the same edit.
+    let one_edit = known.lost_version > RowVersion::NEVER_SEEN
+        || base.is_none()
+        || payload::same(base, theirs)
+        || txn.resolver.equal_edits_are_one(&table.name);
+    let meeting = if one_edit && payload::same(edits.mine.as_deref(), theirs) {
         Meeting::SameContent
     } else if base.is_some() && payload::same(base, theirs) {
         Meeting::UnchangedSinceBase

@@ -117,6 +117,22 @@ fn the_same_column_follows_its_policy_and_the_loser_is_kept() {
 }
 
 #[test]
+fn two_devices_that_add_the_same_have_both_added_it() {
+    let mut device = in_step(|config| config.merge_column("t", "views", ColumnPolicy::Add));
+    device.run("UPDATE t SET views = views + 5");
+    let theirs = payload("a", "a", 15);
+    device.apply(vec![entry("t", &uuid(1), 2, Some(&theirs))]);
+    assert_eq!(look(&device), "a a 20");
+    assert_eq!(device.freeze().len(), 1);
+    // Without a counter it is one edit, and settled.
+    let mut device = in_step(|config| config);
+    device.run("UPDATE t SET views = views + 5");
+    device.apply(vec![entry("t", &uuid(1), 2, Some(&theirs))]);
+    assert_eq!(look(&device), "a a 15");
+    assert!(device.freeze().is_empty());
+}
+
+#[test]
 fn a_merge_that_adds_nothing_is_not_sent() {
     let mut device = in_step(|config| config);
     // One column the same, the other one the server's by policy.

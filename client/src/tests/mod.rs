@@ -3,6 +3,7 @@
 //! - `capture`: random SQL programs, with and without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
+//! - `converge`: random histories of three devices end equal
 //! - `merge`: two edits of one row, through page and upload
 //! - `lists`: what lost or was refused, got back or given up
 //! - `leave`: pauses, what the status says, signing out
@@ -10,6 +11,7 @@
 //! - `values`: every kind of value there and back
 
 mod capture;
+mod converge;
 mod flow;
 mod leave;
 mod lists;

@@ -95,7 +95,8 @@ fn read(text: &str) -> Result<Row<'_>, JsonFault> {
 /// Merges two edits of one row.
 ///
 /// A column changed on one side only takes that side's value; changed to the
-/// same value on both, that value; changed differently, what its policy says.
+/// same value on both, that value (in a counter both count); changed differently,
+/// what its policy says.
 /// Without a base (the row was not known to the server before the edit, or the
 /// image was lost) every column in which the sides differ counts as changed on
 /// both.
@@ -218,7 +219,12 @@ impl Merging {
 
     fn take(&mut self, sides: Sides<'_>, column: &str, policies: &Policies) {
         let (mine, theirs) = match (sides.mine.get(column), sides.theirs.get(column)) {
-            (Some(mine), Some(theirs)) if mine == theirs => return self.push(column, theirs.raw),
+            (Some(mine), Some(theirs)) if mine == theirs => {
+                return match counted_twice(sides, column, mine, policies) {
+                    Some(sum) => self.value(column, &sum, mine, theirs),
+                    None => self.push(column, theirs.raw),
+                };
+            }
             (Some(mine), Some(theirs)) => (mine, theirs),
             (Some(mine), None) => {
                 self.sends |= sides.changed(column, mine);
@@ -245,16 +251,19 @@ impl Merging {
                 self.lost.push(loss(column, Side::Server, theirs));
                 self.client(column, mine);
             }
-            ColumnChoice::Value(value) => {
-                let same = |side: &Value<'_>| {
-                    let mut form = Vec::new();
-                    json::canonicalise(&value, &mut form).is_ok() && form == side.form
-                };
-                self.sends |= !same(theirs);
-                self.writes |= !same(mine);
-                self.push(column, &value);
-            }
+            ColumnChoice::Value(value) => self.value(column, &value, mine, theirs),
         }
+    }
+
+    /// A value of neither side, perhaps.
+    fn value(&mut self, column: &str, value: &str, mine: &Value<'_>, theirs: &Value<'_>) {
+        let same = |side: &Value<'_>| {
+            let mut form = Vec::new();
+            json::canonicalise(value, &mut form).is_ok() && form == side.form
+        };
+        self.sends |= !same(theirs);
+        self.writes |= !same(mine);
+        self.push(column, value);
     }
 
     fn server(&mut self, column: &str, theirs: &Value<'_>) {
@@ -265,6 +274,20 @@ impl Merging {
     fn client(&mut self, column: &str, mine: &Value<'_>) {
         self.sends = true;
         self.push(column, mine.raw);
+    }
+}
+
+/// Two devices that have added the same to a counter have both added it.
+fn counted_twice(
+    sides: Sides<'_>,
+    column: &str,
+    both: &Value<'_>,
+    policies: &Policies,
+) -> Option<String> {
+    let base = sides.base(column)?;
+    match policies.of(column) {
+        ColumnPolicy::Add if base != both => number::add(base.raw, both.raw, both.raw),
+        _ => None,
     }
 }
 

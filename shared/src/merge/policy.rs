@@ -52,7 +52,10 @@ pub enum ColumnPolicy {
     Max,
     /// The smaller value stands.
     Min,
-    /// A counter: `theirs + mine − base`, so that what both have added counts.
+    /// A counter: `theirs + mine − base`, so that what both have added counts,
+    /// also when both have added the same. Only a server whose history was
+    /// replaced after it had taken the edit, and before this device heard of
+    /// that, makes an edit count twice.
     /// Integers give an integer of 64 bits (an overflow is no answer), numbers
     /// with a point and decimals in text are added as decimals of up to 34
     /// digits, exactly.
@@ -120,6 +123,13 @@ impl Policies {
             None if self.stamps.contains(column) => &ColumnPolicy::Max,
             None => &self.otherwise,
         }
+    }
+
+    /// Whether any column is a counter.
+    pub fn count(&self) -> bool {
+        let all = self.columns.values().chain([&self.otherwise]);
+        all.into_iter()
+            .any(|policy| matches!(policy, ColumnPolicy::Add))
     }
 
     /// Every column that a policy names, lower case.

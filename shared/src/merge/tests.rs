@@ -111,6 +111,7 @@ fn every_policy_has_its_answer() {
         (ColumnPolicy::Min, r#""12""#, 1, "15", 1, "15"),
         (ColumnPolicy::Add, "12", 1, "15", 1, "17"),
         (ColumnPolicy::Add, "9", 1, "4", 1, "3"),
+        (ColumnPolicy::Add, "12", 1, "12", 1, "14"),
         (ColumnPolicy::Add, "9223372036854775807", 1, "15", 1, "15"),
         (ColumnPolicy::Add, "12.5", 1, "15", 1, "17.5"),
         (ColumnPolicy::Add, "null", 1, "15", 1, "15"),
