@@ -5,6 +5,7 @@
 //! neither holds the page up.
 
 use crate::capture;
+use crate::conflicts;
 use crate::db::{Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
@@ -13,7 +14,7 @@ use crate::place::{self, Placed, ServerState};
 use crate::resync;
 use crate::row;
 use crate::schema::Table;
-use crate::shadow;
+use crate::shadow::{self, More};
 use crate::state::State;
 use oversync_shared::RowKey;
 use oversync_shared::ServerId;
@@ -152,7 +153,11 @@ pub(crate) fn apply_page(
         }
         round.finish()
     })?;
-    let settled = shadow::settle_all(txn)?;
+    let more = match page.has_more {
+        true => More::Coming,
+        false => More::No,
+    };
+    let settled = shadow::settle_all(txn, more)?;
     let bounds = PageBounds {
         next_after: page.next_after,
         has_more: page.has_more,
@@ -163,6 +168,7 @@ pub(crate) fn apply_page(
     state.window_until = Some(page.window_until).filter(|_| page.has_more);
     if !page.has_more {
         state.last_confirmed_at = Some(txn.now);
+        conflicts::prune(txn, txn.keep_conflicts_days)?;
         resync::pass_completed(txn, &mut state)?;
     }
     state.save(txn.conn)?;

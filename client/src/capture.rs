@@ -8,6 +8,7 @@
 use crate::db::Txn;
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
+use crate::outbox::Frozen;
 use crate::rejected;
 use crate::row::{self, Known};
 use crate::schema::Table;
@@ -45,10 +46,12 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether anything has been captured or waits to be frozen or sent.
+/// Whether anything has been captured or waits to be frozen or sent; an edit
+/// that waits for a page is no work.
 pub(crate) fn has_work(conn: &Connection) -> Result<bool, Error> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log) OR EXISTS (SELECT 1 FROM _sync_outbox) \
-               OR EXISTS (SELECT 1 FROM _sync_pending WHERE waits_tbl IS NULL)";
+               OR EXISTS (SELECT 1 FROM _sync_pending AS p WHERE p.waits_tbl IS NULL \
+               AND NOT EXISTS (SELECT 1 FROM _sync_shadow AS s WHERE s.tbl = p.tbl AND s.pk = p.pk))";
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
@@ -112,7 +115,7 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
         (_, None) => None,
     };
     rejected::drop_row(txn.conn, row)?;
-    add(txn.conn, row, &touch.key, touch.seq, base.as_deref())
+    add(txn, row, &touch.key, touch.seq, base.as_deref())
 }
 
 /// A key that is gone under this spelling may live on under another one of the
@@ -129,36 +132,47 @@ fn stands_elsewhere(
 /// Adds a pending edit, or renews the one that is there: the base image of the
 /// first stays, and it no longer waits for a parent it may not refer to any more.
 pub(crate) fn add(
-    conn: &Connection,
+    txn: &Txn<'_>,
     row: RowRef,
     key: &LocalKey,
     seq: i64,
     base: Option<&str>,
 ) -> Result<(), Error> {
-    conn.prepare_cached(
-        "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (tbl, pk) DO UPDATE SET local_key = excluded.local_key,
-         waits_tbl = NULL, waits_pk = NULL",
-    )?
-    .execute(params![row.tbl, row.pk(), key, seq, base])?;
+    txn.conn
+        .prepare_cached(
+            "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (tbl, pk) DO UPDATE SET local_key = excluded.local_key,
+             waits_tbl = NULL, waits_pk = NULL",
+        )?
+        .execute(params![row.tbl, row.pk(), key, seq, base, txn.now])?;
     Ok(())
 }
 
 /// Takes back a frozen change: its edit is pending again, under the base image
-/// it was frozen with.
-pub(crate) fn put_back(
-    conn: &Connection,
-    row: RowRef,
-    key: &LocalKey,
-    seq: i64,
-    base: Option<&str>,
-) -> Result<(), Error> {
+/// it was frozen with, and as old as it was.
+pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
     conn.prepare_cached(
-        "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (tbl, pk) DO UPDATE SET base = excluded.base",
+        "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (tbl, pk) DO UPDATE SET base = excluded.base,
+         at = coalesce(min(at, excluded.at), at, excluded.at)",
     )?
-    .execute(params![row.tbl, row.pk(), key, seq, base])?;
+    .execute(params![
+        frozen.row.tbl,
+        frozen.row.pk(),
+        frozen.key,
+        frozen.id.get(),
+        frozen.base,
+        frozen.at
+    ])?;
     Ok(())
+}
+
+/// Whether the triggers have written anything since the log was last read.
+pub(crate) fn log_waits(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
 /// Takes a pending edit out; rows that waited for it may try again.

@@ -22,7 +22,8 @@ pub enum Changed {
         /// Their keys: text as the table has it, BLOB keys as dashed UUIDs.
         keys: Vec<String>,
     },
-    /// This reader was too slow: anything may have changed.
+    /// Anything may have changed: this reader was too slow, or another process
+    /// synchronises the file and has written to it.
     Missed,
 }
 

@@ -2,17 +2,19 @@
 
 use crate::changes::Changes;
 use crate::config::Config;
+use crate::conflicts::{self, ConflictRecord};
 use crate::core::Core;
 use crate::db::{self, Db};
 use crate::download::{self, Downloaded};
 use crate::engine::{self, Pace};
 use crate::error::{Error, SetupError};
+use crate::lock::Lease;
 use crate::rejected::{self, Rejected};
-use crate::shadow::{self, ConflictRecord};
 use crate::state::State;
 use crate::status::{self, Status};
 use crate::token::Tokens;
 use crate::transport::Transport;
+use crate::upgrade;
 use crate::upload::{self, Uploaded};
 use crate::wake;
 use oversync_shared::{DeviceId, UserId};
@@ -63,8 +65,12 @@ impl Client {
     /// Opens the file, checks the listed tables, installs the client's own
     /// tables and the capture triggers. Nothing is sent yet.
     ///
+    /// Several clients may be open on one file, in one process or in many, as
+    /// long as they list the same tables: one at a time synchronises, the others
+    /// capture.
+    ///
     /// Fails with a [`SetupError`] that says what to do instead when a listed
-    /// table cannot be synchronised.
+    /// table cannot be synchronised, or the file is another user's.
     pub async fn open(config: Config) -> Result<Self, Error> {
         let tokens = Tokens::new(Arc::clone(&config.tokens));
         let transport = Transport::new(&config.server, config.schema_version, tokens)?;
@@ -80,7 +86,7 @@ impl Client {
             .await?;
         Ok(Self {
             inner: Arc::new(Inner {
-                core: Arc::new(Core::new(db, transport, status)),
+                core: Arc::new(Core::new(db, transport, Lease::new(&path), status)),
                 path,
                 user: state.user,
                 device: state.device,
@@ -125,7 +131,7 @@ impl Client {
     /// [`Client::sync`] or the engine).
     pub async fn upload_once(&self) -> Result<Uploaded, Error> {
         let core = &self.inner.core;
-        let _turn = core.turn.lock().await;
+        let _turn = core.turn().await?;
         if !core.db.read(State::load).await?.hydrated {
             self.first_pass().await?;
         }
@@ -137,7 +143,7 @@ impl Client {
     /// Downloads and applies one page of at most `limit` changes (1–1000).
     pub async fn download_once(&self, limit: usize) -> Result<Downloaded, Error> {
         let core = &self.inner.core;
-        let _turn = core.turn.lock().await;
+        let _turn = core.turn().await?;
         let done = download::once(core, Some(limit)).await;
         core.refresh_status().await?;
         done
@@ -147,7 +153,7 @@ impl Client {
     /// included; resumes a pass that was cut off. Done already: downloads what
     /// is new.
     pub async fn hydrate(&self) -> Result<usize, Error> {
-        let _turn = self.inner.core.turn.lock().await;
+        let _turn = self.inner.core.turn().await?;
         let applied = self.first_pass().await;
         self.inner.core.refresh_status().await?;
         applied
@@ -169,13 +175,14 @@ impl Client {
     /// again while conflicts leave something to upload.
     pub async fn sync(&self) -> Result<Synced, Error> {
         let core = &self.inner.core;
-        let _turn = core.turn.lock().await;
+        let _turn = core.turn().await?;
         let done = self.rounds().await;
         core.refresh_status().await?;
         done
     }
 
-    async fn rounds(&self) -> Result<Synced, Error> {
+    /// The caller has the turn.
+    pub(crate) async fn rounds(&self) -> Result<Synced, Error> {
         let core = &self.inner.core;
         let mut total = Synced::default();
         for _ in 0..MAX_ROUNDS {
@@ -216,7 +223,7 @@ impl Client {
     /// what it carried is frozen and will be sent again. Every later call fails
     /// with [`Error::Stopped`].
     pub async fn stop(&self) {
-        self.inner.stop.send_replace(true);
+        self.tell_to_stop();
         let engine = {
             let mut engine = self
                 .inner
@@ -228,6 +235,7 @@ impl Client {
         if let Some(engine) = engine {
             let _ = engine.await;
         }
+        self.inner.core.lease.release();
         self.inner.core.db.close().await;
     }
 
@@ -247,14 +255,12 @@ impl Client {
         Changes::new(self.inner.core.listen())
     }
 
-    /// Local edits that can never succeed as they are.
-    pub async fn rejected(&self) -> Result<Vec<Rejected>, Error> {
-        self.inner.core.db.read(rejected::list).await
+    pub(crate) fn tell_to_stop(&self) {
+        self.inner.stop.send_replace(true);
     }
 
-    /// Conflicts of the past, with what lost.
-    pub async fn conflicts(&self) -> Result<Vec<ConflictRecord>, Error> {
-        self.inner.core.db.read(shadow::conflicts).await
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.inner.core
     }
 }
 
@@ -276,6 +282,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
         rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    upgrade::run(&conn)?;
     Ok(Inspection { conn })
 }
 
@@ -298,6 +305,6 @@ impl Inspection {
 
     /// See [`Client::conflicts`].
     pub fn conflicts(&self) -> Result<Vec<ConflictRecord>, Error> {
-        shadow::conflicts(&self.conn)
+        conflicts::list(&self.conn)
     }
 }

@@ -1,8 +1,10 @@
 //! What an application tells the client: which file, which server, whose data,
 //! which tables.
 
-use crate::resolver::{Resolver, ServerWins};
+use crate::field_merge::{DeletePolicy, FieldMerge};
+use crate::resolver::Resolver;
 use crate::token::TokenProvider;
+use oversync_shared::merge::ColumnPolicy;
 use oversync_shared::names::DEFAULT_SCHEMA;
 use oversync_shared::{DeviceId, UserId};
 use std::fmt;
@@ -16,6 +18,9 @@ const POLL: Duration = Duration::from_secs(30);
 /// How often to look whether another program has written to the file. A look
 /// costs a few microseconds.
 const FOREIGN_WRITERS: Duration = Duration::from_millis(100);
+
+/// How long what lost in a conflict is kept.
+const KEEP_CONFLICTS: Duration = Duration::from_secs(30 * 86_400);
 
 /// One synchronised table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +41,10 @@ pub struct Config {
     pub(crate) schema: String,
     pub(crate) tables: Vec<TableSpec>,
     pub(crate) tokens: Arc<dyn TokenProvider>,
-    pub(crate) resolver: Arc<dyn Resolver>,
+    pub(crate) merge: FieldMerge,
+    /// In place of the merge.
+    pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    pub(crate) keep_conflicts: Duration,
     pub(crate) poll: Duration,
     pub(crate) foreign_writers: Duration,
     pub(crate) hints: bool,
@@ -61,7 +69,9 @@ impl Config {
             schema: DEFAULT_SCHEMA.to_owned(),
             tables: Vec::new(),
             tokens: Arc::new(tokens),
-            resolver: Arc::new(ServerWins),
+            merge: FieldMerge::new(),
+            resolver: None,
+            keep_conflicts: KEEP_CONFLICTS,
             poll: POLL,
             foreign_writers: FOREIGN_WRITERS,
             hints: true,
@@ -104,10 +114,57 @@ impl Config {
         self
     }
 
-    /// Who decides conflicts; [`ServerWins`] by default.
+    /// What becomes of a column that two devices have changed differently; the
+    /// server's value stands by default. Columns that only one of them has
+    /// changed need no policy: both edits are kept.
+    ///
+    /// ```
+    /// # use oversqlite::{ColumnPolicy, Config, DeletePolicy, UserId};
+    /// # let user = UserId::new("user-ada").unwrap();
+    /// # let token = || async { Ok(String::new()) };
+    /// let config = Config::new("notes.db", "https://sync.example.org", user, token)
+    ///     .table("posts")
+    ///     .merge_column("posts", "views", ColumnPolicy::Add)
+    ///     .merge_column("posts", "title", ColumnPolicy::Newest("updated_at".into()))
+    ///     .merge_deletes("posts", DeletePolicy::EditWins);
+    /// ```
+    #[must_use]
+    pub fn merge_column(mut self, table: &str, column: &str, policy: ColumnPolicy) -> Self {
+        self.merge = self.merge.column(table, column, policy);
+        self
+    }
+
+    /// The policy of all columns of a table that have none of their own.
+    #[must_use]
+    pub fn merge_table(mut self, table: &str, policy: ColumnPolicy) -> Self {
+        self.merge = self.merge.table(table, policy);
+        self
+    }
+
+    /// What becomes of a row of a table that one device has deleted and another
+    /// one edited.
+    #[must_use]
+    pub fn merge_deletes(mut self, table: &str, policy: DeletePolicy) -> Self {
+        self.merge = self.merge.deletes(table, policy);
+        self
+    }
+
+    /// Who decides conflicts instead of the merge by field: one of
+    /// [`ServerWins`](crate::ServerWins), [`ClientWins`](crate::ClientWins),
+    /// [`NewestBy`](crate::NewestBy), or your own. It is asked about every row
+    /// that both sides have changed; merge policies are then without effect.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolver) -> Self {
-        self.resolver = Arc::new(resolver);
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// How long to keep what lost in a conflict (default 30 days), in whole
+    /// days. At least so long by the clock, and on at least so many days on
+    /// which the file is synchronised: a clock that jumps deletes nothing fresh.
+    #[must_use]
+    pub fn keep_conflicts(mut self, time: Duration) -> Self {
+        self.keep_conflicts = time;
         self
     }
 

@@ -6,6 +6,7 @@ use crate::changes::{self, Changed};
 use crate::db::Db;
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
+use crate::lock::{Holding, Lease};
 use crate::outbox::BatchLimits;
 use crate::resync;
 use crate::status::{self, Live, Status};
@@ -29,10 +30,17 @@ pub(crate) struct Server {
     pub(crate) batch: BatchLimits,
     pub(crate) page: usize,
     pub(crate) ordered_feed: bool,
+    /// Hints over WebSocket; a server that does not say is tried.
+    pub(crate) hints: bool,
+    /// Downloads that wait; only a server that says so.
+    pub(crate) wait: bool,
 }
 
 impl Server {
     fn of(capabilities: Option<&Capabilities>) -> Self {
+        let has = |feature: &str| {
+            capabilities.is_some_and(|found| found.features.iter().any(|name| name == feature))
+        };
         let limits = capabilities.map(|found| found.limits);
         let body = limits.map_or(MAX_BODY_BYTES, |limits| limits.max_body_bytes);
         Self {
@@ -45,24 +53,32 @@ impl Server {
             page: limits
                 .map_or(MAX_PAGE, |limits| limits.max_page)
                 .clamp(1, MAX_PAGE),
-            ordered_feed: capabilities.is_some_and(|found| {
-                found
-                    .features
-                    .iter()
-                    .any(|name| name == feature::ORDERED_FEED)
-            }),
+            ordered_feed: has(feature::ORDERED_FEED),
+            hints: capabilities.is_none() || has(feature::WS),
+            wait: has(feature::WAIT),
         }
     }
+}
+
+/// The right to exchange changes with the server.
+pub(crate) struct Turn<'a> {
+    // Dropped in this order: the lease goes back while nobody else can take it.
+    _lease: Holding<'a>,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
 }
 
 /// Shared by a client and its engine.
 pub(crate) struct Core {
     pub(crate) db: Db,
     pub(crate) transport: Transport,
-    /// Held during a network step.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Held during a network step, by one task of this process.
+    turn: tokio::sync::Mutex<()>,
+    /// Held as well: by one process of all that have the file open.
+    pub(crate) lease: Lease,
     server: Mutex<Option<Server>>,
     live: Mutex<Live>,
+    /// The file's part of the status, as last read.
+    file: Mutex<Status>,
     changed: broadcast::Sender<Changed>,
     status: watch::Sender<Status>,
 }
@@ -73,16 +89,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
-    pub(crate) fn new(db: Db, transport: Transport, status: Status) -> Self {
+    pub(crate) fn new(db: Db, transport: Transport, lease: Lease, status: Status) -> Self {
         Self {
             db,
             transport,
             turn: tokio::sync::Mutex::new(()),
+            lease,
             server: Mutex::new(None),
             live: Mutex::new(Live::default()),
+            file: Mutex::new(status.clone()),
             changed: broadcast::channel(changes::BUFFER).0,
             status: watch::Sender::new(status),
         }
+    }
+
+    /// Waits for this process's turn, and takes the lease on the file: fails
+    /// with [`SetupError::InUse`](crate::SetupError::InUse) while another
+    /// process synchronises it.
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Error> {
+        let turn = self.turn.lock().await;
+        let lease = self.lease.take()?;
+        Ok(Turn {
+            _lease: lease,
+            _turn: turn,
+        })
     }
 
     /// The server's limits; asked for once, until [`Core::forget_server`].
@@ -119,6 +149,12 @@ impl Core {
         Ok(())
     }
 
+    /// Tells the application that anything may have been written, by another
+    /// process.
+    pub(crate) fn announce_missed(&self) {
+        let _ = self.changed.send(Changed::Missed);
+    }
+
     pub(crate) fn listen(&self) -> broadcast::Receiver<Changed> {
         self.changed.subscribe()
     }
@@ -130,8 +166,12 @@ impl Core {
             change(&mut live);
             live.clone()
         };
+        let new = live.complete(lock(&self.file).clone());
+        self.publish(new);
+    }
+
+    fn publish(&self, new: Status) {
         self.status.send_if_modified(|status| {
-            let new = live.complete(status.clone());
             let modified = new != *status;
             *status = new;
             modified
@@ -149,12 +189,9 @@ impl Core {
     /// Reads the file's part of the status again and publishes it.
     pub(crate) async fn refresh_status(&self) -> Result<Status, Error> {
         let read = self.db.read(status::read).await?;
+        lock(&self.file).clone_from(&read);
         let new = lock(&self.live).complete(read);
-        self.status.send_if_modified(|status| {
-            let modified = new != *status;
-            status.clone_from(&new);
-            modified
-        });
+        self.publish(new.clone());
         Ok(new)
     }
 

@@ -7,12 +7,15 @@
 
 use crate::clock::unix_now;
 use crate::config::{Config, TableSpec};
-use crate::error::{Error, StorageError};
-use crate::lock::FileLock;
+use crate::discover;
+use crate::error::{Error, SetupError, StorageError};
+use crate::field_merge::FieldMerge;
 use crate::resolver::Resolver;
-use crate::schema::{self, Tables};
+use crate::schema::Tables;
 use crate::state;
 use crate::triggers;
+use crate::upgrade;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -50,12 +53,11 @@ pub(crate) struct Store {
     conn: Connection,
     specs: Vec<TableSpec>,
     resolver: Arc<dyn Resolver>,
+    keep_conflicts_days: i64,
     tables: Arc<Tables>,
     /// `PRAGMA schema_version` at which `tables` was read.
     schema_cookie: i64,
     data_version: i64,
-    /// Held for as long as the connection is open.
-    _lock: FileLock,
 }
 
 /// One write transaction, and what is true while it lasts.
@@ -63,20 +65,24 @@ pub(crate) struct Txn<'a> {
     pub(crate) conn: &'a Transaction<'a>,
     pub(crate) tables: &'a Tables,
     pub(crate) resolver: &'a dyn Resolver,
+    /// How long the conflict list goes back.
+    pub(crate) keep_conflicts_days: i64,
     /// Seconds since 1970; for people, never for order.
     pub(crate) now: i64,
 }
 
 impl Store {
-    /// Opens the file, installs tables and triggers.
+    /// Opens the file, installs tables and triggers. Several processes may:
+    /// what each of them does here comes out the same.
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
-        let lock = FileLock::take(&config.path)?;
         let mut conn = connect(&config.path)?;
         // Before anything is written: a file that cannot be synchronised stays
         // as it is.
-        schema::discover(&conn, &config.tables, |_| Ok(0))?;
+        let tables = discover::discover(&conn, &config.tables, |_| Ok(0))?;
+        check_policies(&tables, &config.merge)?;
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute_batch(SCHEMA)?;
+        upgrade::run(&tx)?;
         state::claim(&tx, config)?;
         let tables = install(&tx, &config.tables)?;
         let schema_cookie = schema_cookie(&tx)?;
@@ -85,11 +91,14 @@ impl Store {
         Ok(Self {
             conn,
             specs: config.tables.clone(),
-            resolver: Arc::clone(&config.resolver),
+            resolver: match &config.resolver {
+                Some(own) => Arc::clone(own),
+                None => Arc::new(config.merge.clone()),
+            },
+            keep_conflicts_days: days(config.keep_conflicts),
             tables: Arc::new(tables),
             schema_cookie,
             data_version,
-            _lock: lock,
         })
     }
 
@@ -112,6 +121,7 @@ impl Store {
             conn: &tx,
             tables: &tables,
             resolver: &*self.resolver,
+            keep_conflicts_days: self.keep_conflicts_days,
             now: unix_now(),
         })?;
         tx.commit()?;
@@ -128,6 +138,14 @@ impl Store {
         work(&self.conn)
     }
 
+    /// Whether triggers fire for what this connection does; the application's
+    /// connections are not concerned.
+    pub(crate) fn triggers(&self, on: bool) -> Result<(), Error> {
+        self.conn
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on)?;
+        Ok(())
+    }
+
     /// The tables, as of the last write.
     pub(crate) fn tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables)
@@ -138,6 +156,28 @@ impl Store {
         let version = data_version(&self.conn)?;
         Ok(std::mem::replace(&mut self.data_version, version) != version)
     }
+}
+
+/// Whole days, rounded up.
+fn days(time: Duration) -> i64 {
+    i64::try_from(time.as_secs().div_ceil(86_400)).unwrap_or(i64::MAX)
+}
+
+/// A policy for a column that does not exist would never be asked.
+fn check_policies(tables: &Tables, merge: &FieldMerge) -> Result<(), SetupError> {
+    for (name, columns) in merge.named() {
+        let missing = |what: String| SetupError::MergePolicy { what };
+        let table = tables
+            .by_name(name)
+            .ok_or_else(|| missing(format!("table \"{name}\"")))?;
+        if let Some(column) = columns
+            .into_iter()
+            .find(|column| table.column(column).is_none())
+        {
+            return Err(missing(format!("column \"{column}\" of table \"{name}\"")));
+        }
+    }
+    Ok(())
 }
 
 fn schema_cookie(conn: &Connection) -> Result<i64, Error> {
@@ -151,7 +191,7 @@ fn data_version(conn: &Connection) -> Result<i64, Error> {
 /// Discovers the tables, numbers new ones, brings the triggers up to date.
 fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
     let mut fresh = Vec::new();
-    let tables = schema::discover(conn, specs, |name| {
+    let tables = discover::discover(conn, specs, |name| {
         let known = conn
             .query_row("SELECT n FROM _sync_table WHERE name = ?1", [name], |row| {
                 row.get(0)

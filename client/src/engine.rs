@@ -1,15 +1,19 @@
 //! The background engine: one task that decides when to upload and download.
 //!
+//! Of several processes that have the file open, the one with the lease works;
+//! the others stand by and take over within a second of its end.
+//!
 //! It wakes for local commits, hints, other programs' writes and a slow timer,
-//! does what is due, and on an error waits with growing, jittered pauses. It
-//! ends only when it is told to, never because of an error.
+//! does what is due and not paused, and on an error waits with growing, jittered
+//! pauses. It ends only when it is told to, never because of an error.
 
 use crate::backoff::Backoff;
 use crate::capture;
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, SetupError};
 use crate::listener::{self, Signal};
-use crate::status::ConnectionState;
+use crate::pause;
+use crate::status::{ConnectionState, Stalled};
 use crate::{download, upload};
 use oversync_shared::ServerId;
 use std::sync::Arc;
@@ -19,6 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// Hints that may wait; they coalesce on the server, too.
 const SIGNALS: usize = 16;
+
+/// How often one that stands by tries to take over.
+const LEASE_RETRY: Duration = Duration::from_secs(1);
 
 /// How the engine was asked to run.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +45,8 @@ struct Due {
 struct Engine {
     core: Arc<Core>,
     due: Due,
+    /// Due, but held back by the application.
+    held: Due,
     backoff: Backoff,
     /// Nothing is tried before this time.
     not_before: Option<Instant>,
@@ -51,6 +60,10 @@ pub(crate) async fn run(
     local: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
+    if !stand_by(&core, pace, &mut stop).await {
+        core.live(|live| live.connection = ConnectionState::Stopped);
+        return;
+    }
     let (signals, mut heard) = mpsc::channel(SIGNALS);
     let listener = pace
         .hints
@@ -68,6 +81,7 @@ pub(crate) async fn run(
             upload: true,
             download: true,
         },
+        held: Due::default(),
         backoff: Backoff::default(),
         not_before: None,
         cursor: ServerId::ZERO,
@@ -100,6 +114,45 @@ pub(crate) async fn run(
         listener.abort();
     }
     core.live(|live| live.connection = ConnectionState::Stopped);
+}
+
+/// Waits for the lease on the file; tells whether it was got before the word to
+/// stop. Meanwhile this process only captures: what the other one writes is
+/// noticed, and told as "anything may have changed".
+async fn stand_by(core: &Core, pace: Pace, stop: &mut watch::Receiver<bool>) -> bool {
+    let mut foreign = interval(pace.foreign_writers.min(LEASE_RETRY));
+    foreign.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_try = Instant::now();
+    loop {
+        if next_try <= Instant::now() {
+            let got = core.lease.keep();
+            core.live(|live| {
+                live.connection = ConnectionState::Standby;
+                live.stalled = match &got {
+                    Ok(()) | Err(Error::Setup(SetupError::InUse { .. })) => None,
+                    Err(error) => Some(Stalled::by(error)),
+                };
+            });
+            if got.is_ok() {
+                return true;
+            }
+            next_try = Instant::now() + LEASE_RETRY;
+        }
+        tokio::select! {
+            () = told(stop) => return false,
+            () = sleep_until(next_try) => {}
+            _ = foreign.tick() => {
+                match core.db.run(|store| store.foreign_commit()).await {
+                    Ok(true) => {
+                        core.announce_missed();
+                        let _ = core.refresh_status().await;
+                    }
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(%error, "standing by"),
+                }
+            }
+        }
+    }
 }
 
 /// Waits for the word to stop; a client that is gone has said it, too.
@@ -141,6 +194,15 @@ impl Engine {
                     .live(|live| live.connection = ConnectionState::Offline);
                 self.core.forget_server();
             }
+            Signal::LongPoll => {
+                self.core
+                    .live(|live| live.connection = ConnectionState::LongPoll);
+                self.not_before = None;
+                self.due = Due {
+                    upload: true,
+                    download: true,
+                };
+            }
             Signal::NoHints => {
                 self.core
                     .live(|live| live.connection = ConnectionState::Polling);
@@ -152,9 +214,13 @@ impl Engine {
         let found = self
             .core
             .db
-            .run(|store| Ok(store.foreign_commit()? && store.read(capture::has_work)?));
+            .run(|store| Ok((store.foreign_commit()?, store.read(capture::has_work)?)));
         match found.await {
-            Ok(found) => self.due.upload |= found,
+            Ok((false, _)) => {}
+            Ok((true, work)) => {
+                // Perhaps another process has taken a pause back.
+                self.due.upload |= work || self.held.upload || self.held.download;
+            }
             Err(error) => tracing::debug!(%error, "looking for foreign writes"),
         }
     }
@@ -165,7 +231,7 @@ impl Engine {
             Ok(()) => {
                 self.backoff.reset();
                 self.not_before = None;
-                self.core.live(|live| live.stalled_reason = None);
+                self.core.live(|live| live.stalled = None);
             }
             Err(error) => {
                 let asked = match &error {
@@ -176,7 +242,19 @@ impl Engine {
                 tracing::debug!(%error, ?wait, "will try again");
                 self.not_before = Some(Instant::now() + wait);
                 self.core
-                    .live(|live| live.stalled_reason = Some(error.to_string()));
+                    .live(|live| live.stalled = Some(Stalled::by(&error)));
+                // Offline, the edits wait in good order: folded per row, with
+                // the time since which they wait.
+                let folded = self
+                    .core
+                    .db
+                    .run(|store| match store.read(capture::log_waits)? {
+                        true => store.write(capture::collect),
+                        false => Ok(()),
+                    });
+                if let Err(error) = folded.await {
+                    tracing::debug!(%error, "reading the log");
+                }
             }
         }
         if let Err(error) = self.core.refresh_status().await {
@@ -186,8 +264,12 @@ impl Engine {
 
     async fn rounds(&mut self) -> Result<(), Error> {
         let core = Arc::clone(&self.core);
-        let _turn = core.turn.lock().await;
-        while self.due.upload || self.due.download {
+        let _turn = core.turn().await?;
+        loop {
+            self.hold_back(core.db.read(pause::read).await?);
+            if !self.due.upload && !self.due.download {
+                return Ok(());
+            }
             if self.due.upload {
                 let done = upload::once(&core).await?;
                 self.due.upload = done.sent > 0;
@@ -205,6 +287,20 @@ impl Engine {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// What is paused is kept for later; what no longer is, is due.
+    fn hold_back(&mut self, paused: pause::Paused) {
+        let sort = |due: &mut bool, held: &mut bool, paused: bool| {
+            *held |= *due;
+            *due = *held && !paused;
+            *held &= paused;
+        };
+        sort(&mut self.due.upload, &mut self.held.upload, paused.uploads);
+        sort(
+            &mut self.due.download,
+            &mut self.held.download,
+            paused.downloads,
+        );
     }
 }

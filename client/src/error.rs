@@ -145,7 +145,10 @@ pub enum SetupError {
     #[error("no table is listed: name at least one with Config::table")]
     NoTables,
     /// The file belongs to somebody else.
-    #[error("this file belongs to {what} \"{stored}\", not \"{given}\": use another file")]
+    #[error(
+        "this file belongs to {what} \"{stored}\", not \"{given}\": {}",
+        foreign_hint(what)
+    )]
     Foreign {
         /// `user`, `device` or `schema`.
         what: &'static str,
@@ -154,9 +157,9 @@ pub enum SetupError {
         /// What the caller says.
         given: String,
     },
-    /// Another client synchronises this file.
+    /// Another process synchronises this file; edits are captured all the same.
     #[error(
-        "{} is being synchronised by another client: stop that one, or write to the file without a client",
+        "{} is being synchronised by another client: that one sends what is written here, too; an engine would wait and take over",
         path.display()
     )]
     InUse {
@@ -171,12 +174,65 @@ pub enum SetupError {
         /// Why.
         why: String,
     },
+    /// A merge policy names a table or a column that is not synchronised.
+    #[error("a merge policy names {what}, which is not there: is it spelt as in the schema?")]
+    MergePolicy {
+        /// The table, or the table and the column.
+        what: String,
+    },
+    /// A list has no entry of this number.
+    #[error("there is no {list} {id}: it may have been settled since it was listed")]
+    NoSuchEntry {
+        /// `conflict` or `rejected edit`.
+        list: &'static str,
+        /// The number.
+        id: i64,
+    },
+    /// What lost in a conflict cannot be written back.
+    #[error("conflict {id} cannot be restored: {why}")]
+    CannotRestore {
+        /// Its number.
+        id: i64,
+        /// Which constraint of the file is in the way.
+        why: String,
+    },
+    /// A rejected edit cannot be taken back.
+    #[error("rejected edit {id} cannot be dropped: {why}")]
+    CannotDrop {
+        /// Its number.
+        id: i64,
+        /// What is in the way.
+        why: String,
+    },
+    /// Signing out would lose what only this device has.
+    #[error(
+        "{unsent} edits are unsent and {rejected} rejected: send them first, or give them up explicitly"
+    )]
+    Unsent {
+        /// Rows with an edit that the server has not acknowledged.
+        unsent: i64,
+        /// Edits in the rejected list.
+        rejected: i64,
+    },
+    /// Rows of a table that is not synchronised refer to the user's.
+    #[error("signing out cannot empty the synchronised tables: {why}")]
+    CannotSignOut {
+        /// What SQLite says.
+        why: String,
+    },
     /// The engine runs already.
     #[error("the engine has been started already")]
     AlreadyStarted,
     /// Not allowed in this state.
     #[error("{0}")]
     Other(String),
+}
+
+fn foreign_hint(what: &str) -> &'static str {
+    match what {
+        "user" => "sign that user out first, or use another file",
+        _ => "use another file",
+    }
 }
 
 /// What the file did.

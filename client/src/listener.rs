@@ -1,4 +1,7 @@
-//! Hints over a WebSocket: connects, listens, reconnects, for ever.
+//! Hints over a WebSocket: connects, listens, reconnects, for ever. Where the
+//! server has none, or something on the way refuses the upgrade, news come by
+//! long poll, and where that fails by the engine's own polling; the WebSocket is
+//! tried again from time to time.
 //!
 //! A hint carries no rows and decides nothing: all it does is ring the engine.
 //! A connection that is silent for too long is given up, so that a half-open
@@ -7,6 +10,7 @@
 use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::error::NetworkError;
+use crate::long_poll;
 use futures_util::{SinkExt as _, StreamExt as _};
 use oversync_shared::ServerId;
 use oversync_shared::wire::{ByeReason, ServerMessage, WS_SUBPROTOCOL};
@@ -32,6 +36,10 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 /// Silence after which nobody is: two pings unanswered.
 const SILENCE: Duration = Duration::from_secs(50);
 
+/// How often in a row an upgrade may fail, though the server answers requests,
+/// before another way is taken.
+const REFUSALS: u32 = 3;
+
 /// How often to look whether a server without hints has learned them.
 const NO_HINTS_RETRY: Duration = Duration::from_secs(300);
 
@@ -44,7 +52,9 @@ pub(crate) enum Signal {
     Head(ServerId),
     /// Not connected any more.
     Offline,
-    /// The server has no WebSocket.
+    /// No WebSocket gets through; news come by long poll.
+    LongPoll,
+    /// Neither gets through.
     NoHints,
 }
 
@@ -56,7 +66,8 @@ enum End {
     Bye { reason: ByeReason, wait: Duration },
     /// The token was refused.
     Unauthorised,
-    /// The server does not speak hints.
+    /// The server does not speak hints, or something on the way does not let
+    /// them through.
     NoHints,
     /// Nobody listens to us any more.
     Done,
@@ -66,11 +77,22 @@ enum End {
 pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
     crate::tls::install();
     let mut backoff = Backoff::default();
+    let mut refusals = 0;
     loop {
         let mut greeted = false;
-        let end = session(&core, &engine, &mut greeted).await;
+        let mut end = session(&core, &engine, &mut greeted, &mut refusals).await;
         if greeted {
             backoff.reset();
+            refusals = 0;
+        }
+        if matches!(end, End::NoHints) {
+            let retry_at = Instant::now() + NO_HINTS_RETRY;
+            end = match without_hints(&core, &engine, retry_at).await {
+                long_poll::End::TimeIsUp => continue,
+                long_poll::End::Useless => End::NoHints,
+                long_poll::End::Lost(why) => End::Lost(why),
+                long_poll::End::Done => End::Done,
+            };
         }
         let signal = match end {
             End::NoHints => Signal::NoHints,
@@ -100,7 +122,33 @@ pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
     }
 }
 
-async fn session(core: &Core, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> End {
+async fn without_hints(
+    core: &Core,
+    engine: &mpsc::Sender<Signal>,
+    retry_at: Instant,
+) -> long_poll::End {
+    match core.server().await {
+        Ok(server) if server.wait => long_poll::run(core, engine, retry_at).await,
+        Ok(_) => long_poll::End::Useless,
+        Err(error) => long_poll::End::Lost(error.to_string()),
+    }
+}
+
+async fn session(
+    core: &Core,
+    engine: &mpsc::Sender<Signal>,
+    greeted: &mut bool,
+    refusals: &mut u32,
+) -> End {
+    match core.server().await {
+        Ok(server) if !server.hints => return End::NoHints,
+        Ok(_) => {}
+        // Nothing gets through: no reason to blame the WebSocket.
+        Err(error) => {
+            *refusals = 0;
+            return End::Lost(error.to_string());
+        }
+    }
     let token = match core.transport.tokens.get().await {
         Ok(token) => token,
         Err(error) => return End::Lost(error.to_string()),
@@ -111,9 +159,12 @@ async fn session(core: &Core, engine: &mpsc::Sender<Signal>, greeted: &mut bool)
             if matches!(end, End::Unauthorised) {
                 core.transport.tokens.refused(&token).await;
             }
-            return end;
+            return refused(end, refusals);
         }
-        Err(_) => return End::Lost("connecting took too long".to_owned()),
+        Err(_) => {
+            let end = End::Lost("connecting took too long".to_owned());
+            return refused(end, refusals);
+        }
     };
     let end = listen(&mut socket, engine, greeted).await;
     if let End::Bye {
@@ -125,6 +176,22 @@ async fn session(core: &Core, engine: &mpsc::Sender<Signal>, greeted: &mut bool)
     }
     let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
     end
+}
+
+/// An upgrade that fails again and again is not going to succeed.
+fn refused(end: End, refusals: &mut u32) -> End {
+    match end {
+        End::Lost(_) => {
+            *refusals += 1;
+            if *refusals >= REFUSALS {
+                // After a while with the other way, one more try is enough.
+                *refusals = REFUSALS - 1;
+                return End::NoHints;
+            }
+            end
+        }
+        other => other,
+    }
 }
 
 async fn connect(core: &Core, token: &str) -> Result<Socket, End> {
@@ -148,8 +215,11 @@ async fn connect(core: &Core, token: &str) -> Result<Socket, End> {
         Ok((socket, _)) => Ok(socket),
         Err(SocketError::Http(response)) => Err(match response.status() {
             StatusCode::UNAUTHORIZED => End::Unauthorised,
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => End::NoHints,
-            status => End::Lost(status.to_string()),
+            // The server has trouble, perhaps only now.
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                End::Lost(status.to_string())
+            }
+            _ => End::NoHints,
         }),
         Err(error) => Err(lost(&error)),
     }

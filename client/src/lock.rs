@@ -1,20 +1,69 @@
-//! One owner per file: an operating-system lock beside the database.
+//! The lease: of all processes that have a file open, one synchronises it.
 //!
-//! The lock is on a file of its own, because locking the database itself would
-//! interfere with SQLite. It ends with the process, however that ends.
+//! It is an operating-system lock on a file beside the database, because locking
+//! the database itself would interfere with SQLite. It ends with the process,
+//! however that ends. The others capture edits and read the status as ever.
 
 use crate::error::{Error, SetupError, StorageError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Held while a client is open.
-pub(crate) struct FileLock {
-    _file: File,
+/// A lease on one file, held or not.
+pub(crate) struct Lease {
+    database: PathBuf,
+    held: Mutex<Held>,
 }
 
-impl FileLock {
-    pub(crate) fn take(database: &Path) -> Result<Self, Error> {
-        let mut name = database.as_os_str().to_owned();
+#[derive(Default)]
+struct Held {
+    file: Option<File>,
+    /// The engine runs: keep it between steps.
+    keep: bool,
+}
+
+/// Held by whoever exchanges changes with the server; gives the lease back at
+/// its end unless the engine keeps it.
+pub(crate) struct Holding<'a>(&'a Lease);
+
+impl Lease {
+    pub(crate) fn new(database: &Path) -> Self {
+        Self {
+            database: database.to_owned(),
+            held: Mutex::default(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lease, or fails with [`SetupError::InUse`] while another
+    /// client has it. Never waits.
+    pub(crate) fn take(&self) -> Result<Holding<'_>, Error> {
+        let mut held = self.held();
+        if held.file.is_none() {
+            held.file = Some(self.lock()?);
+        }
+        Ok(Holding(self))
+    }
+
+    /// Takes it until [`Lease::release`].
+    pub(crate) fn keep(&self) -> Result<(), Error> {
+        let holding = self.take()?;
+        self.held().keep = true;
+        drop(holding);
+        Ok(())
+    }
+
+    /// The engine has ended.
+    pub(crate) fn release(&self) {
+        *self.held() = Held::default();
+    }
+
+    fn lock(&self) -> Result<File, Error> {
+        let mut name = self.database.as_os_str().to_owned();
         name.push("-sync-lock");
         let path = PathBuf::from(name);
         let file = File::options()
@@ -27,12 +76,21 @@ impl FileLock {
                 source,
             })?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(SetupError::InUse {
-                path: database.to_owned(),
+                path: self.database.clone(),
             }
             .into()),
             Err(TryLockError::Error(source)) => Err(StorageError::File { path, source }.into()),
+        }
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        let mut held = self.0.held();
+        if !held.keep {
+            held.file = None;
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Frozen {
     /// How often it was sent under a number that may have been used by another
     /// file.
     pub(crate) renumbered: u32,
+    /// When the edit was first seen, in seconds since 1970; for people.
+    pub(crate) at: Option<i64>,
 }
 
 impl Frozen {
@@ -68,7 +70,7 @@ pub(crate) fn next_batch(txn: &Txn<'_>, limits: BatchLimits) -> Result<Vec<Froze
 /// All frozen changes, by change id.
 pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered
+        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered, at
          FROM _sync_outbox ORDER BY change_id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -85,6 +87,7 @@ pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
             payload: row.get(6)?,
             base: row.get(7)?,
             renumbered: row.get(8)?,
+            at: row.get(9)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -102,6 +105,7 @@ struct Ready {
     key: LocalKey,
     base: Option<String>,
     renumbered: u32,
+    at: Option<i64>,
 }
 
 /// Upserts parents first, then deletes children first; inside a table in the
@@ -161,6 +165,7 @@ fn ready(
             key: row.get(1)?,
             base: row.get(3)?,
             renumbered: row.get(4)?,
+            at: row.get(5)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -179,6 +184,7 @@ fn freeze_one(
         key,
         base,
         renumbered,
+        at,
     } = ready;
     let cells = row::read(txn.conn, table, &key)?;
     let held = row::known(txn.conn, table, row)?.held;
@@ -206,14 +212,15 @@ fn freeze_one(
         payload,
         base,
         renumbered,
+        at,
     }))
 }
 
 fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
     conn.prepare_cached(
         "INSERT INTO _sync_outbox
-         (change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         (change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered, at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         frozen.id.get(),
@@ -224,7 +231,8 @@ fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
         frozen.version.get(),
         frozen.payload,
         frozen.base,
-        frozen.renumbered
+        frozen.renumbered,
+        frozen.at
     ])?;
     Ok(())
 }

@@ -5,7 +5,8 @@
 //! back the same. What cannot be carried is an error with a reason, never a
 //! guess.
 
-use crate::schema::{Column, KeyKind, Table};
+use crate::key::LocalKey;
+use crate::schema::{Affinity, Column, KeyKind, Table};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oversync_shared::RowKey;
@@ -65,20 +66,75 @@ pub(crate) fn write_row(
             None => push_cell(&mut out, column, cell)?,
         }
     }
-    if let Some(extra) = extra
-        && let Ok(members) = json::members(extra)
-    {
-        for (name, value) in members {
-            if table.column(&name).is_none() {
-                out.push(',');
-                push_string(&mut out, &name);
-                out.push(':');
-                out.push_str(value);
-            }
-        }
-    }
+    push_extra(&mut out, table, extra);
     out.push('}');
     Ok(out)
+}
+
+/// Adds the members of columns the table does not have, behind others.
+fn push_extra(out: &mut String, table: &Table, extra: Option<&str>) {
+    for (name, value) in extra
+        .and_then(|extra| json::members(extra).ok())
+        .unwrap_or_default()
+    {
+        if table.column(&name).is_none() {
+            out.push(',');
+            push_string(out, &name);
+            out.push(':');
+            out.push_str(value);
+        }
+    }
+}
+
+/// A peer's payload as this table would hold it and write it: keys in this
+/// file's spelling, numbers under the column's affinity. Two rows can then be
+/// compared by their digits, whoever wrote them.
+pub(crate) fn as_stored(
+    table: &Table,
+    pk: RowKey,
+    key: &LocalKey,
+    text: &str,
+) -> Result<String, BadPayload> {
+    let incoming = read_row(table, pk, text)?;
+    let mut out = String::from("{");
+    for (index, value) in incoming.known {
+        let column = &table.columns[index];
+        if out.len() > 1 {
+            out.push(',');
+        }
+        push_string(&mut out, &column.wire);
+        out.push(':');
+        if index == table.key {
+            match &key.0 {
+                Value::Text(text) => push_string(&mut out, text),
+                _ => push_string(&mut out, &pk.to_string()),
+            }
+        } else {
+            let cell = Cell::Plain(converted(column.affinity, value));
+            push_cell(&mut out, column, &cell).expect("BUG: what was read can be written");
+        }
+    }
+    push_extra(&mut out, table, incoming.extra.as_deref());
+    out.push('}');
+    Ok(out)
+}
+
+/// What SQLite makes of a value when it stores it, where that is a number: text
+/// made of reals is left alone, their spelling is SQLite's secret.
+fn converted(affinity: Affinity, value: Value) -> Value {
+    match (affinity, value) {
+        (Affinity::Real, Value::Integer(n)) => Value::Real(n as f64),
+        (Affinity::Text, Value::Integer(n)) => Value::Text(n.to_string()),
+        // Only where nothing is lost, as SQLite does.
+        (Affinity::Numeric, Value::Real(x)) if x == x.trunc() && x.abs() < 9.2e18 => {
+            Value::Integer(x as i64)
+        }
+        (Affinity::Numeric, Value::Text(text)) => match text.parse::<i64>() {
+            Ok(n) => Value::Integer(n),
+            Err(_) => Value::Text(text),
+        },
+        (_, value) => value,
+    }
 }
 
 fn push_cell(out: &mut String, column: &Column, cell: &Cell) -> Result<(), Uncarriable> {
@@ -148,7 +204,7 @@ pub(crate) fn read_row(table: &Table, pk: RowKey, text: &str) -> Result<Incoming
         }
     }
     if !known.iter().any(|(index, _)| *index == table.key) {
-        let usual = crate::key::LocalKey::usual(pk, table.key_kind);
+        let usual = LocalKey::usual(pk, table.key_kind);
         known.push((table.key, usual.0));
     }
     if !extra.is_empty() {
@@ -162,7 +218,7 @@ pub(crate) fn read_row(table: &Table, pk: RowKey, text: &str) -> Result<Incoming
 
 /// The key as the sender spells it, when it names the same row; else ours.
 fn read_key(table: &Table, pk: RowKey, raw: &str) -> Result<Value, JsonFault> {
-    let usual = crate::key::LocalKey::usual(pk, table.key_kind).0;
+    let usual = LocalKey::usual(pk, table.key_kind).0;
     let mut reader = Reader::new(raw);
     if table.key_kind == KeyKind::Blob || reader.kind()? != Kind::String {
         return Ok(usual);

@@ -138,7 +138,8 @@ fn upsert(
     Ok(Placed::Done(key))
 }
 
-fn update(
+/// Writes columns of a row that is here; never its key.
+pub(crate) fn update(
     txn: &Txn<'_>,
     table: &Table,
     key: &LocalKey,
@@ -165,7 +166,11 @@ fn update(
         .execute(params_from_iter(bound))
 }
 
-fn insert(txn: &Txn<'_>, table: &Table, values: &[(usize, Value)]) -> rusqlite::Result<usize> {
+pub(crate) fn insert(
+    txn: &Txn<'_>,
+    table: &Table,
+    values: &[(usize, Value)],
+) -> rusqlite::Result<usize> {
     let names: Vec<String> = values
         .iter()
         .map(|(i, _)| quote(&table.columns[*i].name))
@@ -310,12 +315,8 @@ fn delete_row(
     for (child, key) in &carried_off {
         note(txn, child, key)?;
     }
-    let sql = format!(
-        "DELETE FROM {} WHERE {} = ?1",
-        table.quoted(),
-        table.quoted_key()
-    );
-    if let Some(refused) = judge(txn.conn.prepare_cached(&sql)?.execute([&known.key]))? {
+    let deleted = delete_plainly(txn, table, &known.key).map(|()| 1);
+    if let Some(refused) = judge(deleted)? {
         return Ok(refused);
     }
     let held = Held {
@@ -324,6 +325,16 @@ fn delete_row(
     };
     row::hold(txn.conn, table, state.row, &known.key, held)?;
     Ok(Placed::Done(known.key))
+}
+
+/// Deletes a row as the application would.
+pub(crate) fn delete_plainly(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> rusqlite::Result<()> {
+    let sql = format!(
+        "DELETE FROM {} WHERE {} = ?1",
+        table.quoted(),
+        table.quoted_key()
+    );
+    txn.conn.prepare_cached(&sql)?.execute([key]).map(drop)
 }
 
 /// Follows the foreign-key actions of a delete: collects the synchronised rows

@@ -3,14 +3,21 @@
 //! A row stands here at most once. It leaves when the application edits it
 //! again (the newer edit supersedes the refused one), or when somebody decides.
 
+use crate::capture;
 use crate::db::Txn;
-use crate::error::Error;
+use crate::error::{Error, SetupError};
 use crate::key::{LocalKey, RowRef};
 use crate::outbox::Frozen;
+use crate::place::{self, Placed, ServerState};
+use crate::row;
 use crate::schema::Table;
+use oversync_shared::reconcile::{Edit, edit};
 use oversync_shared::wire::Op;
+use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
+use serde_json::value::RawValue;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// The reason when a key is no UUID.
@@ -39,6 +46,35 @@ pub struct Rejected {
     pub detail: String,
     /// When, in seconds since 1970.
     pub at: i64,
+}
+
+impl Rejected {
+    /// One line of JSON, the payload as an object.
+    pub fn to_json_line(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            id: i64,
+            table: &'a str,
+            key: &'a str,
+            op: &'a str,
+            payload: Option<&'a RawValue>,
+            reason: &'a str,
+            detail: &'a str,
+            at: i64,
+        }
+        let payload = self.payload.as_deref();
+        let line = Line {
+            id: self.id,
+            table: &self.table,
+            key: &self.key,
+            op: &self.op,
+            payload: payload.and_then(|text| serde_json::from_str(text).ok()),
+            reason: &self.reason,
+            detail: &self.detail,
+            at: self.at,
+        };
+        serde_json::to_string(&line).expect("BUG: texts and numbers always serialise") + "\n"
+    }
 }
 
 /// Lists the rejected edits, oldest first.
@@ -168,4 +204,125 @@ pub(crate) fn drop_key(conn: &Connection, table: &Table, key: &LocalKey) -> Resu
     conn.prepare_cached("DELETE FROM _sync_rejected WHERE tbl = ?1 AND local_key IS ?2")?
         .execute(params![table.n, key])?;
     Ok(())
+}
+
+struct Found {
+    tbl: i64,
+    pk: Option<Uuid>,
+    key: LocalKey,
+    base: Option<String>,
+}
+
+/// The entry, after every newer edit has been looked at: an edit that has been
+/// superseded is no longer listed.
+fn find(txn: &Txn<'_>, id: i64) -> Result<Found, Error> {
+    capture::collect(txn)?;
+    let found = txn
+        .conn
+        .prepare_cached("SELECT tbl, pk, local_key, base FROM _sync_rejected WHERE id = ?1")?
+        .query_row([id], |row| {
+            Ok(Found {
+                tbl: row.get(0)?,
+                pk: row.get(1)?,
+                key: row.get(2)?,
+                base: row.get(3)?,
+            })
+        })
+        .optional()?;
+    found.ok_or_else(|| {
+        SetupError::NoSuchEntry {
+            list: "rejected edit",
+            id,
+        }
+        .into()
+    })
+}
+
+fn remove(conn: &Connection, id: i64) -> Result<(), Error> {
+    conn.prepare_cached("DELETE FROM _sync_rejected WHERE id = ?1")?
+        .execute([id])?;
+    Ok(())
+}
+
+/// Makes the edit a pending one again: what is sent is the row as it stands.
+pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
+    let found = find(txn, id)?;
+    remove(txn.conn, id)?;
+    match found.pk {
+        Some(pk) => {
+            let row = RowRef {
+                tbl: found.tbl,
+                key: RowKey::new(pk),
+            };
+            capture::add(txn, row, &found.key, 0, found.base.as_deref())
+        }
+        // A key that is no UUID is judged again when the log is read.
+        None => {
+            txn.conn
+                .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 1, ?2)")?
+                .execute(params![found.tbl, found.key])?;
+            Ok(())
+        }
+    }
+}
+
+/// [`retry`] for every entry.
+pub(crate) fn retry_all(txn: &Txn<'_>) -> Result<usize, Error> {
+    capture::collect(txn)?;
+    let mut statement = txn
+        .conn
+        .prepare_cached("SELECT id FROM _sync_rejected ORDER BY id")?;
+    let ids = statement.query_map([], |row| row.get(0))?;
+    let ids: Vec<i64> = ids.collect::<Result<_, _>>()?;
+    for id in &ids {
+        retry(txn, *id)?;
+    }
+    Ok(ids.len())
+}
+
+/// Puts the row back to what the server has. Returns the row that was written.
+pub(crate) fn give_up(txn: &Txn<'_>, id: i64) -> Result<Vec<(RowRef, LocalKey)>, Error> {
+    let cannot = |why: &str| SetupError::CannotDrop {
+        id,
+        why: why.to_owned(),
+    };
+    let found = find(txn, id)?;
+    let table = txn
+        .tables
+        .by_number(found.tbl)
+        .ok_or_else(|| cannot("its table is no longer synchronised"))?;
+    let Some(pk) = found.pk else {
+        // The server has never heard of a row with such a key.
+        place::silently(txn, || Ok(place::delete_plainly(txn, table, &found.key)?))?;
+        remove(txn.conn, id)?;
+        return Ok(Vec::new());
+    };
+    let row = RowRef {
+        tbl: found.tbl,
+        key: RowKey::new(pk),
+    };
+    let known = row::known(txn.conn, table, row)?;
+    let on_server = edit(false, known.remembered()) != Edit::Nothing;
+    if on_server && found.base.is_none() {
+        return Err(cannot("it is not known on this device what the server has").into());
+    }
+    let state = ServerState {
+        row,
+        version: known.held.version,
+        payload: found.base.filter(|_| on_server),
+    };
+    let placed = place::silently(txn, || place::place(txn, table, &state, &HashSet::new()))?;
+    let key = match placed {
+        Placed::Done(key) => key,
+        Placed::MissingParent { detail: why, .. } | Placed::Blocked(why) | Placed::Refused(why) => {
+            return Err(cannot(&why).into());
+        }
+    };
+    if state.version == RowVersion::NEVER_SEEN {
+        row::forget(txn.conn, row)?;
+    }
+    remove(txn.conn, id)?;
+    // Rows that waited for it get the server's own answer now.
+    capture::parent_arrived(txn.conn, row)?;
+    Ok(vec![(row, key)])
 }

@@ -27,13 +27,7 @@ pub(crate) fn begin(txn: &Txn<'_>, cause: Cause, epoch: Option<&str>) -> Result<
     let mut state = State::load(txn.conn)?;
     for frozen in outbox::load(txn.conn)? {
         // Its version belongs to the lost history; it gets a new number too.
-        capture::put_back(
-            txn.conn,
-            frozen.row,
-            &frozen.key,
-            frozen.id.get(),
-            frozen.base.as_deref(),
-        )?;
+        capture::put_back(txn.conn, &frozen)?;
         outbox::remove(txn.conn, frozen.id)?;
     }
     txn.conn.execute_batch(
@@ -93,7 +87,7 @@ pub(crate) fn keep_newer(
         deleted: state.payload.is_none(),
     };
     row::hold(txn.conn, table, state.row, &known.key, held)?;
-    capture::add(txn.conn, state.row, &known.key, 0, state.payload.as_deref())
+    capture::add(txn, state.row, &known.key, 0, state.payload.as_deref())
 }
 
 /// The pass over everything has ended: decides about the rows it did not name.
@@ -153,5 +147,5 @@ fn unnamed_row(txn: &Txn<'_>, table: &Table, row: RowRef, cause: Cause) -> Resul
 }
 
 fn send_again(txn: &Txn<'_>, row: RowRef, key: &LocalKey) -> Result<(), Error> {
-    capture::add(txn.conn, row, key, 0, None)
+    capture::add(txn, row, key, 0, None)
 }

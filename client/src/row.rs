@@ -80,11 +80,16 @@ pub(crate) fn to_payload(
     row: RowRef,
     cells: &[Cell],
 ) -> Result<Result<String, Uncarriable>, Error> {
-    let extra: Option<String> = conn
+    let extra = extra(conn, row)?;
+    Ok(payload::write_row(table, cells, extra.as_deref()))
+}
+
+/// The columns of a row that this application does not know, as a JSON object.
+pub(crate) fn extra(conn: &Connection, row: RowRef) -> Result<Option<String>, Error> {
+    Ok(conn
         .prepare_cached("SELECT payload FROM _sync_extra WHERE tbl = ?1 AND pk = ?2")?
         .query_row(params![row.tbl, row.pk()], |row| row.get(0))
-        .optional()?;
-    Ok(payload::write_row(table, cells, extra.as_deref()))
+        .optional()?)
 }
 
 /// Everything the device knows about a row, beside the row itself.

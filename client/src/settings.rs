@@ -2,7 +2,7 @@
 //! token, only where to get one.
 
 use anyhow::{Context as _, bail};
-use oversqlite::{Config, DeviceId, TokenError, UserId, sign_in};
+use oversqlite::{Config, DeviceId, Error, NetworkError, TokenError, UserId, sign_in};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -29,9 +29,7 @@ impl TokenSource {
         match self {
             Self::SignIn(name) => {
                 let reply = sign_in(&server, &name, "", &device).await;
-                Ok(reply
-                    .map_err(|error| TokenError::new(error.to_string()))?
-                    .token)
+                Ok(reply.map_err(no_token)?.token)
             }
             Self::Env(name) => {
                 let value = std::env::var(&name);
@@ -42,6 +40,13 @@ impl TokenSource {
                 .await
                 .map_err(|error| TokenError::new(error.to_string()))?,
         }
+    }
+}
+
+fn no_token(error: Error) -> TokenError {
+    match error {
+        Error::Network(NetworkError::Unreachable(why)) => TokenError::unreachable(why),
+        error => TokenError::new(error.to_string()),
     }
 }
 

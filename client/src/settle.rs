@@ -10,7 +10,7 @@ use crate::place::ServerState;
 use crate::rejected;
 use crate::resync;
 use crate::row;
-use crate::shadow;
+use crate::shadow::{self, More};
 use crate::state::State;
 use oversync_shared::reconcile::{
     Answer, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
@@ -58,10 +58,10 @@ pub(crate) fn acknowledge(
         };
         one(txn, frozen, status, numbering, &mut done)?;
     }
-    let settled = shadow::settle_all(txn)?;
+    let mut state = State::load(txn.conn)?;
+    let settled = shadow::settle_all(txn, More::of(state.window_until))?;
     done.conflicts += settled.conflicts;
     done.written = settled.written;
-    let mut state = State::load(txn.conn)?;
     let _ = resync::continue_above(&mut state, reply.highest_source_change_id);
     if done.shared_name {
         let _ = resync::name_is_shared(&mut state);
@@ -158,8 +158,7 @@ fn one(
 }
 
 fn put_back(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
-    let base = frozen.base.as_deref();
-    capture::put_back(txn.conn, frozen.row, &frozen.key, frozen.id.get(), base)
+    capture::put_back(txn.conn, frozen)
 }
 
 /// Counts the numbers the edit was sent under in vain.

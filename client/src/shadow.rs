@@ -2,6 +2,7 @@
 //! conflicts that come of it.
 
 use crate::capture;
+use crate::conflicts::{self, Edits};
 use crate::db::Txn;
 use crate::error::Error;
 use crate::key::RowRef;
@@ -12,53 +13,11 @@ use crate::rejected;
 use crate::resolver::{Conflict, Resolution};
 use crate::row::{self, Known};
 use crate::schema::Table;
+use oversync_shared::merge::Stands;
 use oversync_shared::reconcile::{Held, Meeting, ShadowAction, Unsent, shadow};
-use oversync_shared::{RowKey, RowVersion};
+use oversync_shared::{RowKey, RowVersion, ServerId};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde::Serialize;
 use std::collections::HashSet;
-
-/// One conflict of the past: what lost is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ConflictRecord {
-    /// Its number in the list.
-    pub id: i64,
-    /// The table.
-    pub table: String,
-    /// The row's key, dashed.
-    pub key: String,
-    /// The row before the local edit, as JSON.
-    pub base: Option<String>,
-    /// The row as it stood here; none when it was deleted.
-    pub mine: Option<String>,
-    /// The row as it stood on the server; none when it was deleted.
-    pub theirs: Option<String>,
-    /// `theirs`, `mine` or `merged`.
-    pub outcome: String,
-    /// When, in seconds since 1970.
-    pub at: i64,
-}
-
-/// Lists the conflicts, oldest first.
-pub(crate) fn conflicts(conn: &Connection) -> Result<Vec<ConflictRecord>, Error> {
-    let mut statement = conn.prepare_cached(
-        "SELECT c.id, t.name, c.pk, c.base, c.mine, c.theirs, c.outcome, c.at
-         FROM _sync_conflicts AS c JOIN _sync_table AS t ON t.n = c.tbl ORDER BY c.id",
-    )?;
-    let rows = statement.query_map([], |row| {
-        Ok(ConflictRecord {
-            id: row.get(0)?,
-            table: row.get(1)?,
-            key: RowKey::new(row.get(2)?).to_string(),
-            base: row.get(3)?,
-            mine: row.get(4)?,
-            theirs: row.get(5)?,
-            outcome: row.get(6)?,
-            at: row.get(7)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
 
 /// Remembers a server row, unless a newer one is remembered.
 pub(crate) fn remember(conn: &Connection, state: &ServerState) -> Result<(), Error> {
@@ -82,17 +41,36 @@ fn drop_shadow(conn: &Connection, row: RowRef) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rows whose table was written, and how many conflicts were decided.
+/// Whether further pages are on their way, perhaps with a row that is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum More {
+    #[default]
+    No,
+    Coming,
+}
+
+impl More {
+    /// In the middle of a paged download, or not.
+    pub(crate) fn of(window_until: Option<ServerId>) -> Self {
+        window_until.map_or(Self::No, |_| Self::Coming)
+    }
+}
+
+/// Rows whose table was written, and in how many conflicts something was lost.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
+    more: More,
     pub(crate) written: Vec<(RowRef, crate::key::LocalKey)>,
     pub(crate) conflicts: usize,
 }
 
 /// Settles every remembered row whose edit is no longer in flight. The log must
 /// have been collected.
-pub(crate) fn settle_all(txn: &Txn<'_>) -> Result<Settled, Error> {
-    let mut settled = Settled::default();
+pub(crate) fn settle_all(txn: &Txn<'_>, more: More) -> Result<Settled, Error> {
+    let mut settled = Settled {
+        more,
+        ..Settled::default()
+    };
     let waiting = load(txn.conn)?;
     if waiting.is_empty() {
         return Ok(settled);
@@ -127,14 +105,22 @@ fn load(conn: &Connection) -> Result<Vec<ServerState>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// A pending edit, as JSON.
-struct Mine {
-    base: Option<String>,
-    /// `None`: deleted.
-    row: Option<String>,
-}
-
-fn mine(txn: &Txn<'_>, table: &Table, row: RowRef, known: &Known) -> Result<Mine, Error> {
+/// The local edit of a row and the server's row, as JSON.
+fn edits(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Result<Edits, Error> {
+    let row = state.row;
+    let theirs = state.payload.as_deref().map(|text| {
+        // A row that cannot be read cannot be written either: shown as it came.
+        payload::as_stored(table, row.key, &known.key, text).unwrap_or_else(|_| text.to_owned())
+    });
+    let mut edits = Edits {
+        base: None,
+        mine: None,
+        theirs,
+        uncarriable: None,
+    };
+    if !matches!(known.unsent, Unsent::Pending | Unsent::Rejected) {
+        return Ok(edits);
+    }
     let base: Option<Option<String>> = txn
         .conn
         .prepare_cached("SELECT base FROM _sync_pending WHERE tbl = ?1 AND pk = ?2")?
@@ -144,15 +130,19 @@ fn mine(txn: &Txn<'_>, table: &Table, row: RowRef, known: &Known) -> Result<Mine
         Unsent::Rejected => rejected::base_of(txn.conn, row)?,
         _ => base.flatten(),
     };
-    let cells = row::read(txn.conn, table, &known.key)?;
-    let text = match cells {
-        // A row that cannot be written as JSON is shown as an empty one.
-        Some(cells) => {
-            Some(row::to_payload(txn.conn, table, row, &cells)?.unwrap_or_else(|_| "{}".to_owned()))
+    // After a rebase the base is the server's row, in its own words.
+    edits.base =
+        base.map(|text| payload::as_stored(table, row.key, &known.key, &text).unwrap_or(text));
+    if let Some(cells) = row::read(txn.conn, table, &known.key)? {
+        match row::to_payload(txn.conn, table, row, &cells)? {
+            Ok(written) => edits.mine = Some(written),
+            Err(why) => {
+                edits.mine = Some("{}".to_owned());
+                edits.uncarriable = Some(why.to_string());
+            }
         }
-        None => None,
-    };
-    Ok(Mine { base, row: text })
+    }
+    Ok(edits)
 }
 
 fn settle(
@@ -162,17 +152,16 @@ fn settle(
     settled: &mut Settled,
 ) -> Result<(), Error> {
     let known = row::known(txn.conn, table, state.row)?;
-    let theirs = state.payload.as_deref();
-    let mine = match known.unsent {
-        Unsent::Pending | Unsent::Rejected => mine(txn, table, state.row, &known)?,
-        _ => Mine {
-            base: None,
-            row: None,
-        },
-    };
-    let meeting = if payload::same(mine.row.as_deref(), theirs) {
+    let edits = edits(txn, table, state, &known)?;
+    let (base, theirs) = (edits.base.as_deref(), edits.theirs.as_deref());
+    // In a history that replaced another one it may well be the same edit.
+    let one_edit = known.lost_version > RowVersion::NEVER_SEEN
+        || base.is_none()
+        || payload::same(base, theirs)
+        || txn.resolver.equal_edits_are_one(&table.name);
+    let meeting = if one_edit && payload::same(edits.mine.as_deref(), theirs) {
         Meeting::SameContent
-    } else if mine.base.is_some() && payload::same(mine.base.as_deref(), theirs) {
+    } else if base.is_some() && payload::same(base, theirs) {
         Meeting::UnchangedSinceBase
     } else {
         Meeting::BothChanged
@@ -190,23 +179,43 @@ fn settle(
             hold(txn, table, state, &known)?;
             rebase(txn, state, &known)?;
         }
+        // Without all its values it can be neither merged nor kept for later:
+        // it stands, in the rejected list, and the server's row waits.
+        ShadowAction::Resolve if let Some(why) = &edits.uncarriable => {
+            if known.unsent == Unsent::Pending {
+                capture::remove(txn.conn, state.row)?;
+                rejected::add_uncarriable(txn, state.row, &known.key, base, why)?;
+            }
+            return Ok(());
+        }
         ShadowAction::Resolve => {
-            let resolution = txn.resolver.resolve(&Conflict {
-                table: &table.name,
-                key: state.row.key,
-                base: mine.base.as_deref(),
-                mine: mine.row.as_deref(),
-                theirs,
-                theirs_version: state.version,
-            });
-            record(txn, state, &mine, &resolution)?;
-            settled.conflicts += 1;
-            carry_out(txn, table, state, &known, resolution, settled)?;
+            let resolution = resolve(txn, table, state, &edits);
+            let outcome = carry_out(txn, table, state, &known, resolution, settled)?;
+            let Some(resolution) = outcome else {
+                return Ok(());
+            };
+            if conflicts::record(txn, state, &edits, &resolution)? {
+                settled.conflicts += 1;
+            }
         }
     }
     drop_shadow(txn.conn, state.row)
 }
 
+fn resolve(txn: &Txn<'_>, table: &Table, state: &ServerState, edits: &Edits) -> Resolution {
+    txn.resolver.resolve(&Conflict {
+        table: &table.name,
+        key: state.row.key,
+        base: edits.base.as_deref(),
+        mine: edits.mine.as_deref(),
+        theirs: edits.theirs.as_deref(),
+        theirs_version: state.version,
+    })
+}
+
+/// Carries a decision out, and tells which one it became: a merged row that this
+/// file refuses gives way to the server's; one whose parent may come with the
+/// next page waits, and nothing is decided yet.
 fn carry_out(
     txn: &Txn<'_>,
     table: &Table,
@@ -214,31 +223,52 @@ fn carry_out(
     known: &Known,
     resolution: Resolution,
     settled: &mut Settled,
-) -> Result<(), Error> {
-    match resolution {
-        Resolution::Theirs => {
-            rejected::drop_row(txn.conn, state.row)?;
-            capture::remove(txn.conn, state.row)?;
-            write(txn, table, state, settled)
-        }
+) -> Result<Option<Resolution>, Error> {
+    let merged = match &resolution {
+        Resolution::Theirs => None,
         Resolution::Mine => {
+            let extra = row::extra(txn.conn, state.row)?;
             hold(txn, table, state, known)?;
-            rebase(txn, state, known)
-        }
-        Resolution::Merged(payload) => {
-            let merged = ServerState {
-                payload: Some(payload),
-                ..state.clone()
-            };
-            match place::place(txn, table, &merged, &HashSet::new())? {
-                Placed::Done(key) => settled.written.push((state.row, key)),
-                // A merge that this file refuses: the local row stands.
-                refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
+            if state.payload.is_none() {
+                // The row is made anew, with the columns that only others know.
+                row::set_extra(txn.conn, state.row, extra.as_deref())?;
             }
-            hold(txn, table, state, known)?;
-            rebase(txn, state, known)
+            rebase(txn, state, known)?;
+            return Ok(Some(resolution));
+        }
+        Resolution::Merged(row) => Some(row),
+        Resolution::Fields(merged) => match merged.stands {
+            // Written from the server's own text below.
+            Stands::Theirs => None,
+            Stands::Mine | Stands::Mixed => Some(&merged.row),
+        },
+    };
+    if let Some(row) = merged {
+        let merged = ServerState {
+            payload: Some(row.clone()),
+            ..state.clone()
+        };
+        match place::place(txn, table, &merged, &HashSet::new())? {
+            Placed::Done(key) => {
+                let known = Known {
+                    key: key.clone(),
+                    ..known.clone()
+                };
+                rebase(txn, state, &known)?;
+                settled.written.push((state.row, key));
+                return Ok(Some(resolution));
+            }
+            Placed::MissingParent { .. } if settled.more == More::Coming => return Ok(None),
+            refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
         }
     }
+    rejected::drop_row(txn.conn, state.row)?;
+    capture::remove(txn.conn, state.row)?;
+    write(txn, table, state, settled)?;
+    Ok(Some(match resolution {
+        Resolution::Fields(fields) if fields.stands == Stands::Theirs => Resolution::Fields(fields),
+        _ => Resolution::Theirs,
+    }))
 }
 
 /// The server's row becomes what this device has.
@@ -276,7 +306,7 @@ fn hold(txn: &Txn<'_>, table: &Table, state: &ServerState, known: &Known) -> Res
 /// tried again.
 fn rebase(txn: &Txn<'_>, state: &ServerState, known: &Known) -> Result<(), Error> {
     rejected::drop_row(txn.conn, state.row)?;
-    capture::add(txn.conn, state.row, &known.key, 0, None)?;
+    capture::add(txn, state.row, &known.key, 0, None)?;
     txn.conn
         .prepare_cached("UPDATE _sync_pending SET base = ?3 WHERE tbl = ?1 AND pk = ?2")?
         .execute(params![state.row.tbl, state.row.pk(), state.payload])?;
@@ -291,49 +321,20 @@ pub(crate) fn gives_way(
     row: RowRef,
     known: &Known,
 ) -> Result<bool, Error> {
-    let mine = mine(txn, table, row, known)?;
     let gone = ServerState {
         row,
         version: known.held.version,
         payload: None,
     };
-    let resolution = txn.resolver.resolve(&Conflict {
-        table: &table.name,
-        key: row.key,
-        base: mine.base.as_deref(),
-        mine: mine.row.as_deref(),
-        theirs: None,
-        theirs_version: gone.version,
-    });
+    let edits = edits(txn, table, &gone, known)?;
+    if edits.uncarriable.is_some() {
+        return Ok(false);
+    }
+    let resolution = resolve(txn, table, &gone, &edits);
     if resolution != Resolution::Theirs {
         return Ok(false);
     }
-    record(txn, &gone, &mine, &resolution)?;
+    conflicts::record(txn, &gone, &edits, &resolution)?;
     rejected::drop_row(txn.conn, row)?;
     Ok(true)
-}
-
-fn record(
-    txn: &Txn<'_>,
-    state: &ServerState,
-    mine: &Mine,
-    resolution: &Resolution,
-) -> Result<(), Error> {
-    txn.conn
-        .prepare_cached(
-            "INSERT INTO _sync_conflicts
-             (tbl, pk, base, mine, theirs, theirs_version, outcome, at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )?
-        .execute(params![
-            state.row.tbl,
-            state.row.pk(),
-            mine.base,
-            mine.row,
-            state.payload,
-            state.version.get(),
-            resolution.name(),
-            txn.now
-        ])?;
-    Ok(())
 }

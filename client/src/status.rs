@@ -1,24 +1,37 @@
 //! A truthful answer to "is my data safe, and is this screen current?".
 
-use crate::error::Error;
+use crate::clock::unix_now;
+use crate::error::{Error, NetworkError};
+use crate::pause::{self, Paused};
 use crate::state::State;
 use oversync_shared::ServerId;
 use rusqlite::Connection;
 use serde::Serialize;
 
-/// Where the connection for hints stands.
+/// Whether and how this process hears of other devices' changes. The states that
+/// mean "connected" are only shown while things move: see
+/// [`ConnectionState::Stalled`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionState {
     /// The engine does not run.
     #[default]
     Stopped,
+    /// Another process synchronises the file; this one captures edits, and takes
+    /// over when that one ends.
+    Standby,
     /// No connection; it is being sought.
     Offline,
-    /// Connected: hints arrive.
+    /// Connected: hints arrive over a WebSocket.
     Online,
-    /// Asked to poll only.
+    /// No WebSocket gets through: one request waits at the server for news.
+    LongPoll,
+    /// Neither gets through, or polling was asked for: the server is asked every
+    /// [`Config::poll_interval`](crate::Config::poll_interval).
     Polling,
+    /// The server can be reached, and yet nothing moves, neither up nor down:
+    /// [`Status::stalled_reason`] says why.
+    Stalled,
 }
 
 /// A snapshot.
@@ -37,6 +50,11 @@ pub struct Status {
     pub behind_by: i64,
     /// Rows with an edit that the server has not acknowledged.
     pub unsent: i64,
+    /// For how many seconds the oldest of them has been waiting; none when there
+    /// is none. Counted by the wall clock, from when the client first saw it.
+    pub oldest_unsent_age: Option<i64>,
+    /// What the application holds back.
+    pub paused: Paused,
     /// Edits that can never succeed as they are.
     pub rejected: i64,
     /// Conflicts decided, and kept.
@@ -48,7 +66,8 @@ pub struct Status {
     pub last_confirmed_at: Option<i64>,
     /// The connection for hints.
     pub connection: ConnectionState,
-    /// Why nothing moves, while nothing moves.
+    /// Why nothing moves, or not all that could: the last error, a pause that
+    /// holds something back, edits that all wait for a rejected one.
     pub stalled_reason: Option<String>,
 }
 
@@ -63,16 +82,39 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         hydrated: state.hydrated,
         cursor: state.cursor.get(),
         last_confirmed_at: state.last_confirmed_at,
+        paused: pause::read(conn)?,
         ..Status::default()
     };
+    let (mut waiting, mut oldest) = (0, None::<i64>);
     conn.prepare_cached(COUNTS)?.query_row([], |row| {
         status.unsent = row.get(0)?;
         status.rejected = row.get(1)?;
         status.conflicts = row.get(2)?;
         status.parked = row.get(3)?;
+        waiting = row.get(4)?;
+        oldest = row.get(5)?;
         Ok(())
     })?;
+    if status.unsent > 0 {
+        // A clock that was set back makes nothing younger than new.
+        let age = oldest.map_or(0, |oldest| unix_now().saturating_sub(oldest).max(0));
+        status.oldest_unsent_age = Some(age);
+    }
+    status.stalled_reason = held_up(&status, waiting).map(str::to_owned);
     Ok(status)
+}
+
+/// What the file says about why something waits.
+fn held_up(status: &Status, waiting: i64) -> Option<&'static str> {
+    match (status.paused.uploads, status.paused.downloads) {
+        (true, true) => Some("uploads and downloads are paused"),
+        (true, false) if status.unsent > 0 => Some("uploads are paused"),
+        (false, true) => Some("downloads are paused"),
+        _ if status.unsent > 0 && waiting == status.unsent => {
+            Some("every unsent edit waits for a row that is in the rejected list")
+        }
+        _ => None,
+    }
 }
 
 /// What the engine adds to the file's part.
@@ -80,14 +122,47 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
 pub(crate) struct Live {
     pub(crate) head: ServerId,
     pub(crate) connection: ConnectionState,
-    pub(crate) stalled_reason: Option<String>,
+    pub(crate) stalled: Option<Stalled>,
+}
+
+/// Why the engine has stopped in the middle.
+#[derive(Debug, Clone)]
+pub(crate) struct Stalled {
+    pub(crate) reason: String,
+    /// No request gets through, whatever the way to hear news looks like.
+    pub(crate) unreachable: bool,
+}
+
+impl Stalled {
+    pub(crate) fn by(error: &Error) -> Self {
+        Self {
+            reason: error.to_string(),
+            unreachable: matches!(error, Error::Network(NetworkError::Unreachable(_))),
+        }
+    }
 }
 
 impl Live {
     pub(crate) fn complete(&self, mut status: Status) -> Status {
         status.behind_by = (self.head.get() - status.cursor).max(0);
-        status.connection = self.connection;
-        status.stalled_reason.clone_from(&self.stalled_reason);
+        let both_paused = status.paused.uploads && status.paused.downloads;
+        status.connection = match (self.connection, &self.stalled) {
+            (
+                ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
+                Some(stalled),
+            ) => match stalled.unreachable {
+                true => ConnectionState::Offline,
+                false => ConnectionState::Stalled,
+            },
+            (
+                ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
+                None,
+            ) if both_paused => ConnectionState::Stalled,
+            (other, _) => other,
+        };
+        if let Some(stalled) = &self.stalled {
+            status.stalled_reason = Some(stalled.reason.clone());
+        }
         status
     }
 }

@@ -12,13 +12,38 @@ use tokio::sync::Mutex;
 
 /// Why there is no token, in words for a person.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct TokenError(String);
+#[error("{message}")]
+pub struct TokenError {
+    message: String,
+    unreachable: bool,
+}
 
 impl TokenError {
-    /// Wraps a message.
+    /// Wraps a message: there is no token, and trying again soon is no use.
     pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self {
+            message: message.into(),
+            unreachable: false,
+        }
+    }
+
+    /// Whoever gives out tokens cannot be reached: as good as being offline, an
+    /// [`NetworkError::Unreachable`](crate::NetworkError::Unreachable).
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            unreachable: true,
+        }
+    }
+}
+
+impl From<TokenError> for NetworkError {
+    fn from(error: TokenError) -> Self {
+        if error.unreachable {
+            Self::Unreachable(error.message)
+        } else {
+            Self::Token(error.message)
+        }
     }
 }
 
@@ -62,10 +87,7 @@ impl Tokens {
         if let Some(token) = &*current {
             return Ok(Arc::clone(token));
         }
-        let fetched = self.provider.token().await;
-        let token: Arc<str> = fetched
-            .map_err(|error| NetworkError::Token(error.to_string()))?
-            .into();
+        let token: Arc<str> = self.provider.token().await?.into();
         *current = Some(Arc::clone(&token));
         Ok(token)
     }

@@ -133,6 +133,24 @@ impl Transport {
             .await
     }
 
+    /// Waits at the server for anything behind `after`, `wait` at most: a page of
+    /// one entry, or an empty one.
+    pub(crate) async fn news(
+        &self,
+        after: ServerId,
+        schema: &str,
+        wait: Duration,
+    ) -> Result<DownloadReply, NetworkError> {
+        let mut url = self.endpoint("sync/download");
+        url.query_pairs_mut()
+            .append_pair("after", &after.to_string())
+            .append_pair("limit", "1")
+            .append_pair("schema", schema)
+            .append_pair("wait", &wait.as_secs().to_string());
+        self.send(|| self.http.request(Method::GET, url.clone()))
+            .await
+    }
+
     /// `None` from a server that has no such endpoint.
     pub(crate) async fn capabilities(&self) -> Result<Option<Capabilities>, NetworkError> {
         let url = self.endpoint("sync/capabilities");

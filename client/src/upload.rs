@@ -7,7 +7,7 @@ use crate::key::{LocalKey, RowRef};
 use crate::outbox::{self, BatchLimits, Frozen};
 use crate::schema::Tables;
 use crate::settle::{self, Acknowledged};
-use crate::shadow;
+use crate::shadow::{self, More};
 use crate::state::State;
 use oversync_shared::ChangeId;
 use oversync_shared::wire::{UploadChange, UploadRequest};
@@ -20,7 +20,8 @@ pub struct Uploaded {
     pub sent: usize,
     /// Accepted by the server.
     pub applied: usize,
-    /// Handed to the resolver.
+    /// Met a newer row of the server, and something was lost by it: see
+    /// [`Client::conflicts`](crate::Client::conflicts).
     pub conflicts: usize,
     /// Put into the rejected list.
     pub rejected: usize,
@@ -123,7 +124,7 @@ fn prepare(txn: &crate::db::Txn<'_>, limits: BatchLimits) -> Result<Option<Batch
         return Ok(None);
     }
     capture::collect(txn)?;
-    let settled = shadow::settle_all(txn)?;
+    let settled = shadow::settle_all(txn, More::of(state.window_until))?;
     let mut frozen = outbox::next_batch(txn, limits)?;
     let settled_below = frozen
         .first()

@@ -25,7 +25,13 @@ CREATE TABLE IF NOT EXISTS _sync_client (
     shares_device INTEGER NOT NULL DEFAULT 0 CHECK (shares_device IN (0, 1)),
     -- What a new pass over everything means for rows the server does not name.
     resync TEXT CHECK (resync IN ('history_replaced', 'history_pruned')),
-    last_confirmed_at INTEGER
+    last_confirmed_at INTEGER,
+    -- Days on which the file was synchronised, and when the last one was noticed.
+    day INTEGER NOT NULL DEFAULT 0,
+    day_at INTEGER,
+    -- 1 while the application holds a direction back.
+    paused_uploads INTEGER NOT NULL DEFAULT 0 CHECK (paused_uploads IN (0, 1)),
+    paused_downloads INTEGER NOT NULL DEFAULT 0 CHECK (paused_downloads IN (0, 1))
 );
 
 -- Silences the capture triggers while a page is applied. Set and cleared inside
@@ -65,6 +71,8 @@ CREATE TABLE IF NOT EXISTS _sync_pending (
     -- How often it was sent under a number that may have been used by another
     -- file.
     renumbered INTEGER NOT NULL DEFAULT 0,
+    -- When the edit was first seen; shown, never used for order.
+    at INTEGER,
     PRIMARY KEY (tbl, pk)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS _sync_pending_order ON _sync_pending (tbl, seq);
@@ -83,6 +91,7 @@ CREATE TABLE IF NOT EXISTS _sync_outbox (
     payload TEXT CHECK ((payload IS NULL) = (op = 'DELETE')),
     base TEXT,
     renumbered INTEGER NOT NULL DEFAULT 0,
+    at INTEGER,
     UNIQUE (tbl, pk)
 );
 
@@ -162,8 +171,13 @@ CREATE TABLE IF NOT EXISTS _sync_conflicts (
     theirs TEXT,
     theirs_version INTEGER NOT NULL,
     outcome TEXT NOT NULL,
-    at INTEGER NOT NULL
+    -- The values that lost, as a JSON object; NULL when what lost was a delete.
+    lost TEXT,
+    at INTEGER NOT NULL,
+    -- _sync_client.day of that time: old records are deleted by both.
+    day INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX IF NOT EXISTS _sync_conflicts_at ON _sync_conflicts (at);
 
 -- What the command line was told by `init`. Never a token.
 CREATE TABLE IF NOT EXISTS _sync_setting (

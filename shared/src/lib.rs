@@ -11,6 +11,7 @@ mod graph;
 pub mod ids;
 pub mod json;
 pub mod key;
+pub mod merge;
 pub mod names;
 pub mod reconcile;
 pub mod upload;

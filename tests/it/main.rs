@@ -66,6 +66,11 @@ mod auth;
 mod devices;
 // An application's life, from the first install to the next user.
 mod life;
+// One row on two devices: merged by field, what loses is kept, what is refused can
+// be tried again.
+mod merging;
+// WebSocket, long poll, polling; pauses; two clients on one file.
+mod ways;
 // The server is killed again and again; the devices converge all the same.
 mod outages;
 // The programs people try first: the command line, the examples.
@@ -74,6 +79,9 @@ mod programs;
 mod http_client;
 // The two-pane page of `serve --dev`, in headless Chromium.
 mod demo;
+// The command line when something is in the way: conflicts, refusals, two
+// processes on one file, signing out, no server.
+mod commands;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

@@ -13,26 +13,26 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A server in development mode: it signs anybody in.
-async fn dev_server(backend: Backend) -> (Server, Database) {
+pub(crate) async fn dev_server(backend: Backend) -> (Server, Database) {
     let database = backend.database().await;
     let server = Server::start(&database, Config::default().set("dev", true)).await;
     (server, database)
 }
 
-fn oversqlite(file: &Path) -> Command {
+pub(crate) fn oversqlite(file: &Path) -> Command {
     let mut command = Command::new(binary("oversqlite"));
     command.arg("--db").arg(file).stdin(Stdio::null());
     command
 }
 
-fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     let output = command.output().expect("the program runs");
     assert!(output.status.success(), "{command:?}: {output:?}");
     output
 }
 
 /// A device on the command line, as the README makes one.
-fn init(folder: &TempDir, name: &str, server: &Server) -> PathBuf {
+pub(crate) fn init(folder: &TempDir, name: &str, server: &Server) -> PathBuf {
     let file = folder.path().join(name);
     let schema = folder.path().join("blog.sql");
     std::fs::write(&schema, BLOG).expect("written");
@@ -46,10 +46,11 @@ fn init(folder: &TempDir, name: &str, server: &Server) -> PathBuf {
     file
 }
 
-struct Watch(Child);
+/// `oversqlite watch`, running.
+pub(crate) struct Watch(pub(crate) Child);
 
 impl Watch {
-    fn start(file: &Path) -> Self {
+    pub(crate) fn start(file: &Path) -> Self {
         Self(
             oversqlite(file)
                 .args(["--json", "watch"])
@@ -60,7 +61,7 @@ impl Watch {
     }
 
     /// SIGKILL.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().expect("it can be killed");
         self.0.wait().expect("it ends");
     }
@@ -73,7 +74,7 @@ impl Drop for Watch {
     }
 }
 
-fn add(file: &Path, key: &str) {
+pub(crate) fn add(file: &Path, key: &str) {
     // A program that knows nothing of us.
     let connection = Connection::open(file).expect("the file opens");
     connection

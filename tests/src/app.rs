@@ -6,6 +6,7 @@ use crate::target::Target;
 use oversqlite::{Client, Config, DeviceId, UserId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -20,26 +21,58 @@ pub struct App {
     /// Its client.
     pub client: Client,
     path: PathBuf,
-    _folder: TempDir,
+    _folder: Arc<TempDir>,
 }
 
 impl App {
     /// A fresh file with the example's tables. It polls once an hour, so that
     /// only hints and its own commits move anything.
     pub async fn open(target: &Target, user: &str, device: &str) -> Self {
+        Self::open_with(target, user, device, |config| config).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn open_with(
+        target: &Target,
+        user: &str,
+        device: &str,
+        tune: impl FnOnce(Config) -> Config,
+    ) -> Self {
         let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
         let path = folder.path().join("app.db");
         Connection::open(&path)
             .and_then(|file| file.execute_batch(BLOG))
             .expect("the tables are made");
-        let client = Client::open(config(&path, target, user, device))
+        let client = Client::open(tune(config(&path, target, user, device)))
             .await
             .expect("the client opens");
         Self {
             client,
             path,
-            _folder: folder,
+            _folder: Arc::new(folder),
         }
+    }
+
+    /// Another client on the same file, which notices by itself what others
+    /// write there.
+    pub async fn second(&self, target: &Target) -> Self {
+        let (user, device) = (self.client.user().clone(), self.client.device().clone());
+        let config = config(&self.path, target, user.as_str(), device.as_str())
+            .foreign_writers_interval(Duration::from_millis(50));
+        Self {
+            client: Client::open(config).await.expect("the client opens"),
+            path: self.path.clone(),
+            _folder: Arc::clone(&self._folder),
+        }
+    }
+
+    /// The file of a client that has been stopped, with a new one; perhaps at
+    /// another server.
+    pub async fn reopen(self, target: &Target) -> Self {
+        let (user, device) = (self.client.user().clone(), self.client.device().clone());
+        let config = config(&self.path, target, user.as_str(), device.as_str());
+        let client = Client::open(config).await.expect("the client opens again");
+        Self { client, ..self }
     }
 
     /// The same with the engine running.

@@ -14,6 +14,7 @@ pub mod conformance;
 pub mod device;
 mod eventually;
 pub mod fuzz;
+pub mod proxy;
 pub mod seed;
 pub mod server;
 pub mod socket;

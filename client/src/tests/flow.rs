@@ -10,18 +10,18 @@ use serde_json::value::RawValue;
 
 const NOTES: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v)";
 
-const FAMILY: &str = "
+pub(super) const FAMILY: &str = "
 CREATE TABLE p (id TEXT PRIMARY KEY, v);
 CREATE TABLE c (id TEXT PRIMARY KEY, p_id TEXT REFERENCES p (id) ON DELETE CASCADE, v);
 CREATE TABLE s (id TEXT PRIMARY KEY, c_id TEXT REFERENCES c (id) ON DELETE SET NULL);
 CREATE TABLE x (id TEXT PRIMARY KEY, p_id TEXT REFERENCES p (id));
 ";
 
-fn row(id: &str, v: i64) -> String {
+pub(super) fn row(id: &str, v: i64) -> String {
     format!(r#"{{"id":"{id}","v":{v}}}"#)
 }
 
-fn conflict(id: &str, version: i64, payload: Option<&str>) -> ChangeStatus {
+pub(super) fn conflict(id: &str, version: i64, payload: Option<&str>) -> ChangeStatus {
     ChangeStatus {
         source_change_id: oversync_shared::ChangeId::new(0),
         status: StatusKind::Conflict,
@@ -39,7 +39,12 @@ fn conflict(id: &str, version: i64, payload: Option<&str>) -> ChangeStatus {
     }
 }
 
-fn invalid(code: &str, details: serde_json::Value) -> ChangeStatus {
+/// Any refusal that is for good.
+pub(super) fn refused() -> ChangeStatus {
+    invalid(reason::PRECHECK_ERROR, json!({"error": "no"}))
+}
+
+pub(super) fn invalid(code: &str, details: serde_json::Value) -> ChangeStatus {
     ChangeStatus {
         source_change_id: oversync_shared::ChangeId::new(0),
         status: StatusKind::Invalid,
@@ -125,7 +130,7 @@ fn a_page_does_not_touch_an_unsent_edit_and_remembers_the_row() {
     // The default: the server's row stands, what lost is kept.
     assert_eq!(device.count("SELECT v FROM t"), 2);
     assert!(device.freeze().is_empty());
-    let kept = device.write(|txn| crate::shadow::conflicts(txn.conn));
+    let kept = device.write(|txn| crate::conflicts::list(txn.conn));
     assert_eq!(kept[0].mine.as_deref(), Some(row(&id, 10).as_str()));
     assert_eq!(kept[0].base.as_deref(), Some(row(&id, 1).as_str()));
 }

@@ -3,12 +3,20 @@
 //! - `capture`: random SQL programs, with and without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
+//! - `converge`: random histories of three devices end equal
+//! - `merge`: two edits of one row, through page and upload
+//! - `lists`: what lost or was refused, got back or given up
+//! - `leave`: pauses, what the status says, signing out
 //! - `wake`: a commit is visible when it wakes
 //! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
 
 mod capture;
+mod converge;
 mod flow;
+mod leave;
+mod lists;
+mod merge;
 mod open;
 mod simulator;
 mod values;
@@ -105,7 +113,8 @@ impl Device {
     pub(crate) fn freeze(&mut self) -> Vec<Frozen> {
         self.write(|txn| {
             log::collect(txn)?;
-            shadow::settle_all(txn)?;
+            let window = State::load(txn.conn)?.window_until;
+            shadow::settle_all(txn, shadow::More::of(window))?;
             outbox::next_batch(txn, WIDE)
         })
     }
@@ -129,6 +138,15 @@ impl Device {
     }
 
     pub(crate) fn apply(&mut self, changes: Vec<DownloadChange>) -> apply::PageDone {
+        self.apply_page(changes, false)
+    }
+
+    /// A page, perhaps with more behind it.
+    pub(crate) fn apply_page(
+        &mut self,
+        changes: Vec<DownloadChange>,
+        has_more: bool,
+    ) -> apply::PageDone {
         let after = self.write(|txn| State::load(txn.conn)).cursor;
         let next_after = ServerId::new(after.get() + 100);
         let mut changes = changes;
@@ -137,7 +155,7 @@ impl Device {
         }
         let page = DownloadReply {
             changes,
-            has_more: false,
+            has_more,
             next_after,
             window_until: next_after,
             epoch: None,

@@ -98,12 +98,23 @@ fn one_owner_and_one_user_a_file() {
     app.execute_batch("CREATE TABLE t (id TEXT PRIMARY KEY)")
         .expect("runs");
     let config = super::config(&folder).table("t");
-    let first = crate::db::Store::open(&config).expect("opens");
-    assert!(matches!(
-        crate::db::Store::open(&config),
-        Err(Error::Setup(SetupError::InUse { .. }))
-    ));
-    drop(first);
+    // Several may open it, one at a time synchronises it.
+    let _open = [(); 2].map(|()| crate::db::Store::open(&config).expect("opens"));
+    let (first, second) = [(); 2]
+        .map(|()| crate::lock::Lease::new(&config.path))
+        .into();
+    let holding = first.take().expect("free");
+    let in_use = |lease: &crate::lock::Lease| {
+        matches!(lease.take(), Err(Error::Setup(SetupError::InUse { .. })))
+    };
+    assert!(in_use(&second));
+    drop(holding);
+    assert!(!in_use(&second), "between two steps it is free");
+    first.keep().expect("free");
+    drop(first.take().expect("held"));
+    assert!(in_use(&second), "an engine keeps it");
+    first.release();
+    assert!(!in_use(&second));
     let mut other = config.clone();
     other.user = oversync_shared::UserId::new("user-bob").expect("a name");
     assert!(matches!(

@@ -1,18 +1,17 @@
 //! The command line of `oversqlite`: arguments in, text or JSON out, an exit
 //! code.
 
-use crate::settings::{Settings, TokenSource};
-use anyhow::{Context as _, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clap::{Args, Parser, Subcommand};
-use oversqlite::{Changed, Client, DeviceId, Error, Inspection, NetworkError, Status};
+mod init;
+mod lists;
+
+use crate::settings::Settings;
+use clap::{Parser, Subcommand};
+use oversqlite::{Changed, Client, Error, Inspection, NetworkError, SetupError, SignOut, Status};
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use uuid::Uuid;
 
 /// Keeps an SQLite file the same on all devices of one user.
 ///
@@ -35,15 +34,17 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the file or the system failed
   2  wrong arguments, or a table, file or server that does not fit (the message says what to do)
-  3  the server could not be reached
+  3  the server could not be reached, or asks for patience
   4  the server refused the token, or there is none
-  5  done, but rejected edits are in the file (see `rejected`)";
+  5  done, but rejected edits are in the file (see `rejected`)
+  6  sign-out: unsent or rejected edits are in the file; nothing was done
+  7  another process synchronises the file: it sends what is in it, too";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Install the client's tables and triggers in the file and remember how to
     /// reach the server.
-    Init(Init),
+    Init(init::Init),
     /// Upload and download until everything has been exchanged.
     Sync,
     /// Exchange changes as they happen, and print what other devices change,
@@ -61,47 +62,28 @@ enum Command {
     },
     /// Show how things stand, without the network.
     Status,
-    /// List local edits that the server can never take, with the reason.
-    Rejected,
-    /// List conflicts of the past, with what lost.
-    Conflicts,
-}
-
-#[derive(Debug, Args)]
-struct Init {
-    /// The server's address, for example http://127.0.0.1:8080.
-    #[arg(long, value_name = "URL")]
-    server: String,
-    /// The schema under which the server knows the tables.
-    #[arg(long, default_value = "public")]
-    schema: String,
-    /// A table to synchronise, with its key column if that is not the primary
-    /// key. Repeat for each table.
-    #[arg(long = "table", value_name = "TABLE[:KEY]", required = true)]
-    tables: Vec<String>,
-    /// Run this SQL first, for example to create the tables.
-    #[arg(long, value_name = "FILE")]
-    schema_sql: Option<PathBuf>,
-    /// This installation's name (default: generated).
-    #[arg(long, value_name = "ID")]
-    device: Option<String>,
-    #[command(flatten)]
-    token: TokenArguments,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct TokenArguments {
-    /// Sign in by this name at a development server, again whenever a token is
-    /// needed.
-    #[arg(long, value_name = "NAME")]
-    signin: Option<String>,
-    /// Take the token from this environment variable.
-    #[arg(long, value_name = "VAR")]
-    token_env: Option<String>,
-    /// Take the token from what this shell command prints.
-    #[arg(long, value_name = "CMD")]
-    token_command: Option<String>,
+    /// Local edits that the server can never take: list them with the reason,
+    /// try them again, give them up, or export them.
+    Rejected {
+        #[command(subcommand)]
+        action: Option<lists::RejectedAction>,
+    },
+    /// Conflicts of the past, with what lost: list them, get something back, or
+    /// give it up.
+    Conflicts {
+        #[command(subcommand)]
+        action: Option<lists::ConflictAction>,
+    },
+    /// End the user's time on this device: empty the synchronised tables and
+    /// remove everything of the client. Refuses while edits are unsent.
+    SignOut {
+        /// Synchronise first.
+        #[arg(long, conflicts_with = "discard")]
+        sync: bool,
+        /// Give up what only this device has.
+        #[arg(long)]
+        discard: bool,
+    },
 }
 
 /// Runs the command line.
@@ -125,6 +107,8 @@ pub(crate) async fn run() -> ExitCode {
 
 fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
+        Some(Error::Setup(SetupError::Unsent { .. })) => 6,
+        Some(Error::Setup(SetupError::InUse { .. })) => 7,
         Some(Error::Setup(_)) => 2,
         Some(Error::Network(NetworkError::Unauthorised | NetworkError::Token(_))) => 4,
         Some(Error::Network(NetworkError::Unreachable(_) | NetworkError::Overloaded { .. })) => 3,
@@ -135,7 +119,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let database = arguments.db.as_path();
     match &arguments.command {
-        Command::Init(init) => initialise(database, init, arguments.json).await,
+        Command::Init(init) => init::run(database, init, arguments.json).await,
         Command::Sync => sync(database, arguments.json).await,
         Command::Watch { poll } => watch(database, *poll, arguments.json).await,
         Command::Sql { sql } => {
@@ -147,30 +131,19 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             print_status(&status, arguments.json);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Rejected => {
-            for entry in look_at(database)?.rejected()? {
-                let text = format!(
-                    "{} {} {}: {} {}",
-                    entry.op, entry.table, entry.key, entry.reason, entry.detail
-                );
-                print(arguments.json, &entry, &text);
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::Rejected { action } => {
+            lists::rejected(database, action.as_ref(), arguments.json).await
         }
-        Command::Conflicts => {
-            for entry in look_at(database)?.conflicts()? {
-                let side = |row: &Option<String>| row.clone().unwrap_or_else(|| "deleted".into());
-                let text = format!(
-                    "{} {}: {} stands\n  mine:   {}\n  theirs: {}",
-                    entry.table,
-                    entry.key,
-                    entry.outcome,
-                    side(&entry.mine),
-                    side(&entry.theirs)
-                );
-                print(arguments.json, &entry, &text);
-            }
-            Ok(ExitCode::SUCCESS)
+        Command::Conflicts { action } => {
+            lists::conflicts(database, action.as_ref(), arguments.json).await
+        }
+        Command::SignOut { sync, discard } => {
+            let how = match (sync, discard) {
+                (true, _) => SignOut::SyncFirst,
+                (_, true) => SignOut::Discard,
+                _ => SignOut::Refuse,
+            };
+            sign_out(database, how, arguments.json).await
         }
     }
 }
@@ -189,81 +162,6 @@ fn print(as_json: bool, value: &impl Serialize, text: &str) {
     } else {
         writeln!(out, "{text}")
     };
-}
-
-async fn initialise(database: &Path, init: &Init, as_json: bool) -> anyhow::Result<ExitCode> {
-    if let Some(path) = &init.schema_sql {
-        let sql = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        rusqlite::Connection::open(database)?
-            .execute_batch(&sql)
-            .with_context(|| format!("running {}", path.display()))?;
-    }
-    let token = match (
-        &init.token.signin,
-        &init.token.token_env,
-        &init.token.token_command,
-    ) {
-        (Some(name), _, _) => TokenSource::SignIn(name.clone()),
-        (_, Some(name), _) => TokenSource::Env(name.clone()),
-        (_, _, Some(command)) => TokenSource::Command(command.clone()),
-        (None, None, None) => bail!("one of --signin, --token-env, --token-command is needed"),
-    };
-    let (user, device) = identity(init, &token).await?;
-    let settings = Settings {
-        server: init.server.clone(),
-        schema: init.schema.clone(),
-        tables: init.tables.clone(),
-        token,
-        user,
-        device,
-    };
-    let client = Client::open(settings.config(database)?).await?;
-    let (user, device) = (client.user().to_string(), client.device().to_string());
-    client.stop().await;
-    settings.store(database)?;
-    print(
-        as_json,
-        &json!({"type": "initialised", "user": user, "device": device, "tables": settings.tables}),
-        &format!(
-            "{}: {} of {user} on device {device}; next: `oversqlite --db {} watch`",
-            database.display(),
-            settings.tables.join(", "),
-            database.display(),
-        ),
-    );
-    Ok(ExitCode::SUCCESS)
-}
-
-/// User and device: from the sign-in, or from the token's own claims.
-async fn identity(init: &Init, token: &TokenSource) -> anyhow::Result<(String, String)> {
-    let given = init.device.clone();
-    if let TokenSource::SignIn(name) = token {
-        let device = given.unwrap_or_else(|| Uuid::new_v4().to_string());
-        let device = DeviceId::new(device).context("--device")?;
-        let reply = oversqlite::sign_in(&init.server, name, "", &device).await?;
-        return Ok((reply.user_id, reply.device_id));
-    }
-    // These tokens are for one device, whatever its name.
-    let anyone = DeviceId::new("unnamed").expect("BUG: a plain name");
-    let text = token
-        .clone()
-        .fetch(init.server.clone(), anyone)
-        .await
-        .map_err(|error| Error::Network(NetworkError::Token(error.to_string())))?;
-    let claims = text
-        .split('.')
-        .nth(1)
-        .and_then(|part| URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok())
-        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
-        .context("the token is no JWT: its user cannot be read")?;
-    let claim = |name: &str| claims.get(name).and_then(|v| v.as_str()).map(str::to_owned);
-    let user = claim("sub").context("the token has no `sub`")?;
-    let device = claim("did").context("the token has no `did`")?;
-    if given.is_some_and(|given| given != device) {
-        bail!("the token is for device \"{device}\", not for the one given with --device");
-    }
-    Ok((user, device))
 }
 
 async fn sync(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -292,6 +190,20 @@ async fn sync(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+async fn sign_out(database: &Path, how: SignOut, as_json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::open(Settings::load(database)?.config(database)?).await?;
+    let user = client.user().to_string();
+    let done = client.sign_out(how).await;
+    client.stop().await;
+    done?;
+    print(
+        as_json,
+        &json!({"type": "signed_out", "user": user}),
+        &format!("{user} is signed out; `init` begins anew"),
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn watch(database: &Path, poll: u64, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -358,7 +270,7 @@ fn print_news(as_json: bool, status: &Status) {
 
 fn print_status(status: &Status, as_json: bool) {
     let text = format!(
-        "user {}, device {}\ncursor {}, {}\nunsent {}, rejected {}, conflicts {}, parked {}\nlast confirmed {}",
+        "user {}, device {}\ncursor {}, {}\nunsent {}, rejected {}, conflicts {}, parked {}\nlast confirmed {}{}{}",
         status.user,
         status.device,
         status.cursor,
@@ -375,6 +287,13 @@ fn print_status(status: &Status, as_json: bool) {
             || "never".to_owned(),
             |at| format!("at {at} (seconds since 1970)")
         ),
+        status.oldest_unsent_age.map_or_else(String::new, |age| {
+            format!("\noldest unsent edit {age} s ago")
+        }),
+        status
+            .stalled_reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!("\nheld up: {reason}")),
     );
     print(as_json, status, &text);
 }

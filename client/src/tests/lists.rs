@@ -1,0 +1,300 @@
+//! What lost in a conflict or was refused by the server: got back, given up,
+//! kept for as long as it should be.
+
+use super::flow::{FAMILY, conflict, invalid, refused, row};
+use super::{Device, entry, uuid};
+use crate::conflicts::{self, ConflictRecord};
+use crate::error::{Error, SetupError};
+use crate::field_merge::DeletePolicy;
+use crate::rejected::{self, Rejected};
+use oversync_shared::wire::{Op, reason};
+use serde_json::json;
+
+const NOTES: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v, w DEFAULT 'w')";
+
+const DAY: i64 = 86_400;
+
+fn in_step(policy: DeletePolicy) -> (Device, String) {
+    let mut device =
+        Device::with(NOTES, |config| config.table("t").merge_deletes("t", policy)).expect("opens");
+    let id = uuid(1);
+    device.apply(vec![entry("t", &id, 1, Some(&full(&id, 1, "w")))]);
+    (device, id)
+}
+
+fn full(id: &str, v: i64, w: &str) -> String {
+    format!(r#"{{"id":"{id}","v":{v},"w":"{w}"}}"#)
+}
+
+fn conflicts_of(device: &mut Device) -> Vec<ConflictRecord> {
+    device.write(|txn| conflicts::list(txn.conn))
+}
+
+fn rejected_of(device: &mut Device) -> Vec<Rejected> {
+    device.write(|txn| rejected::list(txn.conn))
+}
+
+fn look(device: &Device) -> Option<String> {
+    device.text("SELECT group_concat(v || w) FROM t")
+}
+
+fn fails(
+    device: &mut Device,
+    work: impl FnOnce(&crate::db::Txn<'_>) -> Result<(), Error>,
+) -> SetupError {
+    match device.store.write(work) {
+        Err(Error::Setup(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_lost_value_comes_back_as_an_edit() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    let kept = conflicts_of(&mut device);
+    // What came later stays: only the column that lost is written.
+    device.apply(vec![entry("t", &id, 3, Some(&full(&id, 3, "later")))]);
+    device.write(|txn| conflicts::restore(txn, kept[0].id));
+    assert_eq!(look(&device).as_deref(), Some("10later"));
+    let sent = device.freeze();
+    assert_eq!(
+        (sent.len(), sent[0].op, sent[0].version.get()),
+        (1, Op::Update, 3)
+    );
+    assert!(conflicts_of(&mut device).is_empty());
+    let error = fails(&mut device, |txn| conflicts::restore(txn, 1));
+    assert!(matches!(
+        error,
+        SetupError::NoSuchEntry {
+            list: "conflict",
+            id: 1
+        }
+    ));
+}
+
+#[test]
+fn a_row_that_lost_to_a_delete_is_made_again() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, None)]);
+    assert_eq!(look(&device), None);
+    let kept = conflicts_of(&mut device);
+    device.write(|txn| conflicts::restore(txn, kept[0].id));
+    assert_eq!(look(&device).as_deref(), Some("10w"));
+    let sent = device.freeze();
+    assert_eq!((sent[0].op, sent[0].version.get()), (Op::Insert, 2));
+}
+
+#[test]
+fn a_delete_that_lost_deletes() {
+    let (mut device, id) = in_step(DeletePolicy::EditWins);
+    device.run("DELETE FROM t");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    assert_eq!(look(&device).as_deref(), Some("2theirs"));
+    let kept = conflicts_of(&mut device);
+    device.write(|txn| conflicts::restore(txn, kept[0].id));
+    assert_eq!(device.freeze()[0].op, Op::Delete);
+}
+
+#[test]
+fn a_lost_column_of_a_row_that_is_gone_brings_the_row() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    device.apply(vec![entry("t", &id, 3, None)]);
+    let kept = conflicts_of(&mut device);
+    device.write(|txn| conflicts::restore(txn, kept[0].id));
+    assert_eq!(look(&device).as_deref(), Some("10w"));
+}
+
+#[test]
+fn what_cannot_be_restored_stays_on_the_list() {
+    let sql = "CREATE TABLE t (id TEXT PRIMARY KEY, v INTEGER UNIQUE)";
+    let mut device = Device::new(sql, &["t"]);
+    let id = uuid(1);
+    device.apply(vec![entry("t", &id, 1, Some(&row(&id, 1)))]);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, Some(&row(&id, 2)))]);
+    device.run(&format!("INSERT INTO t VALUES ('{}', 10)", uuid(2)));
+    let kept = conflicts_of(&mut device)[0].id;
+    let error = fails(&mut device, |txn| conflicts::restore(txn, kept));
+    assert!(matches!(error, SetupError::CannotRestore { .. }), "{error}");
+    assert_eq!(conflicts_of(&mut device).len(), 1);
+    device.write(|txn| conflicts::dismiss(txn, kept));
+    assert!(conflicts_of(&mut device).is_empty());
+}
+
+/// One pass that finds nothing new, at a time.
+fn pass(device: &mut Device, now: i64) {
+    device.write(|txn| {
+        let txn = crate::db::Txn { now, ..*txn };
+        conflicts::prune(&txn, 30)
+    });
+}
+
+#[test]
+fn a_record_goes_after_thirty_days_and_not_because_a_clock_jumps() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    let start = crate::clock::unix_now();
+    pass(&mut device, start);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    assert_eq!(conflicts_of(&mut device).len(), 1);
+    // A year ahead, and back: a day or two have passed at most.
+    for now in [start + 365 * DAY, start + 366 * DAY, start] {
+        for _ in 0..100 {
+            pass(&mut device, now);
+        }
+        assert_eq!(conflicts_of(&mut device).len(), 1, "{now}");
+    }
+    for day in 1..=26 {
+        pass(&mut device, start + day * DAY);
+    }
+    assert_eq!(conflicts_of(&mut device).len(), 1);
+    for day in 27..=31 {
+        pass(&mut device, start + day * DAY);
+    }
+    assert!(conflicts_of(&mut device).is_empty());
+}
+
+#[test]
+fn a_file_of_an_earlier_version_keeps_its_conflicts() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    device.run(
+        "DROP INDEX _sync_conflicts_at; ALTER TABLE _sync_conflicts DROP COLUMN lost;
+         ALTER TABLE _sync_conflicts DROP COLUMN day; ALTER TABLE _sync_client DROP COLUMN day",
+    );
+    device.write(|txn| Ok(crate::upgrade::run(txn.conn)?));
+    let kept = conflicts_of(&mut device);
+    assert_eq!(kept[0].lost.as_deref(), Some(&*full(&id, 10, "w")));
+    device.write(|txn| conflicts::restore(txn, kept[0].id));
+    assert_eq!(look(&device).as_deref(), Some("10w"));
+}
+
+#[test]
+fn a_rejected_edit_is_sent_again_as_the_row_stands() {
+    let mut device = Device::new(FAMILY, &["c", "p", "s", "x"]);
+    let (parent, child) = (uuid(1), uuid(2));
+    device.run(&format!(
+        "INSERT INTO p VALUES ('{parent}', 1); INSERT INTO c VALUES ('{child}', '{parent}', 1)"
+    ));
+    let sent = device.freeze();
+    let missing = json!({"missing": [format!("public.p:{parent}")]});
+    device.settle(&sent, vec![refused(), invalid(reason::FK_MISSING, missing)]);
+    assert!(
+        device.freeze().is_empty(),
+        "the child waits with its parent"
+    );
+    let id = rejected_of(&mut device)[0].id;
+    device.write(|txn| rejected::retry(txn, id));
+    let again = device.freeze();
+    assert_eq!(again.len(), 2, "both go");
+    assert_eq!(again[0].row.key.to_string(), parent);
+    assert!(again[0].id > sent[1].id, "under new numbers");
+    assert_eq!(device.settle_applied(&again).applied, 2);
+    assert!(rejected_of(&mut device).is_empty());
+    let error = fails(&mut device, |txn| rejected::retry(txn, id));
+    assert!(matches!(error, SetupError::NoSuchEntry { .. }));
+}
+
+#[test]
+fn all_rejected_edits_are_sent_again_whatever_their_reason() {
+    let mut device = Device::new(NOTES, &["t"]);
+    device.run(&format!(
+        "INSERT INTO t (id, v) VALUES ('no uuid', 1), ('{}', x'00'), ('{}', 3)",
+        uuid(2),
+        uuid(3)
+    ));
+    let sent = device.freeze();
+    device.settle(&sent, vec![refused()]);
+    assert_eq!(rejected_of(&mut device).len(), 3);
+    assert_eq!(device.write(rejected::retry_all), 3);
+    assert_eq!(device.freeze().len(), 1, "one can be sent");
+    let reasons: Vec<String> = rejected_of(&mut device)
+        .into_iter()
+        .map(|r| r.reason)
+        .collect();
+    assert_eq!(reasons, ["bad_key", "uncarriable_value"]);
+}
+
+#[test]
+fn a_dropped_edit_leaves_what_the_server_has() {
+    let mut device = Device::new(NOTES, &["t"]);
+    let (edited, deleted, made) = (uuid(1), uuid(2), uuid(3));
+    device.apply(vec![
+        entry("t", &edited, 1, Some(&full(&edited, 1, "e"))),
+        entry("t", &deleted, 1, Some(&full(&deleted, 2, "d"))),
+    ]);
+    device.run(&format!(
+        "UPDATE t SET v = 10 WHERE id = '{edited}'; DELETE FROM t WHERE id = '{deleted}';
+         INSERT INTO t VALUES ('{made}', 3, 'm'), ('no uuid', 4, 'k');"
+    ));
+    let sent = device.freeze();
+    device.settle(&sent, sent.iter().map(|_| refused()).collect());
+    let listed = rejected_of(&mut device);
+    assert_eq!(listed.len(), 4);
+    for entry in &listed {
+        let line: serde_json::Value = serde_json::from_str(&entry.to_json_line()).expect("JSON");
+        assert_eq!(
+            (&line["table"], &line["key"]),
+            (&json!("t"), &json!(entry.key))
+        );
+        assert!(
+            line["payload"].is_object() || entry.payload.is_none(),
+            "{line}"
+        );
+        device.write(|txn| rejected::give_up(txn, entry.id));
+    }
+    assert_eq!(look(&device).as_deref(), Some("1e,2d"));
+    assert!(rejected_of(&mut device).is_empty());
+    assert!(device.freeze().is_empty(), "giving up is no edit");
+    let strangers = "SELECT count(*) FROM _sync_row WHERE version = 0";
+    assert_eq!(device.count(strangers), 0);
+    // And later entries of the rows are applied as ever.
+    device.apply(vec![entry("t", &edited, 2, Some(&full(&edited, 5, "e")))]);
+    assert_eq!(device.count("SELECT max(v) FROM t"), 5);
+}
+
+#[test]
+fn a_row_that_others_need_is_not_dropped() {
+    let mut device = Device::new(FAMILY, &["c", "p", "s", "x"]);
+    let (parent, child) = (uuid(1), uuid(2));
+    device.run(&format!(
+        "INSERT INTO p VALUES ('{parent}', 1); INSERT INTO c VALUES ('{child}', '{parent}', 1)"
+    ));
+    let sent = device.freeze();
+    let missing = json!({"missing": [format!("public.p:{parent}")]});
+    device.settle(&sent, vec![refused(), invalid(reason::FK_MISSING, missing)]);
+    let id = rejected_of(&mut device)[0].id;
+    let error = fails(&mut device, |txn| rejected::give_up(txn, id).map(drop));
+    assert!(matches!(error, SetupError::CannotDrop { .. }), "{error}");
+    assert_eq!(device.count("SELECT count(*) FROM c"), 1);
+    // The child first: then it goes.
+    device.run("DELETE FROM c");
+    device.write(|txn| rejected::give_up(txn, id));
+    assert_eq!(device.count("SELECT count(*) FROM p"), 0);
+    assert!(device.freeze().is_empty());
+}
+
+#[test]
+fn an_edit_whose_base_is_lost_is_not_dropped_blindly() {
+    let (mut device, _) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = 10");
+    let sent = device.freeze();
+    device.settle(&sent, vec![refused()]);
+    device.run("UPDATE _sync_rejected SET base = NULL");
+    let id = rejected_of(&mut device)[0].id;
+    let error = fails(&mut device, |txn| rejected::give_up(txn, id).map(drop));
+    assert!(matches!(error, SetupError::CannotDrop { .. }), "{error}");
+    assert_eq!(look(&device).as_deref(), Some("10w"));
+    // A conflict tells what the server has.
+    device.write(|txn| rejected::retry(txn, id));
+    let sent = device.freeze();
+    let theirs = full(&uuid(1), 2, "theirs");
+    device.settle(&sent, vec![conflict(&uuid(1), 2, Some(&theirs))]);
+    assert_eq!(look(&device).as_deref(), Some("2theirs"));
+}

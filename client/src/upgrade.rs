@@ -1,0 +1,51 @@
+//! Files that an earlier version of this crate has made: the columns that have
+//! been added to its own tables since.
+//!
+//! `migrations/device/schema.sql` makes new files as they are today; this brings
+//! older ones up to it, in the transaction that opens the file.
+
+use rusqlite::Connection;
+
+/// Table, column, definition, and what to do once when it is added.
+const ADDED: &[(&str, &str, &str, &str)] = &[
+    (
+        "_sync_conflicts",
+        "lost",
+        "TEXT",
+        "UPDATE _sync_conflicts SET lost = CASE outcome
+             WHEN 'mine' THEN coalesce(theirs, mine) ELSE coalesce(mine, theirs) END",
+    ),
+    ("_sync_conflicts", "day", "INTEGER NOT NULL DEFAULT 0", ""),
+    ("_sync_client", "day", "INTEGER NOT NULL DEFAULT 0", ""),
+    ("_sync_client", "day_at", "INTEGER", ""),
+    (
+        "_sync_client",
+        "paused_uploads",
+        "INTEGER NOT NULL DEFAULT 0",
+        "",
+    ),
+    (
+        "_sync_client",
+        "paused_downloads",
+        "INTEGER NOT NULL DEFAULT 0",
+        "",
+    ),
+    ("_sync_pending", "at", "INTEGER", ""),
+    ("_sync_outbox", "at", "INTEGER", ""),
+];
+
+/// Adds what is missing to the tables that are there.
+pub(crate) fn run(conn: &Connection) -> rusqlite::Result<()> {
+    let mut missing = conn.prepare(
+        "SELECT 1 FROM pragma_table_list AS t WHERE t.schema = 'main' AND t.name = ?1
+         AND NOT EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2)",
+    )?;
+    for (table, column, definition, then) in ADDED {
+        if missing.exists([table, column])? {
+            conn.execute_batch(&format!(
+                "ALTER TABLE {table} ADD COLUMN {column} {definition}; {then}"
+            ))?;
+        }
+    }
+    Ok(())
+}

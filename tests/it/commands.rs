@@ -1,0 +1,279 @@
+//! `oversqlite` as a person uses it when something is in the way: conflicts,
+//! refused edits, two processes on one file, signing out, no server.
+
+use crate::programs::{Watch, add, dev_server, init, oversqlite, run};
+use oversync_tests::app::people;
+use oversync_tests::target::fresh_key;
+use oversync_tests::{Backend, Config, Server, eventually, within};
+use rusqlite::Connection;
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Output;
+use std::sync::mpsc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    TempDir::with_prefix("oversync-app.").expect("a temporary folder")
+}
+
+/// Runs a command whatever comes of it: its exit code and what it says.
+fn code(file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = oversqlite(file).args(arguments).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), text)
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn told(file: &Path, arguments: &[&str]) -> String {
+    text(&run(oversqlite(file).args(arguments)))
+}
+
+/// What a command prints as JSON, a value a line.
+fn json(file: &Path, arguments: &[&str]) -> Vec<Value> {
+    let printed = text(&run(oversqlite(file).arg("--json").args(arguments)));
+    printed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+fn write(file: &Path, sql: &str) {
+    let connection = Connection::open(file).expect("the file opens");
+    connection
+        .busy_timeout(Duration::from_secs(10))
+        .expect("set");
+    connection.execute_batch(sql).expect("the SQL runs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lost_is_listed_shown_restored_and_dismissed() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let (a, b) = (
+        init(&folder, "a.db", &server),
+        init(&folder, "b.db", &server),
+    );
+    add(&a, &fresh_key());
+    add(&a, &fresh_key());
+    told(&a, &["sync"]);
+    told(&b, &["sync"]);
+    write(&a, "UPDATE users SET name = 'Anna'");
+    write(&b, "UPDATE users SET name = 'Anne', email = 'kept'");
+    told(&a, &["sync"]);
+    told(&b, &["sync"]);
+    let listed = told(&b, &["conflicts"]);
+    assert_eq!(listed, told(&b, &["conflicts", "list"]));
+    assert!(
+        listed.contains("mine:") && listed.contains("theirs:"),
+        "{listed}"
+    );
+    assert!(
+        listed.contains(r#"lost:   {"name":"Anne"} (conflict 1)"#),
+        "{listed}"
+    );
+    let shown = json(&b, &["conflicts", "show", "1"]);
+    assert_eq!(
+        (&shown[0]["id"], &shown[0]["columns"][0]),
+        (&1.into(), &"name".into())
+    );
+    assert_eq!(json(&b, &["conflicts"]).len(), 2);
+    told(&b, &["conflicts", "restore", "1"]);
+    told(&b, &["conflicts", "dismiss", "2"]);
+    assert_eq!(told(&b, &["conflicts"]), "");
+    assert_eq!(code(&b, &["conflicts", "restore", "1"]).0, Some(2));
+    told(&b, &["sync"]);
+    told(&a, &["sync"]);
+    let mut names: Vec<String> = people(&a).into_iter().map(|(_, name)| name).collect();
+    names.sort();
+    assert_eq!(names, ["Anna", "Anne"]);
+    assert_eq!(people(&a), people(&b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_edit_is_exported_retried_and_dropped() {
+    let database = Backend::Embedded.database().await;
+    let small = Config::default()
+        .set("dev", true)
+        .set("limits.max_payload_bytes", 500);
+    let server = Server::start(&database, small).await;
+    let folder = folder();
+    let a = init(&folder, "a.db", &server);
+    let keys = [fresh_key(), fresh_key(), fresh_key()];
+    for key in &keys {
+        add(&a, key);
+    }
+    write(
+        &a,
+        &format!(
+            "UPDATE users SET email = printf('%.600c', 'x') WHERE id <> '{}'",
+            keys[0]
+        ),
+    );
+    assert_eq!(
+        code(&a, &["sync"]).0,
+        Some(5),
+        "done, but something is rejected"
+    );
+    let listed = told(&a, &["rejected"]);
+    assert_eq!(listed, told(&a, &["rejected", "list"]));
+    assert!(listed.contains("bad_payload"), "{listed}");
+    let lines = told(&a, &["rejected", "export"]);
+    let exported: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(exported.len(), 2);
+    assert_eq!(exported[0]["table"], "users");
+    assert_eq!(exported[0]["payload"]["id"], exported[0]["key"]);
+    // One is mended and tried again, though an edit alone would do.
+    let mended = exported[0]["key"].as_str().expect("a key");
+    let id = |entry: &Value| entry["id"].to_string();
+    told(&a, &["rejected", "retry", "--all"]);
+    assert_eq!(json(&a, &["status"])[0]["unsent"], 2);
+    write(
+        &a,
+        &format!("UPDATE users SET email = NULL WHERE id = '{mended}'"),
+    );
+    assert_eq!(code(&a, &["sync"]).0, Some(5));
+    let left = json(&a, &["rejected"]);
+    assert_eq!(left.len(), 1);
+    told(&a, &["rejected", "retry", &id(&left[0])]);
+    assert_eq!(code(&a, &["sync"]).0, Some(5));
+    let left = json(&a, &["rejected"]);
+    told(&a, &["rejected", "drop", &id(&left[0])]);
+    assert_eq!(code(&a, &["sync"]).0, Some(0));
+    assert_eq!(people(&a).len(), 2, "the server has never had the third");
+    assert_eq!(code(&a, &["rejected", "drop", "99"]).0, Some(2));
+}
+
+/// What a running `watch` prints, line by line.
+struct Said(mpsc::Receiver<String>);
+
+impl Said {
+    fn of(watch: &mut Watch) -> Self {
+        let output = watch.0.stdout.take().expect("its output is piped");
+        let (told, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if told.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(heard)
+    }
+
+    async fn connection(&self, is: &str) {
+        let word = format!(r#""connection":"{is}""#);
+        within(Duration::from_secs(20), &format!("it says {is}"), || {
+            let found = self.0.try_iter().any(|line| line.contains(&word));
+            async move { found.then_some(()) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_synchronises_and_the_next_takes_over_when_it_is_killed() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let (a, b) = (
+        init(&folder, "a.db", &server),
+        init(&folder, "b.db", &server),
+    );
+    let _there = Watch::start(&b);
+    let mut first = Watch::start(&a);
+    Said::of(&mut first).connection("online").await;
+    let mut rows = 0;
+    for _ in 0..3 {
+        let mut second = Watch::start(&a);
+        let says = Said::of(&mut second);
+        says.connection("standby").await;
+        assert_eq!(code(&a, &["sync"]).0, Some(7), "it is synchronised already");
+        // Captured while two are there, sent by the one.
+        for _ in 0..10 {
+            add(&a, &fresh_key());
+            rows += 1;
+        }
+        assert_eq!(json(&a, &["status"])[0]["user"], "user-ann");
+        // In the middle of it.
+        first.kill();
+        add(&a, &fresh_key());
+        rows += 1;
+        says.connection("online").await;
+        eventually("every row arrives", || async {
+            (people(&b).len() == rows).then_some(())
+        })
+        .await;
+        first = second;
+    }
+    let observer = server.target().device("user-ann", "observer");
+    let (changes, _) = observer.download_all(0, 100, "").await;
+    assert_eq!(changes.len(), rows, "every row was uploaded once");
+    first.kill();
+    assert_eq!(code(&a, &["sync"]).0, Some(0), "its end frees the file");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signing_out_loses_nothing_unless_told_to() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let a = init(&folder, "a.db", &server);
+    let key = fresh_key();
+    add(&a, &key);
+    let (exit, said) = code(&a, &["sign-out"]);
+    assert_eq!(exit, Some(6), "{said}");
+    assert_eq!(people(&a).len(), 1);
+    let url = format!("http://{}", server.address());
+    let as_bob = [
+        "init", "--server", &url, "--signin", "bob", "--schema", "business", "--table", "users",
+    ];
+    let (exit, said) = code(&a, &as_bob);
+    assert_eq!(exit, Some(2));
+    assert!(
+        said.contains("user-ann") && said.contains("user-bob"),
+        "{said}"
+    );
+    assert_eq!(json(&a, &["sign-out", "--sync"])[0]["type"], "signed_out");
+    assert!(people(&a).is_empty());
+    // Nobody's now; it becomes another user's, and only that one's.
+    assert_eq!(code(&a, &["status"]).0, Some(1));
+    assert_eq!(code(&a, &as_bob).0, Some(0));
+    add(&a, &fresh_key());
+    told(&a, &["sync"]);
+    assert_eq!(people(&a).len(), 1);
+    let ann = server.target().device("user-ann", "observer");
+    let (changes, _) = ann.download_all(0, 100, "").await;
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0]["pk"], key.as_str());
+    add(&a, &fresh_key());
+    told(&a, &["sign-out", "--discard"]);
+    let bob = server.target().device("user-bob", "observer");
+    assert_eq!(bob.server_ids("").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_be_reached_is_no_bad_token() {
+    let (mut server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let a = init(&folder, "a.db", &server);
+    let url = format!("http://{}", server.address());
+    server.terminate().await;
+    add(&a, &fresh_key());
+    assert_eq!(code(&a, &["sync"]).0, Some(3));
+    let other = folder.path().join("b.db");
+    let arguments = [
+        "init", "--server", &url, "--signin", "ann", "--table", "users",
+    ];
+    assert_eq!(code(&other, &arguments).0, Some(3));
+    let status = &json(&a, &["status"])[0];
+    assert_eq!(
+        (&status["unsent"], &status["rejected"]),
+        (&1.into(), &0.into())
+    );
+}
