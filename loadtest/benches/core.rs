@@ -1,0 +1,2 @@
+//! Criterion benches of the pure core.
+fn main() {}
