@@ -2,7 +2,9 @@
 
 mod compare;
 mod drive;
+mod floor;
 
+use crate::floor::{Serve, serve};
 use crate::scenario::{NAMED, Scenario, text_of};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -42,6 +44,13 @@ enum Command {
     Scenarios(Scenarios),
     /// Compare two reports: a table of ratios, and a page with both curves.
     Compare(compare::Compare),
+    /// Measure a floor: the least work that does the same, written by hand.
+    Floor(floor::Floor),
+    /// Measure rows of the table of figures: ours and the floors in turn.
+    Bench(floor::Bench),
+    /// Serve a floor over HTTP, for the two above.
+    #[command(hide = true)]
+    FloorServe(Serve),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +75,9 @@ pub fn run() -> ExitCode {
         Command::Run(run) => in_runtime(run.execute()),
         Command::Scenarios(scenarios) => scenarios.print(),
         Command::Compare(compare) => compare.execute(),
+        Command::Floor(floor) => in_runtime(floor.execute()),
+        Command::Bench(bench) => in_runtime(bench.execute()),
+        Command::FloorServe(wanted) => serve(wanted).map(|()| Ended::Right),
     };
     match done {
         Ok(Ended::Right) => ExitCode::SUCCESS,

@@ -1,11 +1,13 @@
 //! The binary `loadtest`: drives fleets of devices against a sync server, says
 //! what it carries, and checks that nothing got lost on the way.
 
+mod bench;
 mod check;
 mod cli;
 mod clock;
 mod devices;
 mod facts;
+mod floor;
 mod http;
 mod live;
 mod measure;

@@ -294,6 +294,9 @@ async fn open_client(
 
 async fn hear(mut changes: oversqlite::Changes, device: usize, user: Arc<RealUser>) {
     let mut seen = HashSet::new();
+    // A row that was made while this device was away shows late, or for the
+    // first time when somebody changes it: that is no latency.
+    let since = Instant::now();
     while let Some(change) = changes.next().await {
         let now = Instant::now();
         let Changed::Rows { keys, .. } = change else {
@@ -308,6 +311,7 @@ async fn hear(mut changes: oversqlite::Changes, device: usize, user: Arc<RealUse
             // A device hears of its own row, too, when others have changed it.
             if let Some((due, origin)) = committed
                 && origin != device
+                && due > since
                 && seen.insert(key)
             {
                 let time = now.saturating_duration_since(due);

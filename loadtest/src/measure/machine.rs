@@ -42,6 +42,17 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Whether more than half of it was in use during the minute before.
+    pub fn is_busy(&self) -> bool {
+        self.load_before
+            .split(' ')
+            .next()
+            .and_then(|load| load.parse::<f64>().ok())
+            .is_some_and(|load| load > self.cores as f64 / 2.0)
+    }
+}
+
 /// The value of the first line `name : value`.
 fn field(text: &str, name: &str) -> Option<String> {
     text.lines()

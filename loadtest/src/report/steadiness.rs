@@ -1,16 +1,18 @@
 //! Whether a server stayed as it was after warming up: medians of quarters, so
 //! that one peak neither hides growth nor invents it.
 
-use super::{Second, Steadiness};
+use super::{Phase, Second, Steadiness};
 use crate::scenario::Steady;
 
 impl Steadiness {
-    /// Looks at the server's samples after the warm-up; `None` when there are
-    /// too few to say anything.
-    pub fn of(timeline: &[Second], steady: &Steady) -> Option<Self> {
+    /// Looks at the server's samples of the last phase after the warm-up; `None`
+    /// when there are too few to say anything.
+    pub fn of(timeline: &[Second], last_phase: &Phase, steady: &Steady) -> Option<Self> {
+        let begin = last_phase.start + steady.warmup_seconds;
+        let end = last_phase.start + last_phase.seconds;
         let samples: Vec<(f64, u64, u64)> = timeline
             .iter()
-            .filter(|second| second.at > steady.warmup_seconds)
+            .filter(|second| second.at > begin && second.at <= end)
             .filter_map(|second| Some((second.at, second.server?.rss, second.server?.files)))
             .collect();
         let quarter = samples.len() / 4;
@@ -83,7 +85,21 @@ mod tests {
             max_rss_growth_percent: 5.0,
             max_files_growth: 3,
         };
-        let of = |timeline: Vec<Second>| Steadiness::of(&timeline, &allowed).expect("enough");
+        let phase = |start: f64| Phase {
+            name: "p".into(),
+            kind: "hold".into(),
+            start,
+            seconds: 100.0,
+            operations: 1,
+            changes: 1,
+            errors: 0,
+            operations_per_second: 1.0,
+            changes_per_second: 1.0,
+            stages: Vec::new(),
+        };
+        let of = |timeline: Vec<Second>| {
+            Steadiness::of(&timeline, &phase(0.0), &allowed).expect("enough")
+        };
         let warm = |at: f64| if at < 20.0 { at * 1e6 } else { 2e7 };
         let flat = of(timeline(warm, |_| 40));
         assert!(flat.steady && flat.rss_per_hour.abs() < 1.0, "{flat:?}");
@@ -92,6 +108,10 @@ mod tests {
         assert!((leak.rss_per_hour - 3.6e8).abs() < 1e3, "{leak:?}");
         let files = of(timeline(warm, |at| 40 + (at / 10.0) as u64));
         assert!(!files.steady, "{files:?}");
-        assert!(Steadiness::of(&timeline(warm, |_| 1)[..22], &allowed).is_none());
+        // What was before the last phase does not count, not even a leak.
+        let early = |at: f64| if at < 50.0 { 1e8 + at * 1e6 } else { 1.5e8 };
+        let late = Steadiness::of(&timeline(early, |_| 40), &phase(30.0), &allowed);
+        assert!(late.expect("enough").steady);
+        assert!(Steadiness::of(&timeline(warm, |_| 1)[..22], &phase(0.0), &allowed).is_none());
     }
 }

@@ -2,7 +2,7 @@
 //! and server processes, and closed at the end.
 
 use crate::devices::{Lean, LeanUser, Real, RealUser, Surroundings, lean, real};
-use crate::scenario::{Fleet, Kind, Scenario};
+use crate::scenario::{Fleet, Kind, Listen, Pacing, Scenario};
 use anyhow::{Context as _, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::net::Ipv4Addr;
@@ -15,9 +15,8 @@ const AT_A_TIME: usize = 64;
 /// Connections per source address: well below the 28,000 ports there are.
 const PER_ADDRESS: usize = 5_000;
 
-/// Files that a device may have open: a socket and a connection for requests;
-/// a real one has several connections to its file, each with a log.
-const FILES_LEAN: usize = 3;
+/// A real device has several connections to its file, each with a log, and two
+/// to the server.
 const FILES_REAL: usize = 16;
 
 /// Everything else that is open.
@@ -87,7 +86,7 @@ pub struct Fleets {
 /// Raises the limit of open files for this process and the servers it starts.
 pub fn make_room(scenario: &Scenario) -> anyhow::Result<()> {
     let per_fleet = |fleet: &Fleet| match fleet.device {
-        Kind::Lean => fleet.total() * FILES_LEAN,
+        Kind::Lean => fleet.total() * connections(fleet),
         Kind::Real => fleet.total() * FILES_REAL,
     };
     let needed: usize = scenario.fleets.iter().map(per_fleet).sum();
@@ -101,6 +100,17 @@ pub fn make_room(scenario: &Scenario) -> anyhow::Result<()> {
          (ulimit -Hn, LimitNOFILE), or use fewer --users or --devices"
     );
     Ok(())
+}
+
+/// What a lean device keeps open: one connection to hear, one to download what
+/// it hears of, one to upload.
+fn connections(fleet: &Fleet) -> usize {
+    let listening = match fleet.listen {
+        Listen::Nothing => 0,
+        Listen::Hints | Listen::Polls => 1,
+        Listen::Downloads => 2,
+    };
+    listening + usize::from(fleet.pacing != Pacing::Idle)
 }
 
 impl Fleets {

@@ -134,9 +134,11 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         command: plan.command,
         interrupted,
         fleets: fleets.collect(),
+        steadiness: steady
+            .zip(recorded.phases.last())
+            .and_then(|(steady, last)| Steadiness::of(&recorded.timeline, last, &steady)),
         phases: recorded.phases,
         stages: recorded.stages,
-        steadiness: steady.and_then(|steady| Steadiness::of(&recorded.timeline, &steady)),
         timeline: recorded.timeline,
         errors: recorded.errors,
         convergence,

@@ -311,7 +311,7 @@ impl PhaseKind {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Steady {
-    /// Not looked at, seconds from the start of the run.
+    /// Not looked at, seconds from the start of the last phase.
     pub warmup_seconds: f64,
     /// Growth of the server's resident memory between the first and the last
     /// quarter of the time looked at, per cent.
