@@ -6,10 +6,15 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Both kinds of device, every kind of change, churn, a ramp and a storm.
 const LITTLE: &str = r#"
+[[phases]]
+name = "grow"
+kind = "grow"
+rows = 400
 [[phases]]
 name = "ramp"
 kind = "ramp"
@@ -92,7 +97,9 @@ fn a_run_measures_every_stage_and_its_report_stands_alone() {
     assert_eq!(found["convergence"]["equal"], true);
     assert!(found["convergence"]["acknowledged"].as_u64() > Some(60));
     assert_eq!(found["seed"], 7);
-    assert_eq!(found["phases"].as_array().map(Vec::len), Some(3));
+    let phases = found["phases"].as_array().expect("phases");
+    let names: Vec<_> = phases.iter().map(|phase| &phase["name"]).collect();
+    assert_eq!(names, ["ramp", "storm", "new"], "growing is not measured");
     for stage in [
         "acknowledged",
         "hint received",
@@ -128,7 +135,7 @@ fn a_run_measures_every_stage_and_its_report_stands_alone() {
         loadtest(&folder).args(same).args(["--fail-below", "1.01"]),
         3,
     );
-    let page = std::fs::read_to_string(folder.path().join("loadtest-comparison.html"));
+    let page = std::fs::read_to_string(folder.path().join("loadtest-report/comparison.html"));
     assert!(page.expect("a page").contains("<svg"));
 }
 
@@ -202,8 +209,9 @@ fn ctrl_c_still_reports() {
     assert!(samples(&found, "acknowledged") > 0);
 }
 
-/// A v1 server that acknowledges every change and keeps none.
-fn liar() -> String {
+/// A v1 server that acknowledges every change, takes this long to do so, and
+/// keeps none.
+fn liar(delay: Duration) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     std::thread::spawn(move || {
@@ -224,6 +232,9 @@ fn liar() -> String {
                         .map_or(0, |length| length.parse().expect("a number"));
                     if body.len() < length {
                         continue;
+                    }
+                    if head.starts_with("POST /sync/upload") {
+                        std::thread::sleep(delay);
                     }
                     let answer = lie(head, body);
                     let status = if answer.is_empty() { "404 -" } else { "200 OK" };
@@ -271,7 +282,7 @@ fn lie(head: &str, body: &str) -> String {
 #[test]
 fn a_server_that_loses_what_it_acknowledged_is_found_out() {
     let folder = folder_with(UPLOADS);
-    let url = liar();
+    let url = liar(Duration::ZERO);
     let ran = ["run", "--scenario", "own.toml", "--url", &url];
     let strict = ["--seed", "11", "--patience", "1"];
     let output = run(loadtest(&folder).args(ran).args(strict), 1);
@@ -285,4 +296,26 @@ fn a_server_that_loses_what_it_acknowledged_is_found_out() {
         difference.contains("acknowledged and is missing"),
         "{difference}"
     );
+}
+
+#[test]
+fn waiting_behind_a_slow_answer_is_part_of_the_latency() {
+    // Due 20 times a second for two seconds, answered five times a second.
+    let open = "loop = 'open'\nrate = 20";
+    let scenario = UPLOADS.replace("loop = 'closed'", open);
+    let folder = folder_with(&scenario.replace("seconds = 1", "seconds = 2"));
+    let url = liar(Duration::from_millis(200));
+    let ran = ["run", "--scenario", "own.toml", "--url", &url];
+    // It lies, too.
+    run(loadtest(&folder).args(ran).args(["--patience", "0"]), 1);
+    let found = report(folder.path());
+    let latency = &found["stages"][0]["latency"];
+    // The tenth is answered after 2.0 s at the earliest and was due at 0.45 s.
+    // Measured from sending, all would be at 0.2 s.
+    let longest = latency["max_ms"].as_f64().expect("a time");
+    assert!(longest > 900.0, "{latency}");
+    // What is due does not make the phase longer: it is counted instead.
+    let late = found["errors"]["due, but not begun in time"].as_u64();
+    let answered = latency["samples"].as_u64().expect("a number");
+    assert_eq!(late.map(|late| late + answered), Some(40), "{found}");
 }

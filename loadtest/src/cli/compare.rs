@@ -17,9 +17,9 @@ pub struct Compare {
     /// better, 0.8 allows it to be a fifth worse.
     #[arg(long, value_name = "RATIO")]
     fail_below: Option<f64>,
-    /// Where the page goes.
-    #[arg(long, value_name = "FILE", default_value = "loadtest-comparison.html")]
-    page: PathBuf,
+    /// Where the page goes [default: comparison.html beside the later report].
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
 }
 
 impl Compare {
@@ -27,9 +27,9 @@ impl Compare {
         let (a, b) = (Report::read(&self.a)?, Report::read(&self.b)?);
         let comparison = compare(&a, &b);
         print!("{}", comparison.to_text());
-        std::fs::write(&self.page, comparison.page())
-            .with_context(|| self.page.display().to_string())?;
-        eprintln!("page: {}", self.page.display());
+        let page = self.page.clone().unwrap_or_else(|| self.beside_b());
+        std::fs::write(&page, comparison.page()).with_context(|| page.display().to_string())?;
+        eprintln!("page: {}", page.display());
         if let Some(least) = self.fail_below
             && comparison.worst() < least
         {
@@ -40,5 +40,13 @@ impl Compare {
             return Ok(Ended::Missed);
         }
         Ok(Ended::Right)
+    }
+
+    fn beside_b(&self) -> PathBuf {
+        if self.b.is_dir() {
+            self.b.join("comparison.html")
+        } else {
+            self.b.with_file_name("comparison.html")
+        }
     }
 }

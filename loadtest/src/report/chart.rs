@@ -145,7 +145,10 @@ fn round_step(least: f64) -> f64 {
 impl Unit {
     fn label(self, value: f64) -> String {
         match self {
-            Self::Millis => Millis(value).to_string().replace(".00", ""),
+            Self::Millis => Millis(value)
+                .to_string()
+                .replace(".00 ", " ")
+                .replace(".0 ", " "),
             Self::Bytes => format!("{} MiB", number(value / f64::from(1 << 20))),
             Self::Cores if value.fract() != 0.0 => format!("{value:.1}"),
             Self::Count if value >= 1_000_000.0 => {

@@ -189,12 +189,9 @@ fn charts(report: &Report) -> Vec<Chart> {
     let mut stages = Vec::new();
     for stage in &report.stages {
         let colour = colour_of(&stage.name);
-        let p50 = over_time(
-            timeline,
-            &format!("{}, p50", stage.name),
-            colour,
-            |second| second.stages.get(&stage.name).map(|latency| latency.p50_ms),
-        );
+        let p50 = over_time(timeline, &stage.name, colour, |second| {
+            second.stages.get(&stage.name).map(|latency| latency.p50_ms)
+        });
         let p99 = over_time(
             timeline,
             &format!("{}, p99", stage.name),

@@ -69,7 +69,8 @@ pub async fn work(mut device: Device, fleet: Arc<Fleet>, seat: Seat, mut shift: 
             () = tokio::time::sleep_until(next.into()) => {}
             _ = shift.stop.wait_for(|stop| *stop) => break,
         }
-        if next >= end {
+        // What is due in the past may still be below the end of the phase.
+        if next >= end || Instant::now() >= end {
             break;
         }
         if moved == Some(next) {
