@@ -205,11 +205,7 @@ fn charts(report: &Report) -> Vec<Chart> {
             ..p99
         });
     }
-    charts.push(chart(
-        "Latency: median, and dashed the 99th percentile",
-        Unit::Millis,
-        stages,
-    ));
+    charts.push(chart("Latency (dashed: 99 of 100)", Unit::Millis, stages));
     charts.push(Chart {
         title: "Latency by percentile".to_owned(),
         unit: Unit::Millis,
