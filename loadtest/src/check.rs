@@ -1,90 +1,227 @@
-//! After the load: every device of a user equals the server.
+//! After the load: every device of a user equals the server, and nothing that
+//! was acknowledged is missing from the stream.
 
-use crate::fleet::{Fleet, UserFleet};
+use crate::devices::lean::{Seen, payload_hash};
+use crate::devices::{Lean, Real};
 use crate::report::Convergence;
+use crate::target::Target;
+use anyhow::{Context as _, ensure};
+use oversync_shared::ServerId;
 use oversync_shared::json::canonicalise;
-use std::collections::BTreeMap;
+use oversync_shared::wire::{DownloadChange, DownloadReply};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Long enough for any queue to drain; GUARANTEES, CONVERGE says at most 60 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+use uuid::Uuid;
 
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// More differences say nothing new.
+const MOST_DIFFERENCES: usize = 20;
+
 /// A user's live rows: table and key to the row in one canonical form.
 type Rows = BTreeMap<(String, String), Vec<u8>>;
 
-/// Waits until all devices equal the server, and says which do not.
-pub async fn converge(fleet: &Fleet) -> anyhow::Result<Convergence> {
-    let started = Instant::now();
-    let mut rows = 0;
-    let mut differences = Vec::new();
-    for user in &fleet.users {
-        loop {
-            match compare(user).await? {
-                (count, None) => {
-                    rows += count;
-                    break;
-                }
-                (_, Some(difference)) if started.elapsed() > PATIENCE => {
-                    differences.push(difference);
-                    break;
-                }
-                (_, Some(_)) => tokio::time::sleep(LOOK).await,
-            }
-        }
-    }
-    Ok(Convergence {
-        equal: differences.is_empty(),
-        rows,
-        seconds: started.elapsed().as_secs_f64(),
-        differences,
-    })
+/// All devices, by user.
+#[derive(Default)]
+pub struct Everybody<'a> {
+    /// Real ones.
+    pub real: BTreeMap<&'a str, Vec<&'a Real>>,
+    /// Lean ones.
+    pub lean: BTreeMap<&'a str, Vec<&'a Lean>>,
 }
 
-async fn compare(user: &UserFleet) -> anyhow::Result<(usize, Option<String>)> {
-    let server = fold(user).await?;
-    for (number, device) in user.devices.iter().enumerate() {
-        let status = device.client.status().await?;
-        let name = format!("{} device {number}", user.username);
-        if status.unsent > 0 || status.rejected > 0 || status.parked > 0 {
-            return Ok((0, Some(format!("{name}: {status:?}"))));
+/// Waits until all devices equal the server, at most this long, and says which
+/// do not.
+pub async fn converge(
+    target: &Target,
+    all: &Everybody<'_>,
+    patience: Duration,
+) -> anyhow::Result<Convergence> {
+    let started = Instant::now();
+    let mut found = Convergence {
+        equal: true,
+        rows: 0,
+        acknowledged: 0,
+        seconds: 0.0,
+        differences: Vec::new(),
+    };
+    let names: HashSet<&str> = all.real.keys().chain(all.lean.keys()).copied().collect();
+    for name in names {
+        let none = Vec::new();
+        let lean = all.lean.get(name).unwrap_or(&none);
+        let no_real = Vec::new();
+        let real = all.real.get(name).unwrap_or(&no_real);
+        // Thousands of idle users have nothing to compare.
+        let did_something = |device: &&Lean| !device.acknowledged.is_empty();
+        if real.is_empty() && !lean.iter().any(did_something) {
+            continue;
         }
+        loop {
+            let problem = match compare(target, name, real, lean).await {
+                Ok((rows, acknowledged)) => {
+                    found.rows += rows;
+                    found.acknowledged += acknowledged;
+                    break;
+                }
+                Err(problem) => problem,
+            };
+            if started.elapsed() > patience {
+                found.equal = false;
+                if found.differences.len() < MOST_DIFFERENCES {
+                    found.differences.push(format!("{name}: {problem:#}"));
+                }
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    found.seconds = started.elapsed().as_secs_f64();
+    Ok(found)
+}
+
+/// Live rows and acknowledged changes of a user, all of them right.
+async fn compare(
+    target: &Target,
+    name: &str,
+    real: &[&Real],
+    lean: &[&Lean],
+) -> anyhow::Result<(usize, u64)> {
+    for device in real {
+        let status = device.client().status().await?;
+        ensure!(
+            status.unsent == 0 && status.rejected == 0 && status.parked == 0,
+            "{}: {status:?}",
+            device.device
+        );
+    }
+    let stream = download_all(target, name).await?;
+    check_stream(&stream)?;
+    let (live, states) = fold(&stream)?;
+    for device in real {
         let here = read_file(&device.path)?;
-        if here != server {
+        if here != live {
             let first = here
                 .iter()
-                .find(|(key, row)| server.get(*key) != Some(*row))
-                .or_else(|| server.iter().find(|(key, _)| !here.contains_key(*key)));
-            return Ok((
-                0,
-                Some(format!(
-                    "{name}: first difference at {:?}",
-                    first.map(|(key, _)| key)
-                )),
-            ));
+                .find(|(key, row)| live.get(*key) != Some(*row))
+                .or_else(|| live.iter().find(|(key, _)| !here.contains_key(*key)));
+            anyhow::bail!(
+                "{}: first difference at {:?}",
+                device.device,
+                first.map(|(key, _)| key)
+            );
         }
     }
-    Ok((server.len(), None))
+    let mut of_device: HashMap<&str, HashSet<i64>> = HashMap::new();
+    for change in &stream {
+        let ids = of_device.entry(change.source_id.as_str()).or_default();
+        ensure!(
+            ids.insert(change.source_change_id.get()),
+            "{}: change {} is in the stream twice",
+            change.source_id,
+            change.source_change_id
+        );
+    }
+    let mut acknowledged = 0;
+    for device in lean {
+        let nothing = HashSet::new();
+        let there = of_device.get(device.device.as_str()).unwrap_or(&nothing);
+        let missing = device.acknowledged.iter().find(|id| !there.contains(id));
+        ensure!(
+            missing.is_none(),
+            "{}: change {missing:?} was acknowledged and is missing",
+            device.device
+        );
+        acknowledged += device.acknowledged.len() as u64;
+        if let Some(image) = device.image() {
+            let image = image.lock().expect("BUG: no panic under this lock");
+            let differs = states
+                .iter()
+                .find(|(key, state)| image.rows().get(*key) != Some(*state));
+            ensure!(
+                differs.is_none() && image.rows().len() == states.len(),
+                "{}: {} rows here, {} there, cursor {}; first difference {differs:?}",
+                device.device,
+                image.rows().len(),
+                states.len(),
+                device.cursor()
+            );
+        }
+    }
+    Ok((live.len(), acknowledged))
 }
 
-/// The live rows that the server's stream adds up to.
-async fn fold(user: &UserFleet) -> anyhow::Result<Rows> {
-    let mut rows = Rows::new();
-    for change in user.observer.download_all().await? {
-        let key = (change.table, change.pk);
-        match change.payload {
-            Some(payload) => rows.insert(key, canonical(payload.get())?),
-            None => rows.remove(&key),
+/// Places ascend, and versions of a row follow on each other.
+fn check_stream(stream: &[DownloadChange]) -> anyhow::Result<()> {
+    let mut versions: HashMap<(&str, &str), i64> = HashMap::new();
+    let mut last = ServerId::ZERO;
+    for change in stream {
+        ensure!(
+            change.server_id > last,
+            "server ids do not ascend: {} after {last}",
+            change.server_id
+        );
+        last = change.server_id;
+        let version = versions
+            .entry((change.table.as_str(), change.pk.as_str()))
+            .or_default();
+        *version += 1;
+        ensure!(
+            change.server_version.get() == *version,
+            "{} {}: version {} where {version} must be",
+            change.table,
+            change.pk,
+            change.server_version
+        );
+    }
+    Ok(())
+}
+
+/// The live rows that the stream adds up to, and the state of every row as lean
+/// devices keep it.
+fn fold(stream: &[DownloadChange]) -> anyhow::Result<(Rows, HashMap<Uuid, Seen>)> {
+    let mut live = Rows::new();
+    let mut states = HashMap::new();
+    for change in stream {
+        let payload = change.payload.as_ref().map(|payload| payload.get());
+        let hash = payload.map(payload_hash);
+        states.insert(
+            Uuid::parse_str(&change.pk)?,
+            (change.server_version.get(), hash),
+        );
+        let key = (change.table.clone(), change.pk.clone());
+        match payload {
+            Some(payload) => live.insert(key, canonical(payload)?),
+            None => live.remove(&key),
         };
     }
-    Ok(rows)
+    Ok((live, states))
+}
+
+/// The whole stream of a user.
+async fn download_all(target: &Target, name: &str) -> anyhow::Result<Vec<DownloadChange>> {
+    let token = target.sign_in(name, "comparison").await?.token;
+    let mut http = target.http(0);
+    let mut all = Vec::new();
+    let (mut after, mut until) = (ServerId::ZERO, ServerId::ZERO);
+    loop {
+        let path =
+            format!("/sync/download?after={after}&until={until}&limit=1000&include_self=true");
+        let answer = http.get(&path, &token).await?;
+        ensure!(answer.is_success(), "download: HTTP {}", answer.status);
+        let reply: DownloadReply = serde_json::from_slice(&answer.body).context("a page")?;
+        all.extend(reply.changes);
+        if !reply.has_more {
+            return Ok(all);
+        }
+        (after, until) = (reply.next_after, reply.window_until);
+    }
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Rows> {
     let connection = rusqlite::Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
     let mut rows = Rows::new();
     for (table, columns) in [
         ("users", "id, name, email"),

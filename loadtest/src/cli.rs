@@ -1,13 +1,34 @@
-//! The command line.
+//! The command line, and what its exit status says.
 
-use crate::report::Report;
-use crate::scenario::{self, Scenario, Store};
+mod compare;
+mod drive;
+mod floor;
+
+use crate::floor::{Serve, serve};
+use crate::scenario::{NAMED, Scenario, text_of};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::process::ExitCode;
+
+/// Devices differ, an acknowledged change is missing, or what had to stay flat
+/// did not.
+const WRONG: u8 = 1;
+
+/// It could not run: a wrong flag, no server, a scenario with a mistake.
+const CANNOT_RUN: u8 = 2;
+
+/// All is right, but a threshold was missed.
+const MISSED: u8 = 3;
+
+/// All is right as far as it went until Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Drives fleets of devices against a sync server and says what it carries.
+///
+/// Exit status 0: right, and no threshold missed. 1: devices differ from the
+/// server, an acknowledged change is missing, or memory did not stay flat. 2: it
+/// could not run. 3: a threshold (--max-p99-ms, --min-rate, --fail-below) was
+/// missed. 130: ended by Ctrl-C, after a report of what was measured.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", version, about)]
 struct Cli {
@@ -17,115 +38,81 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a scenario. Exit status 1 when devices differ at the end.
-    Run(Box<Run>),
-    /// List the scenarios that have names.
-    Scenarios,
+    /// Run a scenario, compare all devices with the server, write a report.
+    Run(Box<drive::Run>),
+    /// List the scenarios that have names, or print one to start from.
+    Scenarios(Scenarios),
+    /// Compare two reports: a table of ratios, and a page with both curves.
+    Compare(compare::Compare),
+    /// Measure a floor: the least work that does the same, written by hand.
+    Floor(floor::Floor),
+    /// Measure rows of the table of figures: ours and the floors in turn.
+    Bench(floor::Bench),
+    /// Serve a floor over HTTP, for the two above.
+    #[command(hide = true)]
+    FloorServe(Serve),
 }
 
 #[derive(Debug, Args)]
-struct Run {
-    /// A scenario's name; see `loadtest scenarios`.
-    #[arg(long, default_value = "smoke")]
-    scenario: String,
-    /// Load this server instead of starting one; it must run with --dev and the
-    /// example tables.
-    #[arg(long, value_name = "URL", conflicts_with = "store")]
-    url: Option<String>,
-    /// The store of the server that is started.
-    #[arg(long, value_enum, default_value_t = Store::Embedded)]
-    store: Store,
-    /// The database for --store postgres.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TEST_POSTGRES_URL",
-        hide_env_values = true
-    )]
-    database_url: Option<String>,
-    /// Users [default: the scenario's].
-    #[arg(long)]
-    users: Option<usize>,
-    /// Devices per user [default: the scenario's].
-    #[arg(long)]
-    devices: Option<usize>,
-    /// Changes per upload in the upload phase [default: the scenario's].
-    #[arg(long)]
-    batch: Option<usize>,
-    /// Local edits per second of the whole fleet [default: the scenario's].
-    #[arg(long)]
-    rate: Option<f64>,
-    /// Length of each phase, in seconds [default: the scenario's].
-    #[arg(long)]
-    seconds: Option<u64>,
-    /// Repeats a run; drawn and printed when not given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Logs of the devices, as in oversqlite=debug.
-    #[arg(long, value_name = "FILTER", default_value = "warn")]
-    log: String,
-    /// Where report.json goes.
-    #[arg(long, value_name = "FOLDER", default_value = "loadtest-report")]
-    report: PathBuf,
+struct Scenarios {
+    /// Print this one as TOML, with its comments.
+    #[arg(long, value_name = "NAME")]
+    show: Option<String>,
+}
+
+/// How a command ended, when it could do its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Right,
+    Wrong,
+    Missed,
+    Interrupted,
 }
 
 /// Runs the command line to its end.
-pub fn run() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Scenarios => {
-            for scenario in scenario::named() {
-                println!("{:<10} {}", scenario.name, scenario.about);
-            }
-            Ok(())
-        }
-        Command::Run(run) => {
-            let filter = tracing_subscriber::EnvFilter::try_new(&run.log).context("--log")?;
-            tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_writer(std::io::stderr)
-                .init();
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()?;
-            let report = runtime.block_on(run.execute())?;
-            print!("{}", report.to_text());
-            anyhow::ensure!(
-                report.is_right(),
-                "devices differ: repeat with --seed {}",
-                report.seed
-            );
-            Ok(())
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(run) => in_runtime(run.execute()),
+        Command::Scenarios(scenarios) => scenarios.print(),
+        Command::Compare(compare) => compare.execute(),
+        Command::Floor(floor) => in_runtime(floor.execute()),
+        Command::Bench(bench) => in_runtime(bench.execute()),
+        Command::FloorServe(wanted) => serve(wanted).map(|()| Ended::Right),
+    };
+    match done {
+        Ok(Ended::Right) => ExitCode::SUCCESS,
+        Ok(Ended::Wrong) => WRONG.into(),
+        Ok(Ended::Missed) => MISSED.into(),
+        Ok(Ended::Interrupted) => INTERRUPTED.into(),
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            CANNOT_RUN.into()
         }
     }
 }
 
-impl Run {
-    async fn execute(self: Box<Self>) -> anyhow::Result<Report> {
-        let mut scenario: Scenario = scenario::find(&self.scenario)
-            .with_context(|| format!("no scenario {:?}; see loadtest scenarios", self.scenario))?;
-        scenario.users = self.users.unwrap_or(scenario.users).max(1);
-        scenario.devices = self.devices.unwrap_or(scenario.devices).max(2);
-        scenario.batch = self.batch.unwrap_or(scenario.batch).max(1);
-        scenario.rate = self.rate.unwrap_or(scenario.rate);
-        scenario.seconds = self.seconds.map_or(scenario.seconds, Duration::from_secs);
-        anyhow::ensure!(scenario.rate > 0.0, "--rate must be above 0");
-        let seed = self.seed.unwrap_or_else(rand::random);
-        eprintln!("scenario {}, seed {seed}", scenario.name);
-        let report = match self.url {
-            Some(url) => scenario::run(&scenario, &url, "given server", seed).await?,
-            None => {
-                let server =
-                    crate::server::Server::start(self.store, self.database_url.as_deref()).await?;
-                let report = scenario::run(&scenario, server.url(), self.store.name(), seed).await;
-                server.stop().await;
-                report?
+fn in_runtime<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
+
+impl Scenarios {
+    fn print(&self) -> anyhow::Result<Ended> {
+        match &self.show {
+            Some(name) => {
+                let text = text_of(name)
+                    .with_context(|| format!("{name:?}: no scenario has this name"))?;
+                print!("{text}");
             }
-        };
-        std::fs::create_dir_all(&self.report).with_context(|| self.report.display().to_string())?;
-        let file = self.report.join("report.json");
-        std::fs::write(&file, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| file.display().to_string())?;
-        eprintln!("report: {}", file.display());
-        Ok(report)
+            None => {
+                for named in NAMED {
+                    let (_, scenario) = Scenario::find(named.name)?;
+                    println!("{:<10} {}", named.name, scenario.about);
+                }
+            }
+        }
+        Ok(Ended::Right)
     }
 }

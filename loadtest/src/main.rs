@@ -1,18 +1,27 @@
 //! The binary `loadtest`: drives fleets of devices against a sync server, says
 //! what it carries, and checks that nothing got lost on the way.
 
+mod bench;
 mod check;
 mod cli;
-mod edits;
-mod fleet;
-mod lean;
+mod clock;
+mod devices;
+mod facts;
+mod floor;
+mod http;
+mod live;
+mod measure;
 mod report;
+mod run;
 mod scenario;
 mod server;
+mod target;
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
-        .map_err(|_| anyhow::anyhow!("BUG: a TLS provider was installed before main"))?;
+        .expect("BUG: a TLS provider was installed before main");
     cli::run()
 }

@@ -1,77 +1,184 @@
-//! A server of the load test's own: the real binary, in a process of its own.
+//! Servers of the load test's own: the real binary, one or several processes on
+//! one database, which can be killed and started again where they were.
 
-use crate::scenario::Store;
-use anyhow::{Context as _, bail};
-use std::path::PathBuf;
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// How long a server may take to say where it listens.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 
-/// A running server and its folder.
-pub struct Server {
-    process: Child,
-    url: String,
-    _folder: TempDir,
+/// The store of a server that the load test starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Store {
+    /// The embedded SQLite store.
+    Embedded,
+    /// PostgreSQL.
+    Postgres,
 }
 
-impl Server {
+impl Store {
+    /// For the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// How servers are started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// `sqlite://…` or `postgres://…`; a file in a folder of its own when `None`.
+    pub database_url: Option<String>,
+    /// Processes; above 1 only on PostgreSQL.
+    pub processes: usize,
+    /// SQL run at every start: business tables to project into.
+    pub schema_file: Option<PathBuf>,
+}
+
+/// Running servers and their folder.
+pub struct Servers {
+    processes: Vec<Process>,
+    options: Options,
+    database_url: String,
+    pids: Arc<Mutex<Vec<u32>>>,
+    folder: TempDir,
+}
+
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Servers {
     /// Starts `oversync`, which must stand beside this program.
-    pub async fn start(store: Store, database_url: Option<&str>) -> anyhow::Result<Self> {
-        let program = beside_us("oversync")?;
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let database = match (store, database_url) {
-            (Store::Embedded, _) => {
-                format!("sqlite://{}", folder.path().join("oversync.db").display())
-            }
-            (Store::Postgres, Some(url)) => url.to_owned(),
-            (Store::Postgres, None) => bail!("--store postgres needs --database-url"),
+        let database_url = options
+            .database_url
+            .clone()
+            .unwrap_or_else(|| format!("sqlite://{}", folder.path().join("oversync.db").display()));
+        ensure!(
+            options.processes <= 1 || database_url.starts_with("postgres"),
+            "several processes need PostgreSQL: --store postgres"
+        );
+        let mut servers = Self {
+            processes: Vec::new(),
+            options,
+            database_url,
+            pids: Arc::default(),
+            folder,
         };
-        let mut process = Command::new(&program)
-            .args(["serve", "--dev", "--listen", "127.0.0.1:0", "--log", "warn"])
+        for _ in 0..servers.options.processes.max(1) {
+            let process = servers.launch(None).await?;
+            servers.processes.push(process);
+        }
+        servers.note_pids();
+        Ok(servers)
+    }
+
+    /// Their addresses.
+    pub fn urls(&self) -> Vec<String> {
+        self.processes
+            .iter()
+            .map(|process| format!("http://{}", process.address))
+            .collect()
+    }
+
+    /// Their process ids, which change when they are started again.
+    pub fn pids(&self) -> Arc<Mutex<Vec<u32>>> {
+        Arc::clone(&self.pids)
+    }
+
+    /// Where an embedded store's file is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// SIGKILL to all, and a new start on the same ports and the same database.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        for process in &mut self.processes {
+            process.child.kill().await?;
+        }
+        for index in 0..self.processes.len() {
+            let address = self.processes[index].address;
+            self.processes[index] = self.launch(Some(address)).await?;
+        }
+        self.note_pids();
+        Ok(())
+    }
+
+    /// Ends them.
+    pub async fn stop(mut self) {
+        for process in &mut self.processes {
+            // They are ours alone, and everything has been measured.
+            let _ = process.child.kill().await;
+        }
+    }
+
+    fn note_pids(&self) {
+        let pids = self
+            .processes
+            .iter()
+            .filter_map(|process| process.child.id());
+        *self.pids.lock().expect("BUG: no panic under this lock") = pids.collect();
+    }
+
+    async fn launch(&self, address: Option<SocketAddr>) -> anyhow::Result<Process> {
+        let program = beside_us("oversync")?;
+        let listen = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut command = Command::new(&program);
+        command
+            .args(["serve", "--dev", "--log", "warn", "--listen"])
+            .arg(listen.to_string())
             // The URL may hold a password, which other users could read in a
             // process list.
-            .env("OVERSYNC_DATABASE_URL", database)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| program.display().to_string())?;
-        let stdout = process.stdout.take().context("BUG: stdout is piped")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let url = tokio::time::timeout(START, async {
-            while let Some(line) = lines.next_line().await? {
-                if let Some(url) = line.strip_prefix("oversync listens on ") {
-                    return Ok(url.to_owned());
-                }
+            .env("OVERSYNC_DATABASE_URL", &self.database_url);
+        if let Some(file) = &self.options.schema_file {
+            command.arg("--schema-file").arg(file);
+        }
+        let (child, address) = started(command, "oversync listens on http://").await?;
+        wait_until_ready(&format!("http://{address}")).await?;
+        Ok(Process { child, address })
+    }
+}
+
+/// Starts a program that says on its standard output where it listens. It ends
+/// with its handle, and does not hear the terminal's Ctrl-C.
+pub async fn started(
+    mut command: Command,
+    listens: &'static str,
+) -> anyhow::Result<(Child, SocketAddr)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("{:?}", command.as_std().get_program()))?;
+    let stdout = child.stdout.take().context("BUG: stdout is piped")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let address = tokio::time::timeout(START, async {
+        while let Some(line) = lines.next_line().await? {
+            if let Some(address) = line.strip_prefix(listens) {
+                return Ok(address.trim().parse()?);
             }
-            bail!("the server ended before it listened; see its message above")
-        })
-        .await
-        .context("the server did not listen in time")??;
-        // The pipe must not fill up.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        wait_until_ready(&url).await?;
-        Ok(Self {
-            process,
-            url,
-            _folder: folder,
-        })
-    }
-
-    /// Its address.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Ends it.
-    pub async fn stop(mut self) {
-        // It is ours alone, and everything has been measured.
-        let _ = self.process.kill().await;
-    }
+        }
+        bail!("the server ended before it listened; see its message above")
+    })
+    .await
+    .context("the server did not listen in time")??;
+    // The pipe must not fill up.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, address))
 }
 
 async fn wait_until_ready(url: &str) -> anyhow::Result<()> {
@@ -91,7 +198,13 @@ async fn wait_until_ready(url: &str) -> anyhow::Result<()> {
 }
 
 fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name(name);
+    let mut program = std::env::current_exe()?.with_file_name(name);
+    // The load test's own tests stand one folder deeper.
+    if !program.exists()
+        && let Some(above) = program.parent().and_then(Path::parent)
+    {
+        program = above.join(name);
+    }
     if !program.exists() {
         bail!(
             "{} is missing: run cargo build --workspace --bins",

@@ -1,0 +1,12 @@
+//! What is measured while a run goes on: latencies by stage, work done and
+//! errors per second ([`Recorder`]), what processes use ([`process`]), how fast
+//! the disk makes things durable ([`probe`]), and on what machine ([`machine`]).
+
+pub mod machine;
+pub mod probe;
+pub mod process;
+mod recorder;
+mod sampler;
+
+pub use recorder::{Glance, Recorder, Stage};
+pub use sampler::{Sampler, Watched};
