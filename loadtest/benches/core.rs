@@ -5,7 +5,7 @@
 //! `cargo bench -p oversync-loadtest --bench core`
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use oversync_shared::catalog::{Reference, TableSpec};
+use oversync_shared::catalog::{ForeignKeys, Reference, RefersTo, TableSpec};
 use oversync_shared::json::{Reader, canonicalise, members};
 use oversync_shared::upload::{
     Change, Fault, RawChange, RowAt, RowState, View, check, decide, needs,
@@ -42,15 +42,18 @@ fn catalog() -> Catalog {
     let users = TableSpec {
         name: name("users"),
         references: Vec::new(),
+        after: Vec::new(),
     };
     let posts = TableSpec {
         name: name("posts"),
         references: vec![Reference {
             column: "author_id".to_owned(),
             parent: name("users"),
+            to: RefersTo::Key,
         }],
+        after: Vec::new(),
     };
-    Catalog::new(vec![users, posts]).expect("a catalog")
+    Catalog::new(vec![users, posts], ForeignKeys::Enabled).expect("a catalog")
 }
 
 /// Texts that raw changes are borrowed from.

@@ -4,7 +4,7 @@
 //! `OVERSQLITE_PROGRAMS` sets how many programs run, `OVERSQLITE_SEED` the first
 //! seed; a failure names its seed.
 
-use super::{Device, WIDE};
+use super::{Device, WIDE, from_env};
 use crate::outbox::Frozen;
 use crate::{payload, row};
 use oversync_shared::wire::Op;
@@ -32,13 +32,6 @@ const EMPTY_TRIGGERS: &str = "
 CREATE TRIGGER empty_a AFTER DELETE ON a BEGIN SELECT 1; END;
 CREATE TRIGGER empty_b AFTER DELETE ON b BEGIN SELECT 1; END;
 ";
-
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 fn key(rng: &mut StdRng) -> String {
     format!("'{}'", super::uuid(rng.random_range(0..5)))
@@ -236,9 +229,7 @@ fn drain(device: &mut Device, copy: &mut Copy, edit: Option<(&mut StdRng, &Conne
 #[test]
 fn random_programs() {
     let first = from_env("OVERSQLITE_SEED", 0);
-    for seed in first..first + from_env("OVERSQLITE_PROGRAMS", 300) {
-        program(seed);
-    }
+    super::on_all_cores(first..first + from_env("OVERSQLITE_PROGRAMS", 300), program);
 }
 
 #[test]

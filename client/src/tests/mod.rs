@@ -72,7 +72,7 @@ impl Device {
     }
 
     pub(crate) fn with(sql: &str, tune: impl FnOnce(Config) -> Config) -> Result<Self, Error> {
-        let folder = TempDir::new().expect("a folder");
+        let folder = folder();
         let app = Connection::open(folder.path().join("app.db"))?;
         app.execute_batch("PRAGMA journal_mode = wal; PRAGMA foreign_keys = on;")?;
         app.execute_batch(sql)?;
@@ -201,4 +201,36 @@ pub(crate) fn entry(table: &str, pk: &str, version: i64, payload: Option<&str>) 
 /// The UUID that ends in a number.
 pub(crate) fn uuid(n: u32) -> String {
     format!("00000000-0000-4000-8000-{n:012}")
+}
+
+/// A folder of the test's own; in memory, where the system has a place for that.
+/// What outlives a crash of the system is not tested here.
+pub(crate) fn folder() -> TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        TempDir::new_in(memory)
+    } else {
+        TempDir::new()
+    };
+    folder.expect("a folder")
+}
+
+/// A number from the environment, for longer runs by hand and in CI.
+pub(crate) fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Runs a test for every seed, on as many threads as there are cores.
+pub(crate) fn on_all_cores(seeds: std::ops::Range<u64>, test: impl Fn(u64) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (test, share) = (&test, |thread| seeds.clone().skip(thread).step_by(threads));
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let seeds = share(thread);
+            scope.spawn(move || seeds.for_each(test));
+        }
+    });
 }

@@ -11,16 +11,10 @@ mod phone;
 mod server;
 mod world;
 
+use super::from_env;
 use mutants::Mutant;
 use std::panic::catch_unwind;
 use world::play;
-
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 /// Enough that every mutant is found by the first few hundred; more by hand and
 /// in CI.
@@ -30,19 +24,12 @@ const HISTORIES: u64 = 200;
 fn every_history_keeps_the_promises() {
     let first = from_env("OVERSQLITE_SEED", 1);
     let count = from_env("OVERSQLITE_HISTORIES", HISTORIES);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            scope.spawn(move || {
-                for seed in (first..first + count).skip(thread as usize).step_by(threads as usize) {
-                    if let Err(violated) = play(seed, None, count == 1) {
-                        panic!(
-                            "{} does not hold: {}\nrepeat with OVERSQLITE_SEED={seed} OVERSQLITE_HISTORIES=1",
-                            violated.promise, violated.what
-                        );
-                    }
-                }
-            });
+    super::on_all_cores(first..first + count, |seed| {
+        if let Err(violated) = play(seed, None, count == 1) {
+            panic!(
+                "{} does not hold: {}\nrepeat with OVERSQLITE_SEED={seed} OVERSQLITE_HISTORIES=1",
+                violated.promise, violated.what
+            );
         }
     });
 }

@@ -48,17 +48,6 @@ pub(super) struct Request {
     pub(super) epoch: Option<String>,
 }
 
-/// Memory, where the system has a place for files in it.
-fn folder() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() {
-        TempDir::new_in(memory)
-    } else {
-        TempDir::new()
-    };
-    folder.expect("a folder")
-}
-
 fn connect(path: &Path) -> Connection {
     let app = Connection::open(path).expect("opens");
     app.execute_batch("PRAGMA foreign_keys = on; PRAGMA synchronous = off;")
@@ -68,7 +57,7 @@ fn connect(path: &Path) -> Connection {
 
 impl Phone {
     pub(super) fn new(number: usize) -> Self {
-        let folder = folder();
+        let folder = super::super::folder();
         let path = folder.path().join("app.db");
         let app = connect(&path);
         app.execute_batch(TABLES).expect("tables");
