@@ -2,7 +2,7 @@
 //! offline, reinstalled, replaced, lent to somebody else. Each story ends with
 //! every device equal to a fresh one, and with `oversync verify` silent.
 
-use oversqlite::{Client, DeviceId, UserId};
+use oversqlite::{Client, DeviceId, SignOut, UserId};
 use oversync_tests::server::command;
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, Database, Port, Server, eventually, on_both_stores};
@@ -425,6 +425,18 @@ async fn another_user_signs_in(backend: Backend) {
     phone.open(&world).await;
     let all = world.all_equal(&[&phone]).await;
     assert_eq!(all.len(), 2, "{all:#?}");
+    // She gives the phone away; her last edit goes up first.
+    phone.sql(&person(&fresh_key(), "of Ann, at the last minute"));
+    let signed_out = phone.client().sign_out(SignOut::SyncFirst).await;
+    signed_out.expect("everything can be sent");
+    phone.client = None;
+    assert_eq!(phone.contents(), Contents::new());
+    phone.user.clone_from(&bob);
+    phone.open(&world).await;
+    let all = world.all_equal(&[&phone, &of_bob]).await;
+    assert_eq!(all.len(), 1, "{all:#?}");
+    let of_ann = world.online(&ann, "laptop").await;
+    assert_eq!(world.all_equal(&[&of_ann]).await.len(), 3);
 }
 
 async fn fifty_parents_and_a_hundred_children_made_offline(backend: Backend) {
