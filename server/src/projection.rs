@@ -292,7 +292,8 @@ impl Projection {
 /// A row that could not be projected, as operators see it.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Failure {
-    /// To name it when retrying.
+    /// The user's own number of it, to name it when retrying. Later ones have
+    /// higher numbers; none is used again.
     pub id: i64,
     /// The owning user.
     pub user_id: String,

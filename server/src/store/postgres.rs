@@ -419,10 +419,13 @@ impl Store for PostgresStore {
             .unzip();
         let held = match self.write_group(&to_write).await {
             Ok(held) => held,
-            // A deadlock or the like: the transaction is gone, and with it all
-            // of the group. Everybody decides again and comes back.
+            // A deadlock or the like, or somebody's head row that was not to be had
+            // in time: the transaction is gone, and with it all of the group.
+            // Everybody decides again and comes back.
             Err(sqlx::Error::Database(cause))
-                if cause.code().is_some_and(|code| code.starts_with("40")) =>
+                if cause
+                    .code()
+                    .is_some_and(|code| code.starts_with("40") || code == "55P03") =>
             {
                 tracing::warn!(%cause, "a group commit was rolled back and is tried again");
                 Vec::new()

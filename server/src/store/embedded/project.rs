@@ -451,14 +451,37 @@ pub(super) fn clear(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Under the user's next number; a failure of the same row and version keeps its
+/// own.
 fn record(tx: &Transaction<'_>, work: &Work<'_>, error: &str, ts: i64) -> Result<(), StoreError> {
+    let known = tx
+        .prepare_cached(
+            "UPDATE _oversync_failures SET error = ?5 \
+             WHERE user_key = ?1 AND table_key = ?2 AND pk = ?3 AND attempted_version = ?4",
+        )?
+        .execute(params![
+            work.user,
+            work.table_key,
+            work.key.uuid().as_bytes(),
+            work.version.get(),
+            error
+        ])?;
+    if known > 0 {
+        return Ok(());
+    }
+    let number: i64 = tx
+        .prepare_cached(
+            "UPDATE _oversync_users SET last_failure = last_failure + 1 WHERE user_key = ?1 RETURNING last_failure",
+        )?
+        .query_row([work.user], |row| row.get(0))?;
     tx.prepare_cached(
-        "INSERT INTO _oversync_failures (user_key, table_key, pk, attempted_version, op, payload, error, first_seen) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-         ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
+        "INSERT INTO _oversync_failures \
+         (user_key, id, table_key, pk, attempted_version, op, payload, error, first_seen) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         work.user,
+        number,
         work.table_key,
         work.key.uuid().as_bytes(),
         work.version.get(),
