@@ -99,7 +99,7 @@ pub(super) fn retry(
                 version,
                 op: op_from_code(op)?,
                 payload: payload.as_deref(),
-                unknown: &tables.unknown,
+                tables,
             };
             match attempt(&tx, &work)? {
                 Attempt::Written => {

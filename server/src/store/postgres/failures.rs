@@ -2,6 +2,7 @@
 
 use super::cascade::{Cascades, Effect, Reached};
 use super::project;
+use super::standing::Standing;
 use super::work::{Failed, Projected, Work, Writer, present};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
@@ -178,6 +179,7 @@ pub(super) async fn retry<'a>(
     failure: i64,
     writer: impl Fn(i32) -> Option<Writer<'a>>,
     cascades: &Cascades,
+    standing: &Standing,
 ) -> Result<Retried, StoreError> {
     let mut tx = pool.begin().await?;
     let known: Option<i64> = sqlx::query_scalar(
@@ -254,6 +256,7 @@ pub(super) async fn retry<'a>(
             _ => Ok(Vec::new()),
         },
         cascades,
+        standing,
     };
     let work = [work];
     let mut done = project::project(&mut tx, &work).await?;
