@@ -21,6 +21,11 @@ pub const NOT_YOURS: &str = "the business row belongs to somebody else";
 /// since the other row may be another user's.
 pub const NOT_UNIQUE: &str = "a unique column of the business table has this value already";
 
+/// The text of a failure when a row would stand on a business row that is not
+/// this user's: its owner could not delete that any more.
+pub const STANDS_ON_ANOTHERS: &str =
+    "the business row refers to a business row that belongs to somebody else";
+
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -116,8 +121,15 @@ pub struct ProjectedColumn {
     pub column: Column,
     /// Its name in payloads.
     pub wire_name: String,
+    /// The registered tables whose keys it refers to.
+    pub refers_to: Vec<TableIx>,
+}
+
+impl ProjectedColumn {
     /// Whether it refers to a registered table's key.
-    pub is_reference: bool,
+    pub const fn is_reference(&self) -> bool {
+        !self.refers_to.is_empty()
+    }
 }
 
 /// A column, not the key of a registered table, in which values that payloads
@@ -209,7 +221,7 @@ impl Projection {
         cyclic: bool,
         settings: &TableSettings,
         found: &BusinessTable,
-        reference_columns: &[String],
+        references: &[(&str, TableIx)],
     ) -> Result<Self, ProjectionError> {
         let find = |column: &str, setting| {
             let found = found
@@ -264,11 +276,11 @@ impl Projection {
             })
             .map(|column| {
                 let wire_name = column.name.to_lowercase();
-                let is_reference = reference_columns.contains(&wire_name);
+                let parents = references.iter().filter(|(name, _)| *name == wire_name);
                 ProjectedColumn {
                     column: column.clone(),
+                    refers_to: parents.map(|(_, parent)| *parent).collect(),
                     wire_name,
-                    is_reference,
                 }
             })
             .collect();
@@ -292,7 +304,8 @@ impl Projection {
 /// A row that could not be projected, as operators see it.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Failure {
-    /// To name it when retrying.
+    /// The user's own number of it, to name it when retrying. Later ones have
+    /// higher numbers; none is used again.
     pub id: i64,
     /// The owning user.
     pub user_id: String,

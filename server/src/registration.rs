@@ -9,7 +9,7 @@ use crate::settings::{Settings, TableSettings};
 use crate::store::handler::{Converting, Handlers, HandlersOfTable};
 use crate::store::{Store, StoreError};
 use oversync_shared::catalog::{
-    CatalogError, Conversion, ConvertReference, ForeignKeys, Parent, TableSpec,
+    CatalogError, Conversion, ConvertReference, ForeignKey, ForeignKeys, Parent, TableSpec,
 };
 use oversync_shared::names::TableNameError;
 use oversync_shared::{Catalog, TableName};
@@ -261,11 +261,14 @@ fn projections(
         .filter(|(_, settings)| !settings.handled)
         .filter_map(|((ix, table), settings)| {
             let found = described.get(&table.name)?;
-            let columns: Vec<String> = table
+            let to_key = |key: &'_ ForeignKey| match key.parent {
+                Parent::Key(parent) => Some(parent),
+                Parent::Column(_) => None,
+            };
+            let references: Vec<_> = table
                 .foreign_keys
                 .iter()
-                .filter(|key| matches!(key.parent, Parent::Key(_)))
-                .map(|key| key.column.clone())
+                .filter_map(|key| Some((key.column.as_str(), to_key(key)?)))
                 .collect();
             Some(Projection::new(
                 ix,
@@ -274,7 +277,7 @@ fn projections(
                 table.cyclic,
                 settings,
                 found,
-                &columns,
+                &references,
             ))
         })
         .collect()

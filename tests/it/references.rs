@@ -18,6 +18,7 @@ on_both_stores!(
     a_configured_reference_needs_no_declared_one,
     another_column_of_a_synchronised_table_counts,
     rows_of_the_upload_count_where_columns_are_looked_at,
+    a_row_may_refer_to_itself_by_any_column,
     another_users_row_is_not_there,
     a_parent_deleted_in_the_upload_does_not_count,
     nothing_is_checked_when_disabled,
@@ -390,6 +391,45 @@ async fn rows_of_the_upload_count_where_columns_are_looked_at(backend: Backend) 
     assert_eq!(shop.ask(joined).await.as_deref(), Some("1"));
     // And what the business table has counts as ever.
     assert_eq!(verdicts(&device, &[letter(5, "ann@x")]).await, ["applied"]);
+}
+
+async fn a_row_may_refer_to_itself_by_any_column(backend: Backend) {
+    let tables = "tables = [{ schema = 'shop', table = 'topics' }]";
+    for mode in ["enabled", "ref_column_aware"] {
+        let database = backend.database().await;
+        let (schema, key) = match backend {
+            Backend::Postgres => ("CREATE SCHEMA shop;", "shop.topics (id uuid"),
+            Backend::Embedded => ("", "topics (id TEXT"),
+        };
+        let parent = key.split(' ').next().expect("a name");
+        database
+            .execute(&format!(
+                "{schema} CREATE TABLE {key} PRIMARY KEY NOT NULL, slug text UNIQUE, \
+                 parent_slug text REFERENCES {parent} (slug))"
+            ))
+            .await;
+        let config = Config::default()
+            .set("tables", tables_of(tables))
+            .set("foreign_keys", mode);
+        let server = Server::start(&database, config).await;
+        let device = server.target().one_device();
+        let topic = |id, slug: &str, parent: &str| {
+            let payload = json!({"slug": slug, "parent_slug": parent});
+            insert(id, "shop.topics", &fresh_key(), payload)
+        };
+        let upload = [topic(1, "all", "all"), topic(2, "some", "none")];
+        let expected = ["applied", "shop.topics:none"];
+        assert_eq!(verdicts(&device, &upload).await, expected, "{mode}");
+        no_failures(&device).await;
+        let itself = format!("SELECT slug FROM {parent} WHERE slug = parent_slug");
+        assert_eq!(database.ask(&itself).await.as_deref(), Some("all"));
+        // From now on it is there for others, too.
+        assert_eq!(
+            verdicts(&device, &[topic(3, "one", "all")]).await,
+            ["applied"]
+        );
+        no_failures(&device).await;
+    }
 }
 
 /// Exactly as if it did not exist, by owner column and by record.

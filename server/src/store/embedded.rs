@@ -59,6 +59,7 @@ pub struct EmbeddedStore {
 }
 
 /// The registered tables as this database numbers them.
+#[derive(Debug)]
 struct Tables {
     /// By place in the catalog.
     keys: Vec<i64>,

@@ -293,7 +293,7 @@ pub struct FailureFilter {
     pub schema: Option<String>,
     /// Only of this table.
     pub table: Option<String>,
-    /// Only those recorded before this one.
+    /// Only those with a lower number.
     pub before: Option<i64>,
 }
 

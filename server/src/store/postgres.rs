@@ -16,6 +16,7 @@ mod failures;
 mod handled;
 mod lookup;
 mod project;
+mod standing;
 mod work;
 
 pub(super) use audit::PostgresAudit;
@@ -42,6 +43,7 @@ use oversync_shared::{
 };
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
+use standing::Standing;
 use std::collections::{HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::{Arc, OnceLock};
@@ -88,6 +90,7 @@ struct Tables {
     handled: Vec<Option<Handled>>,
     lookups: HashMap<ColumnIx, Lookup>,
     cascades: Cascades,
+    standing: Standing,
     any_written: bool,
 }
 
@@ -208,6 +211,7 @@ impl PostgresStore {
                         _ => Ok(Vec::new()),
                     },
                     cascades: &self.tables().cascades,
+                    standing: &self.tables().standing,
                 });
             }
         }
@@ -336,6 +340,7 @@ impl Store for PostgresStore {
             .map(|projection| (projection, keys[projection.table.index()]))
             .collect();
         let cascades = cascade::discover(&self.pool, &numbered).await?;
+        let standing = Standing::new(&numbered);
         let any_written = !(business.projections.is_empty() && business.handled.is_empty());
         let mut by_place: Vec<Option<Projection>> = vec![None; catalog.len()];
         for projection in business.projections {
@@ -354,6 +359,7 @@ impl Store for PostgresStore {
             handled,
             lookups: lookups.map(|lookup| (lookup.place, lookup)).collect(),
             cascades,
+            standing,
             any_written,
         };
         for searched in tables
@@ -419,10 +425,13 @@ impl Store for PostgresStore {
             .unzip();
         let held = match self.write_group(&to_write).await {
             Ok(held) => held,
-            // A deadlock or the like: the transaction is gone, and with it all
-            // of the group. Everybody decides again and comes back.
+            // A deadlock or the like, or somebody's head row that was not to be had
+            // in time: the transaction is gone, and with it all of the group.
+            // Everybody decides again and comes back.
             Err(sqlx::Error::Database(cause))
-                if cause.code().is_some_and(|code| code.starts_with("40")) =>
+                if cause
+                    .code()
+                    .is_some_and(|code| code.starts_with("40") || code == "55P03") =>
             {
                 tracing::warn!(%cause, "a group commit was rolled back and is tried again");
                 Vec::new()
@@ -495,7 +504,15 @@ impl Store for PostgresStore {
             let place = tables.keys.iter().position(|key| *key == table_key)?;
             tables.writer(place)
         };
-        failures::retry(&self.pool, user, failure, writer, &tables.cascades).await
+        failures::retry(
+            &self.pool,
+            user,
+            failure,
+            writer,
+            &tables.cascades,
+            &tables.standing,
+        )
+        .await
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {

@@ -304,7 +304,7 @@ fn referred(catalog: &Catalog, snapshot: &Snapshot, upload: &Upload) -> Vec<Refe
     let values: HashSet<Referred> = new
         .flat_map(|change| &change.links)
         .filter_map(|link| match link {
-            Link::Column { column, value } => Some((*column, value.clone())),
+            Link::Column { column, value, .. } => Some((*column, value.clone())),
             Link::Key { .. } | Link::NotKey => None,
         })
         .collect();

@@ -95,6 +95,9 @@ pub enum Link {
         column: ColumnIx,
         /// What the row that it refers to must hold there.
         value: ColumnValue,
+        /// Whether the payload says that its own row holds it: a row may refer
+        /// to itself.
+        is_own: bool,
     },
 }
 
@@ -248,8 +251,8 @@ pub fn check(
     })
 }
 
-fn read_links(payload: &str, table: TableIx, catalog: &Catalog) -> (Vec<Link>, Vec<Offer>) {
-    let table = catalog.table(table);
+fn read_links(payload: &str, place: TableIx, catalog: &Catalog) -> (Vec<Link>, Vec<Offer>) {
+    let table = catalog.table(place);
     if table.foreign_keys.is_empty() && table.offered.is_empty() {
         return (Vec::new(), Vec::new());
     }
@@ -268,8 +271,16 @@ fn read_links(payload: &str, table: TableIx, catalog: &Catalog) -> (Vec<Link>, V
                 })
             }
             Parent::Column(column) => {
-                let value = ColumnValue::read(text, catalog.column(column).compared)?;
-                Some(Link::Column { column, value })
+                let referenced = catalog.column(column);
+                let value = ColumnValue::read(text, referenced.compared)?;
+                let own = || ColumnValue::read(find(&referenced.wire_name)?, referenced.compared);
+                let is_own = referenced.registered == Some(place)
+                    && own().is_some_and(|own| own.compared == value.compared);
+                Some(Link::Column {
+                    column,
+                    value,
+                    is_own,
+                })
             }
         }
     });

@@ -93,7 +93,7 @@ pub fn needs(changes: &[Result<Change, Fault>]) -> Needs {
                     needs.rows.insert(*parent);
                 }
                 Link::NotKey => {}
-                Link::Column { column, value } => {
+                Link::Column { column, value, .. } => {
                     needs.values.insert((*column, value.clone()));
                 }
             }
@@ -434,11 +434,13 @@ impl Run<'_> {
                     });
                 }
                 Link::Key { parent, .. } if self.has_row(*parent, change, hopes) => continue,
-                Link::Column { column, value } if self.has_value(*column, value, change, hopes) => {
-                    continue;
-                }
+                Link::Column {
+                    column,
+                    value,
+                    is_own,
+                } if *is_own || self.has_value(*column, value, hopes) => continue,
                 Link::Key { parent, sent } => (&self.catalog.table(parent.table).name, sent),
-                Link::Column { column, value } => {
+                Link::Column { column, value, .. } => {
                     (&self.catalog.column(*column).table, &value.sent)
                 }
             };
@@ -461,13 +463,7 @@ impl Run<'_> {
 
     /// Whether some row counts as the parent that holds this value: a business
     /// row, or, where rows of the upload offer theirs, one of those.
-    fn has_value(
-        &self,
-        column: ColumnIx,
-        value: &ColumnValue,
-        change: &Change,
-        hopes: &Hoped,
-    ) -> bool {
+    fn has_value(&self, column: ColumnIx, value: &ColumnValue, hopes: &Hoped) -> bool {
         let table = self.catalog.column(column).registered;
         let is_doomed =
             |key: RowKey| table.is_some_and(|table| self.doomed.contains(&RowAt { table, key }));
@@ -475,9 +471,6 @@ impl Run<'_> {
         let in_business = holders.into_iter().flatten().any(|holder| match holder {
             Holder::Row(key) => !is_doomed(*key),
             Holder::Other => true,
-        });
-        let is_own = change.offers.iter().any(|offer| {
-            offer.column == column && offer.value.as_deref() == Some(value.compared.as_str())
         });
         let in_upload = || {
             let mut rows = self.done.named.rows(column, value);
@@ -487,7 +480,7 @@ impl Run<'_> {
             let rows = hopes.named.get(&(column, value.compared.clone()));
             rows.into_iter().flatten().any(|row| !is_doomed(row.key))
         };
-        in_business || is_own || in_upload() || is_hoped()
+        in_business || in_upload() || is_hoped()
     }
 
     fn write(&mut self, position: usize, change: &Change, row: RowAt) -> RowVersion {

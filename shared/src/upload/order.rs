@@ -66,7 +66,7 @@ fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
             let parents = match link {
                 Link::Key { parent, .. } => std::slice::from_ref(parent),
                 Link::NotKey => &[],
-                Link::Column { column, value } => named
+                Link::Column { column, value, .. } => named
                     .get(&(*column, value.compared.as_str()))
                     .map_or(&[][..], Vec::as_slice),
             };

@@ -99,7 +99,7 @@ pub(super) fn retry(
                 version,
                 op: op_from_code(op)?,
                 payload: payload.as_deref(),
-                unknown: &tables.unknown,
+                tables,
             };
             match attempt(&tx, &work)? {
                 Attempt::Written => {
@@ -109,15 +109,18 @@ pub(super) fn retry(
                 Attempt::RolledBack => return Ok(Retried::Failed(ROLLED_BACK.to_owned())),
                 Attempt::Failed(error) => {
                     tx.execute(
-                        "UPDATE _oversync_failures SET retry_count = retry_count + 1, error = ?2 WHERE id = ?1",
-                        params![failure, error],
+                        "UPDATE _oversync_failures SET retry_count = retry_count + 1, error = ?3 WHERE user_key = ?1 AND id = ?2",
+                        params![user_key, failure, error],
                     )?;
                     Retried::Failed(error)
                 }
             }
         }
         _ => {
-            tx.execute("DELETE FROM _oversync_failures WHERE id = ?1", [failure])?;
+            tx.execute(
+                "DELETE FROM _oversync_failures WHERE user_key = ?1 AND id = ?2",
+                [user_key, failure],
+            )?;
             Retried::Stale
         }
     };

@@ -82,7 +82,7 @@ fn wanted(lookup: &Lookup, wanted: &ColumnValue) -> Vec<Value> {
     let column = ProjectedColumn {
         column: lookup.column.clone(),
         wire_name: String::new(),
-        is_reference: false,
+        refers_to: Vec::new(),
     };
     let Ok(plain) = value(&column, &wanted.json) else {
         return Vec::new();
@@ -96,7 +96,8 @@ fn wanted(lookup: &Lookup, wanted: &ColumnValue) -> Vec<Value> {
     all
 }
 
-fn key_of(value: &Value) -> Option<RowKey> {
+/// The key that a column of keys holds, in any spelling.
+pub(super) fn key_of(value: &Value) -> Option<RowKey> {
     match value {
         Value::Text(text) => RowKey::parse(text),
         Value::Blob(bytes) => Uuid::from_slice(bytes).ok().map(RowKey::new),

@@ -5,11 +5,13 @@
 //! synchronised tables have been checked when the upload was decided, and a
 //! deferred one failing at COMMIT would take everybody's upload with it.
 
-use super::handled;
-use crate::projection::{Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection};
+use super::lookup::key_of;
+use super::{Tables, handled};
+use crate::projection::{
+    Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection, STANDS_ON_ANOTHERS,
+};
 use crate::store::handler::Before;
 use crate::store::{StoreError, op_code};
-use crate::unknown::UnknownColumns;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oversync_shared::json::{self, Kind as JsonKind, Reader};
@@ -33,7 +35,7 @@ pub(super) struct Work<'a> {
     pub(super) op: Op,
     /// `None` removes the row.
     pub(super) payload: Option<&'a str>,
-    pub(super) unknown: &'a UnknownColumns,
+    pub(super) tables: &'a Tables,
 }
 
 /// Who writes the rows of a table.
@@ -174,7 +176,9 @@ pub(super) enum Attempt {
 pub(super) fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Attempt, StoreError> {
     tx.execute_batch("SAVEPOINT projection")?;
     let written = match work.writer {
-        Writer::Projection(projection) => write(tx, work, projection),
+        Writer::Projection(projection) => {
+            write(tx, work, projection).and_then(|()| check_parents(tx, work, projection))
+        }
         Writer::Handler(handled) => {
             let row = handled::Row {
                 user: work.user_id,
@@ -221,7 +225,8 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>, projection: &Projection) -> Resu
         return Err(Trouble::Data(NOT_YOURS.to_owned()));
     }
     let members = json::members(payload).map_err(|fault| Trouble::Data(fault.to_string()))?;
-    work.unknown
+    work.tables
+        .unknown
         .look(projection, members.iter().map(|(name, _)| name));
     let mut names = Vec::new();
     let mut values = Vec::new();
@@ -263,6 +268,54 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>, projection: &Projection) -> Resu
             "INSERT INTO _oversync_owners (table_key, pk, user_key) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         )?
         .execute(params![work.table_key, work.key.uuid().as_bytes(), work.user])?;
+    }
+    Ok(())
+}
+
+/// What the written row refers to must be this user's or nobody's: its owner
+/// could not delete it any more. A parent that is not there is no matter here.
+fn check_parents(
+    tx: &Transaction<'_>,
+    work: &Work<'_>,
+    projection: &Projection,
+) -> Result<(), Trouble> {
+    let references: Vec<&ProjectedColumn> = projection
+        .columns
+        .iter()
+        .filter(|column| column.is_reference())
+        .collect();
+    if references.is_empty() || work.payload.is_none() {
+        return Ok(());
+    }
+    let Some(there) = find(tx, projection, work.key)? else {
+        return Ok(());
+    };
+    let names: Vec<String> = references
+        .iter()
+        .map(|column| quoted(&column.column.name))
+        .collect();
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {} = ?1",
+        names.join(", "),
+        quoted(&projection.name.table),
+        quoted(&projection.key.name)
+    );
+    let held: Vec<Value> = tx.prepare_cached(&sql)?.query_row([there.key], |row| {
+        (0..references.len()).map(|place| row.get(place)).collect()
+    })?;
+    for (column, value) in references.iter().zip(&held) {
+        let Some(key) = key_of(value) else { continue };
+        for &table in &column.refers_to {
+            let table_key = work.tables.keys[table.index()];
+            let Some(parent) = work.tables.projections.get(&table_key) else {
+                continue;
+            };
+            let row = RowAt { table, key };
+            let is_there = find(tx, parent, key)?.is_some();
+            if is_there && !is_visible(tx, parent, table_key, work.user, work.user_id, row)? {
+                return Err(Trouble::Data(STANDS_ON_ANOTHERS.to_owned()));
+            }
+        }
     }
     Ok(())
 }
@@ -401,14 +454,14 @@ pub(super) fn value(column: &ProjectedColumn, text: &str) -> Result<Value, Troub
             if column.column.kind != Kind::Bytes {
                 // A reference in base64 comes from a device with BLOB keys.
                 let as_key = column
-                    .is_reference
+                    .is_reference()
                     .then(|| RowKey::parse_base64(&string))
                     .flatten();
                 return Ok(Value::Text(
                     as_key.map_or(string.into_owned(), |key| key.to_string()),
                 ));
             }
-            if column.is_reference {
+            if column.is_reference() {
                 let key = RowKey::parse_reference(&string).ok_or_else(|| bad("not a UUID"))?;
                 return Ok(Value::Blob(key.uuid().as_bytes().to_vec()));
             }
@@ -429,7 +482,7 @@ pub(super) fn is_visible(
     user: i64,
     user_id: &UserId,
     row: RowAt,
-) -> Result<bool, StoreError> {
+) -> rusqlite::Result<bool> {
     let Some(there) = find(connection, projection, row.key)? else {
         return Ok(false);
     };
@@ -451,14 +504,37 @@ pub(super) fn clear(tx: &Transaction<'_>, work: &Work<'_>) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Under the user's next number; a failure of the same row and version keeps its
+/// own.
 fn record(tx: &Transaction<'_>, work: &Work<'_>, error: &str, ts: i64) -> Result<(), StoreError> {
+    let known = tx
+        .prepare_cached(
+            "UPDATE _oversync_failures SET error = ?5 \
+             WHERE user_key = ?1 AND table_key = ?2 AND pk = ?3 AND attempted_version = ?4",
+        )?
+        .execute(params![
+            work.user,
+            work.table_key,
+            work.key.uuid().as_bytes(),
+            work.version.get(),
+            error
+        ])?;
+    if known > 0 {
+        return Ok(());
+    }
+    let number: i64 = tx
+        .prepare_cached(
+            "UPDATE _oversync_users SET last_failure = last_failure + 1 WHERE user_key = ?1 RETURNING last_failure",
+        )?
+        .query_row([work.user], |row| row.get(0))?;
     tx.prepare_cached(
-        "INSERT INTO _oversync_failures (user_key, table_key, pk, attempted_version, op, payload, error, first_seen) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-         ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
+        "INSERT INTO _oversync_failures \
+         (user_key, id, table_key, pk, attempted_version, op, payload, error, first_seen) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         work.user,
+        number,
         work.table_key,
         work.key.uuid().as_bytes(),
         work.version.get(),

@@ -159,7 +159,7 @@ fn business_rows<'a>(commit: &'a Commit, tables: &'a Tables) -> Vec<Work<'a>> {
                 version: write.state.version,
                 op: entry.op,
                 payload: entry.payload.as_deref(),
-                unknown: &tables.unknown,
+                tables,
             })
         })
         .collect()

@@ -378,7 +378,7 @@ fn compare_sql(projection: &Projection) -> String {
                 &column.wire_name,
                 &column.column.type_name,
                 column.column.kind,
-                column.is_reference,
+                column.is_reference(),
             );
             // Storing rounds to the column's precision.
             let stored = &column.column.stored_type;

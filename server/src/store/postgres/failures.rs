@@ -2,7 +2,8 @@
 
 use super::cascade::{Cascades, Effect, Reached};
 use super::project;
-use super::work::{Projected, Work, Writer, present};
+use super::standing::Standing;
+use super::work::{Failed, Projected, Work, Writer, present};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
 use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError, op_code, op_from_code};
@@ -16,8 +17,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-/// The class of advisory locks that retries take; "over" in ASCII.
-const RETRY_LOCK: i32 = 0x6f76_6572;
+/// Takes the lock of one user's failure. By both numbers: nobody's retry may
+/// wait for another user's.
+const RETRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock(\
+     hashtextextended(format('oversync failure %s of user %s', $2::bigint, $1::bigint), 0))";
 
 /// Records what failed; what was written clears the row's earlier failures.
 pub(super) async fn record(
@@ -42,24 +45,31 @@ pub(super) async fn record(
     .bind(written().map(|work| work.pk).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?;
-    for failed in &done.failed {
-        let work = &work[failed.index];
-        tracing::warn!(table = %work.writer.name(), error = failed.error, "a row could not be projected");
+    // Numbered in the order of the work, which is the same whoever else is in it.
+    let mut failed: Vec<&Failed> = done.failed.iter().collect();
+    failed.sort_by_key(|failed| failed.index);
+    for failed in &failed {
+        let table = work[failed.index].writer.name();
+        tracing::warn!(%table, error = failed.error, "a row could not be projected");
         crate::meters::projection_failure();
-        sqlx::query(
-            "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) \
-             ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
-        )
-        .bind(work.user)
-        .bind(work.table_key)
-        .bind(work.pk)
-        .bind(work.version.get())
-        .bind(work.op)
-        .bind(work.payload)
-        .bind(&failed.error)
-        .execute(&mut **tx)
-        .await?;
+    }
+    if !failed.is_empty() {
+        let work = || failed.iter().map(|failed| &work[failed.index]);
+        sqlx::query(include_str!("record.sql"))
+            .bind(work().map(|work| work.user).collect::<Vec<_>>())
+            .bind(work().map(|work| work.table_key).collect::<Vec<_>>())
+            .bind(work().map(|work| work.pk).collect::<Vec<_>>())
+            .bind(work().map(|work| work.version.get()).collect::<Vec<_>>())
+            .bind(work().map(|work| work.op).collect::<Vec<_>>())
+            .bind(work().map(|work| work.payload).collect::<Vec<_>>())
+            .bind(
+                failed
+                    .iter()
+                    .map(|failed| failed.error.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .execute(&mut **tx)
+            .await?;
     }
     record_reached(tx, &done.reached).await
 }
@@ -81,27 +91,45 @@ async fn record_reached(
     if worst.is_empty() {
         return Ok(());
     }
-    let recorded = sqlx::query(
-        "INSERT INTO oversync.failures (user_key, table_key, pk, attempted_version, op, payload, error) \
-         SELECT r.user_key, r.table_key, r.pk, r.version, l.op, l.payload, w.error \
-         FROM unnest($1::bigint[], $2::integer[], $3::uuid[], $4::text[]) AS w (user_key, table_key, pk, error) \
+    let live = sqlx::query(
+        "SELECT r.user_key, r.table_key, r.pk, r.version, l.op, l.payload, w.error \
+         FROM unnest($1::bigint[], $2::integer[], $3::uuid[], $4::text[]) WITH ORDINALITY \
+             AS w (user_key, table_key, pk, error, place) \
          JOIN oversync.rows r ON r.user_key = w.user_key AND r.table_key = w.table_key AND r.pk = w.pk AND NOT r.deleted \
          JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
-         ON CONFLICT (user_key, table_key, pk, attempted_version) DO UPDATE SET error = excluded.error",
+         ORDER BY w.place",
     )
     .bind(worst.keys().map(|row| row.0).collect::<Vec<_>>())
     .bind(worst.keys().map(|row| row.1).collect::<Vec<_>>())
     .bind(worst.keys().map(|row| row.2).collect::<Vec<_>>())
     .bind(worst.values().map(|effect| effect.text()).collect::<Vec<_>>())
-    .execute(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    if recorded.rows_affected() > 0 {
-        tracing::warn!(
-            rows = recorded.rows_affected(),
-            "live rows went or changed with the business rows they refer to"
-        );
+    if live.is_empty() {
+        return Ok(());
     }
+    sqlx::query(include_str!("record.sql"))
+        .bind(column::<i64>(&live, 0)?)
+        .bind(column::<i32>(&live, 1)?)
+        .bind(column::<Uuid>(&live, 2)?)
+        .bind(column::<i64>(&live, 3)?)
+        .bind(column::<i16>(&live, 4)?)
+        .bind(column::<Option<String>>(&live, 5)?)
+        .bind(column::<String>(&live, 6)?)
+        .execute(&mut **tx)
+        .await?;
+    tracing::warn!(
+        rows = live.len(),
+        "live rows went or changed with the business rows they refer to"
+    );
     Ok(())
+}
+
+fn column<'r, T>(rows: &'r [PgRow], place: usize) -> Result<Vec<T>, sqlx::Error>
+where
+    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    rows.iter().map(|row| row.try_get(place)).collect()
 }
 
 pub(super) async fn list(
@@ -151,6 +179,7 @@ pub(super) async fn retry<'a>(
     failure: i64,
     writer: impl Fn(i32) -> Option<Writer<'a>>,
     cascades: &Cascades,
+    standing: &Standing,
 ) -> Result<Retried, StoreError> {
     let mut tx = pool.begin().await?;
     let known: Option<i64> = sqlx::query_scalar(
@@ -165,9 +194,9 @@ pub(super) async fn retry<'a>(
         return Ok(Retried::NotFound);
     };
     // Not the record's own row lock: uploads take the head row first.
-    let ours: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1, $2)")
-        .bind(RETRY_LOCK)
-        .bind((failure & 0x7fff_ffff) as i32)
+    let ours: bool = sqlx::query_scalar(RETRY_LOCK)
+        .bind(user_key)
+        .bind(failure)
         .fetch_one(&mut *tx)
         .await?;
     if !ours {
@@ -177,10 +206,12 @@ pub(super) async fn retry<'a>(
         .bind(user_key)
         .execute(&mut *tx)
         .await?;
-    let record = sqlx::query("SELECT table_key, pk FROM oversync.failures WHERE id = $1")
-        .bind(failure)
-        .fetch_optional(&mut *tx)
-        .await?;
+    let record =
+        sqlx::query("SELECT table_key, pk FROM oversync.failures WHERE user_key = $1 AND id = $2")
+            .bind(user_key)
+            .bind(failure)
+            .fetch_optional(&mut *tx)
+            .await?;
     let Some(record) = record else {
         return Ok(Retried::NotFound);
     };
@@ -196,7 +227,8 @@ pub(super) async fn retry<'a>(
     .fetch_optional(&mut *tx)
     .await?;
     let (Some(current), Some(writer)) = (current, writer(table_key)) else {
-        sqlx::query("DELETE FROM oversync.failures WHERE id = $1")
+        sqlx::query("DELETE FROM oversync.failures WHERE user_key = $1 AND id = $2")
+            .bind(user_key)
             .bind(failure)
             .execute(&mut *tx)
             .await?;
@@ -224,6 +256,7 @@ pub(super) async fn retry<'a>(
             _ => Ok(Vec::new()),
         },
         cascades,
+        standing,
     };
     let work = [work];
     let mut done = project::project(&mut tx, &work).await?;
@@ -233,7 +266,8 @@ pub(super) async fn retry<'a>(
             Retried::Projected(version)
         }
         Some(failed) => {
-            sqlx::query("UPDATE oversync.failures SET retry_count = retry_count + 1, error = $2 WHERE id = $1")
+            sqlx::query("UPDATE oversync.failures SET retry_count = retry_count + 1, error = $3 WHERE user_key = $1 AND id = $2")
+                .bind(user_key)
                 .bind(failure)
                 .bind(&failed.error)
                 .execute(&mut *tx)

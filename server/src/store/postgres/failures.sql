@@ -1,8 +1,8 @@
--- A user's failures, newest first: at most $4, before failure $5, and no more once
+-- A user's failures, newest first: at most $4, before number $5, and no more once
 -- the payloads of those before it have $6 bytes together. Sizes are added up without
 -- reading the payloads.
 WITH wanted AS (
-    SELECT f.id, coalesce(octet_length(f.payload), 0) AS bytes
+    SELECT f.user_key, f.id, coalesce(octet_length(f.payload), 0) AS bytes
     FROM oversync.failures f
     JOIN oversync.users u USING (user_key)
     JOIN oversync.tables t USING (table_key)
@@ -13,12 +13,12 @@ WITH wanted AS (
     ORDER BY f.id DESC
     LIMIT $4
 ), measured AS (
-    SELECT id, sum(bytes) OVER (ORDER BY id DESC) - bytes AS bytes_before FROM wanted
+    SELECT user_key, id, sum(bytes) OVER (ORDER BY id DESC) - bytes AS bytes_before FROM wanted
 )
 SELECT f.id, u.user_id, t.schema_name, t.table_name, f.pk, f.attempted_version, f.op, f.payload, f.error,
        f.first_seen, f.retry_count
 FROM measured m
-JOIN oversync.failures f USING (id)
+JOIN oversync.failures f USING (user_key, id)
 JOIN oversync.users u USING (user_key)
 JOIN oversync.tables t USING (table_key)
 WHERE m.bytes_before < $6

@@ -125,7 +125,8 @@ async fn attempt(
         .await?;
     match write(tx, work, indexes).await {
         Ok(written) => {
-            sqlx::query("RELEASE SAVEPOINT projection")
+            // As they were before write().
+            sqlx::raw_sql("SET CONSTRAINTS ALL DEFERRED; RELEASE SAVEPOINT projection")
                 .execute(&mut **tx)
                 .await?;
             done.reached.extend(written.reached);
@@ -150,6 +151,7 @@ async fn attempt(
     }
 }
 
+/// Leaves the constraints immediate where it succeeds.
 async fn write(
     connection: &mut PgConnection,
     work: &[Work<'_>],
@@ -206,9 +208,12 @@ async fn write(
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")
         .execute(&mut *connection)
         .await?;
-    sqlx::query("SET CONSTRAINTS ALL DEFERRED")
-        .execute(&mut *connection)
-        .await?;
+    let ours: Vec<usize> = mine
+        .into_iter()
+        .filter(|index| !written.foreign.contains(index))
+        .collect();
+    let standing = work[indexes[0]].standing;
+    standing.check(connection, work, &ours).await?;
     Ok(written)
 }
 
@@ -333,7 +338,7 @@ fn upsert_sql(projection: &Projection, present: &[bool]) -> String {
             &column.wire_name,
             &column.column.type_name,
             column.column.kind,
-            column.is_reference,
+            column.is_reference(),
         ));
         sets.push(format!("{name} = excluded.{name}"));
         names.push(name);

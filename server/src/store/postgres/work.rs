@@ -1,6 +1,7 @@
 //! Business rows to be written or removed, and what can come of it.
 
 use super::cascade::{Cascades, Reached};
+use super::standing::Standing;
 use crate::projection::{Handled, Kind, NOT_UNIQUE, Projection};
 use crate::store::handler::Before;
 use oversync_shared::{RowVersion, TableName, UserId, json};
@@ -24,6 +25,8 @@ pub(super) struct Work<'a> {
     pub(super) columns: Result<Vec<bool>, String>,
     /// What the database does by itself when rows are deleted.
     pub(super) cascades: &'a Cascades,
+    /// Which rows may not stand on which.
+    pub(super) standing: &'a Standing,
 }
 
 /// Who writes the rows of a table.

@@ -137,6 +137,54 @@ fn a_row_may_name_itself_and_a_ring_stands_or_falls_together() {
     assert_eq!(aware(&[cock(0), hen(6), renamed]), "mmi");
 }
 
+/// Also where rows of the upload do not count by their columns.
+#[test]
+fn a_row_may_name_itself_in_every_mode() {
+    let term = |id: i64, base| sent(id, "terms", Update, id as u8, base);
+    for mode in [
+        ForeignKeys::Enabled,
+        ForeignKeys::RefColumnAware,
+        ForeignKeys::Disabled,
+    ] {
+        let is_checked = mode != ForeignKeys::Disabled;
+        for (upload, expected) in [
+            (vec![term(1, 0).named(5).to(5)], "a"),
+            (vec![term(1, 0).named(5).to(6)], "m"),
+            // What the payload does not say is not looked at.
+            (vec![term(1, 0).to(5)], "m"),
+            (
+                vec![Sent {
+                    name: Name::Null,
+                    ..term(1, 0).to(5)
+                }],
+                "m",
+            ),
+            // The version still counts; a later name does not.
+            (vec![term(1, 3).named(5).to(5)], "i"),
+            (vec![term(1, 0).named(5).to(6), term(2, 0).named(7)], "ma"),
+            (
+                vec![
+                    term(1, 0).named(5).to(5),
+                    Sent {
+                        key: 1,
+                        ..term(2, 1).named(8).to(8)
+                    },
+                ],
+                "aa",
+            ),
+            // Only a table's own column: the badge 1 has no name of a person.
+            (vec![badge(1, 7).named(7)], "m"),
+        ] {
+            let expected = if is_checked {
+                expected.to_owned()
+            } else {
+                expected.replace('m', "a")
+            };
+            assert_eq!(in_mode(mode, &upload), expected, "{mode:?} {upload:?}");
+        }
+    }
+}
+
 #[test]
 fn uuids_are_the_same_in_any_spelling() {
     let name = |table: &str| TableName::parse("s", table).expect("valid");
