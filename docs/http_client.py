@@ -18,7 +18,7 @@ import argparse, json, random, sqlite3, sys, time, urllib.error, urllib.parse, u
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS row (tbl, pk, version INTEGER, payload, PRIMARY KEY (tbl, pk));
--- The rowid is the source change id: frozen when written, never used again.
+-- The rowid is the source change id; an edit that starts over gets a new one.
 -- base is the version it was made on, however far the row has moved by the time it is sent.
 CREATE TABLE IF NOT EXISTS edit (id INTEGER PRIMARY KEY AUTOINCREMENT, tbl, pk, op, payload, base);
 CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, tbl, pk, op, payload, why);
@@ -156,8 +156,8 @@ class Device:
             self.db.execute("INSERT INTO edit (tbl, pk, op, payload, base) SELECT tbl, pk, 'INSERT', payload, 0 FROM row r"
                             " WHERE version = 0 AND payload NOT NULL AND NOT EXISTS"
                             " (SELECT 1 FROM edit e WHERE e.tbl = r.tbl AND e.pk = r.pk)")
-            self.db.execute("UPDATE edit SET base = coalesce((SELECT version FROM row r"
-                            " WHERE r.tbl = edit.tbl AND r.pk = edit.pk), 0)")
+            self.db.execute("UPDATE edit SET base = 0 WHERE NOT EXISTS (SELECT 1 FROM row r"
+                            " WHERE r.tbl = edit.tbl AND r.pk = edit.pk AND version > 0)")
         self.db.execute("DELETE FROM row WHERE version = 0")
         used = self.db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'edit'").fetchone()[0] or 0
         last = max(used, highest)

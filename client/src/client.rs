@@ -235,8 +235,8 @@ impl Client {
         if let Some(engine) = engine {
             let _ = engine.await;
         }
-        self.inner.core.lease.release();
         self.inner.core.db.close().await;
+        self.inner.core.lease.release();
     }
 
     /// How things stand, read from the file now.
@@ -277,12 +277,14 @@ impl std::fmt::Debug for Client {
 /// Looks at a file without becoming its owner: works while another process
 /// synchronises it.
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
-    let conn = Connection::open_with_flags(
+    let mut conn = Connection::open_with_flags(
         path,
         rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
-    upgrade::run(&conn)?;
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    upgrade::run(&tx)?;
+    tx.commit()?;
     Ok(Inspection { conn })
 }
 

@@ -231,7 +231,13 @@ pub(crate) fn restore(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
         .ok_or_else(|| refused(id, "its table is no longer synchronised"))?;
     let key = row::known(txn.conn, table, kept.row)?.key;
     let here = row::exists(txn.conn, table, &key)?;
-    match &kept.lost {
+    // A version of this crate that knew nothing of the lost values may have
+    // written the record: then it is the whole row of this device.
+    let lost = match (&kept.lost, &kept.mine, &kept.theirs) {
+        (None, Some(mine), Some(_)) => Some(mine),
+        (lost, ..) => lost.as_ref(),
+    };
+    match lost {
         None => place::delete_plainly(txn, table, &key).map_err(|error| judge(id, error))?,
         Some(lost) if here => write(txn, table, id, &kept, lost, true)?,
         Some(lost) => {
@@ -301,7 +307,7 @@ fn refused(id: i64, why: &str) -> Error {
 pub(crate) fn prune(txn: &Txn<'_>, days: i64) -> Result<(), Error> {
     txn.conn
         .prepare_cached(
-            "UPDATE _sync_client SET day = day + 1, day_at = ?1
+            "UPDATE _sync_client SET day = day + coalesce(?1 > day_at, 1), day_at = ?1
              WHERE day_at IS NULL OR abs(?1 - day_at) >= ?2",
         )?
         .execute([txn.now, DAY])?;

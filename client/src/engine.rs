@@ -275,6 +275,8 @@ impl Engine {
                 self.due.upload = done.sent > 0;
                 // A refused edit may stand in the way of a parked entry.
                 self.due.download |= done.rejected > 0;
+                // So may the rest of a conflict: a parent that a page brings.
+                self.due.download |= core.db.read(crate::shadow::is_any).await?;
             }
             if self.due.download {
                 let done = download::once(&core, None).await?;

@@ -63,7 +63,11 @@ impl Lease {
     }
 
     fn lock(&self) -> Result<File, Error> {
-        let mut name = self.database.as_os_str().to_owned();
+        // However its path is spelt, the file is one.
+        let database = self.database.canonicalize();
+        let mut name = database
+            .unwrap_or_else(|_| self.database.clone())
+            .into_os_string();
         name.push("-sync-lock");
         let path = PathBuf::from(name);
         let file = File::options()

@@ -111,7 +111,8 @@ pub(crate) fn as_stored(
             }
         } else {
             let cell = Cell::Plain(converted(column.affinity, value));
-            push_cell(&mut out, column, &cell).expect("BUG: what was read can be written");
+            push_cell(&mut out, column, &cell)
+                .map_err(|_| BadPayload::NotBase64(column.name.clone()))?;
         }
     }
     push_extra(&mut out, table, incoming.extra.as_deref());
@@ -248,6 +249,9 @@ fn read_value(column: &Column, raw: &str) -> Result<Value, BadPayload> {
             Value::Blob(bytes.ok_or_else(|| BadPayload::NotBase64(column.name.clone()))?)
         }
         Kind::String => Value::Text(reader.string()?.into_owned()),
+        Kind::Object | Kind::Array if column.blob => {
+            return Err(BadPayload::NotBase64(column.name.clone()));
+        }
         // Another client's structured column: kept as its JSON text.
         Kind::Object | Kind::Array => Value::Text(raw.to_owned()),
     })

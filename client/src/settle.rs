@@ -59,7 +59,7 @@ pub(crate) fn acknowledge(
         one(txn, frozen, status, numbering, &mut done)?;
     }
     let mut state = State::load(txn.conn)?;
-    let settled = shadow::settle_all(txn, More::of(state.window_until))?;
+    let settled = shadow::settle_all(txn, More::Coming)?;
     done.conflicts += settled.conflicts;
     done.written = settled.written;
     let _ = resync::continue_above(&mut state, reply.highest_source_change_id);

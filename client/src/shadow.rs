@@ -15,7 +15,7 @@ use crate::row::{self, Known};
 use crate::schema::Table;
 use oversync_shared::merge::Stands;
 use oversync_shared::reconcile::{Held, Meeting, ShadowAction, Unsent, shadow};
-use oversync_shared::{RowKey, RowVersion, ServerId};
+use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::HashSet;
 
@@ -49,11 +49,10 @@ pub(crate) enum More {
     Coming,
 }
 
-impl More {
-    /// In the middle of a paged download, or not.
-    pub(crate) fn of(window_until: Option<ServerId>) -> Self {
-        window_until.map_or(Self::No, |_| Self::Coming)
-    }
+/// Whether any server row waits for its edit to be settled.
+pub(crate) fn is_any(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_shadow)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
 /// Rows whose table was written, and in how many conflicts something was lost.

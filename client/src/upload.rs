@@ -124,7 +124,7 @@ fn prepare(txn: &crate::db::Txn<'_>, limits: BatchLimits) -> Result<Option<Batch
         return Ok(None);
     }
     capture::collect(txn)?;
-    let settled = shadow::settle_all(txn, More::of(state.window_until))?;
+    let settled = shadow::settle_all(txn, More::Coming)?;
     let mut frozen = outbox::next_batch(txn, limits)?;
     let settled_below = frozen
         .first()

@@ -55,6 +55,8 @@ pub struct Users {
     context: UploadContext,
     addresses: Arc<Mutex<HashMap<UserId, Addr<UserActor>>>>,
     bypass: bool,
+    /// Where actors live that are asked for from elsewhere.
+    home: ArbiterHandle,
 }
 
 impl Users {
@@ -65,6 +67,7 @@ impl Users {
             context,
             addresses: Arc::default(),
             bypass,
+            home: Arbiter::current(),
         }
     }
 
@@ -88,11 +91,16 @@ impl Users {
                 upload: upload.clone(),
                 reply,
             }) {
-                Ok(()) => {
-                    if let Ok(result) = answer.await {
-                        return result;
+                Ok(()) => match answer.await {
+                    Ok(result) => return result,
+                    // The server's own changes have no numbers by which a second
+                    // attempt would be known; the host is told to look.
+                    Err(_) if upload.device.is_server() => {
+                        let ended = "an upload of the server ended without an answer";
+                        return Err(StoreError::Failed(ended.to_owned()).into());
                     }
-                }
+                    Err(_) => {}
+                },
                 Err(SendError::Full(_)) => return Err(StoreError::Overloaded.into()),
                 Err(SendError::Closed(_)) => {}
             }
@@ -108,14 +116,18 @@ impl Users {
         if let Some(address) = addresses.get(user).filter(|address| address.connected()) {
             return address.clone();
         }
-        let address = UserActor {
+        let actor = UserActor {
             user: user.clone(),
             context: self.context.clone(),
             addresses: self.addresses.clone(),
             cache: UserCache::default(),
             last_used: Instant::now(),
-        }
-        .start();
+        };
+        // A host may write from a thread without an actix system.
+        let address = match Arbiter::try_current() {
+            Some(_) => actor.start(),
+            None => UserActor::start_in_arbiter(&self.home, |_| actor),
+        };
         addresses.insert(user.clone(), address.clone());
         address
     }

@@ -76,6 +76,18 @@ async fn a_host_application_writes(backend: Backend) {
     let found = found.expect("the row");
     assert_eq!(found.server_version, RowVersion::new(2));
     assert_eq!(found.payload.expect("a payload").get(), r#"{"name":"c"}"#);
+    // From a thread that has no actix system, for a user never seen.
+    let (elsewhere, other, theirs) = (service.clone(), fresh_user(), set(Base::NEW, "d"));
+    let written = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let other = UserId::new(other).expect("a user");
+        runtime
+            .expect("a runtime")
+            .block_on(elsewhere.write(&other, &[theirs]))
+    });
+    let reply = written.await.expect("no panic").expect("an answer");
+    assert_eq!(reply.statuses[0].status, StatusKind::Applied);
+
     let base = Base::Version(found.server_version);
     let reply = service
         .write(

@@ -104,6 +104,34 @@ fn only_carried_columns_are_written() {
     );
 }
 
+/// Once, this ended the database thread, and again after every start.
+#[test]
+fn a_peers_object_in_a_blob_column_meets_an_edit_and_harms_nothing() {
+    let mut device = Device::new("CREATE TABLE t (id TEXT PRIMARY KEY, v BLOB, w)", &["t"]);
+    let (id, other) = (uuid(1), uuid(2));
+    device.apply(vec![entry(
+        "t",
+        &id,
+        1,
+        Some(&format!(r#"{{"id":"{id}","v":"AA=="}}"#)),
+    )]);
+    device.run("UPDATE t SET w = 1");
+    for (version, value) in [(2, "{}"), (3, "[1,2]")] {
+        let payload = format!(r#"{{"id":"{id}","v":{value}}}"#);
+        device.apply(vec![
+            entry("t", &id, version, Some(&payload)),
+            entry(
+                "t",
+                &other,
+                version,
+                Some(&format!(r#"{{"id":"{other}","w":{version}}}"#)),
+            ),
+        ]);
+        device.freeze();
+    }
+    assert_eq!(device.count("SELECT w FROM t WHERE v IS NULL"), 3);
+}
+
 #[test]
 fn unknown_columns_and_tables_are_kept() {
     let mut device = Device::new(NOTES, &["t"]);

@@ -113,8 +113,7 @@ impl Device {
     pub(crate) fn freeze(&mut self) -> Vec<Frozen> {
         self.write(|txn| {
             log::collect(txn)?;
-            let window = State::load(txn.conn)?.window_until;
-            shadow::settle_all(txn, shadow::More::of(window))?;
+            shadow::settle_all(txn, shadow::More::Coming)?;
             outbox::next_batch(txn, WIDE)
         })
     }

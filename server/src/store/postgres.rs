@@ -49,6 +49,7 @@ use std::str::FromStr as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 use work::{Work, Writer};
 
@@ -72,7 +73,13 @@ pub struct PostgresStore {
     pool: PgPool,
     tables: OnceLock<Tables>,
     unknown: UnknownColumns,
+    /// Retries hold a connection and their user's head row for as long as a
+    /// host's handler takes.
+    retries: Semaphore,
 }
+
+/// Retries running at a time in one process; the others wait without a connection.
+const MAX_RETRIES: usize = 2;
 
 /// How every connection is made.
 fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
@@ -153,6 +160,7 @@ impl PostgresStore {
             pool,
             tables: OnceLock::new(),
             unknown: UnknownColumns::default(),
+            retries: Semaphore::new(MAX_RETRIES),
         })
     }
 
@@ -499,6 +507,11 @@ impl Store for PostgresStore {
     }
 
     async fn retry(&self, user: &UserId, failure: i64) -> Result<Retried, StoreError> {
+        let _turn = self
+            .retries
+            .acquire()
+            .await
+            .expect("BUG: it is never closed");
         let tables = self.tables();
         let writer = |table_key: i32| {
             let place = tables.keys.iter().position(|key| *key == table_key)?;

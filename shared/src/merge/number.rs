@@ -188,6 +188,9 @@ fn decimal(all: [&str; 3], shown: i64) -> Option<String> {
         .map(Decimal::places)
         .into_iter()
         .fold(shown, i64::max);
+    if places > MOST_DIGITS {
+        return None;
+    }
     let sum = theirs.scaled(places)? + mine.scaled(places)? - base.scaled(places)?;
     let places = usize::try_from(places).ok()?;
     let digits = format!("{:0>width$}", sum.unsigned_abs(), width = places + 1);

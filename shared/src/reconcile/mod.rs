@@ -268,6 +268,11 @@ pub fn settle(sent: Sent, answer: Answer, parent: Parent, numbering: Numbering) 
         Answer::Applied(None) => Settlement::Forgotten,
         // The row has not moved since: the number clashed, not the content.
         Answer::Conflict(Some(version)) if version == sent.base => Settlement::Renumber,
+        // A server that is behind what it told before, in the same history: the
+        // edit would meet the same row for ever.
+        Answer::Conflict(Some(version)) if version < sent.base => {
+            Settlement::Reject(InvalidReason::Other("server_behind".to_owned()))
+        }
         Answer::Conflict(Some(_)) => Settlement::Conflict,
         Answer::Conflict(None) => start_over(sent, InvalidReason::Internal),
         Answer::Invalid(InvalidReason::Internal) => start_over(sent, InvalidReason::Internal),

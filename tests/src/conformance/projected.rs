@@ -237,6 +237,8 @@ async fn the_list_filters_by_schema_and_table(target: Target) {
         ("?schema=business&table=books", 0),
         ("?schema=SHELF", 0),
         ("?table=book", 0),
+        ("?table=%00", 0),
+        ("?schema=no%20name", 0),
         ("?schema=&table=", 3),
         ("?unknown=7", 3),
     ] {

@@ -155,10 +155,9 @@ impl Phone {
         if !state.hydrated {
             return None;
         }
-        let window = state.window_until;
         let sent = self.write(|txn| {
             capture::collect(txn)?;
-            shadow::settle_all(txn, shadow::More::of(window))?;
+            shadow::settle_all(txn, shadow::More::Coming)?;
             let frozen = outbox::next_batch(txn, BATCH)?;
             let named = frozen.into_iter().map(|one| {
                 let table = txn.tables.by_number(one.row.tbl);

@@ -200,7 +200,7 @@ fn children_sql(parent: &Projection, cascade: &Cascade) -> String {
         .collect();
     let owner = match &child.owner {
         Some(owner) => format!(
-            "LEFT JOIN oversync.users u ON u.user_id = b.{}::text",
+            "LEFT JOIN oversync.users u ON u.user_id = b.{}::text COLLATE \"C\"",
             quoted(&owner.name)
         ),
         None => format!(

@@ -33,6 +33,12 @@ pub(super) async fn write(
         .as_ref()
         .expect("BUG: registration has checked that there is one");
     let (user, key, version) = (row.user, row.key, row.version);
+    // The deadline below lets go of the handler, but not of a statement that runs.
+    let limit = format!("SET LOCAL statement_timeout = {}", PATIENCE.as_millis());
+    sqlx::query(sqlx::AssertSqlSafe(limit))
+        .execute(&mut *connection)
+        .await
+        .map_err(Trouble::Store)?;
     let call = async {
         match row.payload {
             Some(payload) => {

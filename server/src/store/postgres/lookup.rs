@@ -54,8 +54,10 @@ pub(super) async fn holders<'a>(
 ) -> Result<HashMap<Referred, Vec<Holder>>, StoreError> {
     let mut by_column: BTreeMap<usize, (Searched<'a>, Vec<Referred>)> = BTreeMap::new();
     for value in values {
-        // No text of PostgreSQL has U+0000.
-        if value.1.sent.contains('\0') {
+        // No text of PostgreSQL has U+0000, nor does `->>` take apart what has it
+        // inside.
+        let is_inside = value.1.json.starts_with(['{', '[']) && value.1.json.contains("\\u0000");
+        if value.1.sent.contains('\0') || is_inside {
             continue;
         }
         let Some(column) = searched(&value).filter(|column| can_own(column, user_id)) else {
@@ -95,12 +97,18 @@ pub(super) async fn holders<'a>(
     Ok(found)
 }
 
+/// Whether a user's name is a UUID as PostgreSQL reads them.
+pub(super) fn is_uuid_name(user: &UserId) -> bool {
+    let name = user.as_str();
+    Uuid::try_parse(name).is_ok() && !name.starts_with("urn:")
+}
+
 /// A name that is no UUID owns nothing in a column of UUIDs.
 fn can_own(column: &Searched<'_>, user_id: &UserId) -> bool {
     let owner = column
         .owned
         .and_then(|(projection, _)| projection.owner.as_ref());
-    owner.is_none_or(|owner| owner.kind != Kind::Uuid || Uuid::try_parse(user_id.as_str()).is_ok())
+    owner.is_none_or(|owner| owner.kind != Kind::Uuid || is_uuid_name(user_id))
 }
 
 /// Whether values must be tried before they are converted, which costs a

@@ -421,7 +421,7 @@ pub(super) async fn visible(
     let keys: Vec<Uuid> = rows.iter().map(|row| row.key.uuid()).collect();
     let mine = match &projection.owner {
         // A name that is no UUID owns nothing in a column of UUIDs.
-        Some(owner) if owner.kind == Kind::Uuid && Uuid::try_parse(user_id.as_str()).is_err() => {
+        Some(owner) if owner.kind == Kind::Uuid && !super::lookup::is_uuid_name(user_id) => {
             return Ok(Vec::new());
         }
         Some(owner) => is_owner(owner, "$2"),
