@@ -26,6 +26,8 @@ struct Touch {
     seq: i64,
     /// Only noted because a REPLACE might remove it.
     perhaps: bool,
+    /// The row was not there when it was first touched.
+    is_born: bool,
 }
 
 /// Empties the log into the pending edits.
@@ -63,6 +65,7 @@ fn touched(conn: &Connection) -> Result<Vec<Touch>, Error> {
             key: row.get(1)?,
             seq: row.get(2)?,
             perhaps: row.get::<_, i64>(3)? == 0,
+            is_born: row.get::<_, i64>(4)? == 1,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -85,7 +88,11 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
     if cells.is_none() && stands_elsewhere(txn.conn, table, &touch.key, &known)? {
         return Ok(());
     }
-    let base_cells = row::read_base(txn.conn, table, &touch.key)?;
+    let base_cells = if touch.is_born {
+        None
+    } else {
+        row::read_base(txn.conn, table, &touch.key)?
+    };
     let on_server = edit(false, known.remembered()) != Edit::Nothing;
     match known.unsent {
         // Nothing unsent so far: perhaps there still is nothing.
