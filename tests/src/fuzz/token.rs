@@ -163,7 +163,11 @@ fn judge(claims: &Value) -> Must {
             || nbf
                 .as_i64()
                 .is_some_and(|nbf| (0..now - NEAR).contains(&nbf)))
-        && (claims["iat"].is_null() || claims["iat"].is_i64());
+        // Not judged, but a date it must be.
+        && (claims["iat"].is_null()
+            || claims["iat"]
+                .as_i64()
+                .is_some_and(|iat| (0..4_000_000_000).contains(&iat)));
     // An audience is the configuration's affair; of another type it is odd.
     let aud = claims.get("aud");
     if is_usual && aud.is_none() && claims.get("nbf") != Some(&Value::Null) {
