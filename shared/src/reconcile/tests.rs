@@ -102,6 +102,9 @@ fn every_answer_has_its_meaning() {
     let conflict = |n| Answer::Conflict(Some(version(n)));
     assert_eq!(settle(known, conflict(6), away), Settlement::Conflict);
     assert_eq!(settle(known, conflict(4), away), Settlement::Renumber);
+    // Asked again, a server that has fallen behind would answer the same for ever.
+    let behind = InvalidReason::Other("server_behind".to_owned());
+    assert_eq!(settle(known, conflict(3), away), Settlement::Reject(behind));
     assert_eq!(
         settle(known, Answer::Conflict(None), away),
         Settlement::StartOver
