@@ -84,23 +84,41 @@ fn every_history_keeps_the_promises() {
         None => number("SIM_HISTORIES").unwrap_or(DEFAULT_HISTORIES),
     };
     let started = Instant::now();
-    let mut played = 0;
-    let mut tally = Tally::default();
-    while played < histories {
-        let seed = first.wrapping_add(played);
-        match world::play(&words, Rules(None), seed, false) {
-            Ok(happened) => tally.add(&happened),
-            Err(violated) => panic!(
-                "seed {seed} broke {}: {}\nreplay: SIM_SEED={seed} cargo test -p oversync-shared \
-                 --test simulator every_history -- --nocapture",
-                violated.rule, violated.what
-            ),
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    // Each core plays every n-th history.
+    let share = |core: u64| {
+        let (mut played, mut tally) = (0, Tally::default());
+        for at in (core..histories).step_by(threads as usize) {
+            let seed = first.wrapping_add(at);
+            match world::play(&words, Rules(None), seed, false) {
+                Ok(happened) => tally.add(&happened),
+                Err(violated) => panic!(
+                    "seed {seed} broke {}: {}\nreplay: SIM_SEED={seed} cargo test -p \
+                     oversync-shared --test simulator every_history -- --nocapture",
+                    violated.rule, violated.what
+                ),
+            }
+            played += 1;
+            if played % 256 == 0 && budget.is_some_and(|budget| started.elapsed() >= budget) {
+                break;
+            }
         }
-        played += 1;
-        if played % 256 == 0 && budget.is_some_and(|budget| started.elapsed() >= budget) {
-            break;
+        (played, tally)
+    };
+    let (mut played, mut tally) = (0_u64, Tally::default());
+    std::thread::scope(|scope| {
+        let share = &share;
+        let cores: Vec<_> = (0..threads)
+            .map(|core| scope.spawn(move || share(core)))
+            .collect();
+        for core in cores {
+            let (count, happened) = core
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            played += count;
+            tally.add(&happened);
         }
-    }
+    });
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{played} histories in {seconds:.1} s, {:.0} per second",
