@@ -25,6 +25,8 @@ mod stores;
 mod hostile;
 // Answers are bounded as bodies are.
 mod bounds;
+// What is asked for often costs the same on a long log.
+mod growth;
 
 // Everything one user can observe is the same whether another exists or not.
 mod isolation;

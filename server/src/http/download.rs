@@ -13,7 +13,7 @@ use oversync_shared::ServerId;
 use oversync_shared::names::is_plain_name;
 use oversync_shared::wire::{DownloadReply, ErrorBody};
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
@@ -98,8 +98,8 @@ pub(super) async fn download(
     let mut response = HttpResponse::Ok();
     response.content_type(ContentType::json());
     if !page.is_cut {
-        let mut text = String::with_capacity(size_of(&page));
-        text.push_str(START);
+        let mut text = Vec::with_capacity(size_of(&page));
+        text.extend_from_slice(START);
         write_entries(&mut text, &page, true);
         write_end(&mut text, &page, query.after, until);
         return Ok(response.body(text));
@@ -115,7 +115,7 @@ pub(super) async fn download(
 /// page, which goes out in one piece.
 const PIECE_BYTES: usize = 2 * 1024 * 1024;
 
-const START: &str = "{\"changes\":[";
+const START: &[u8] = b"{\"changes\":[";
 
 /// A page of large rows, piece by piece: the next one is read when the caller
 /// has taken the last. The entries of a window never change, so the pieces fit.
@@ -140,9 +140,9 @@ fn pieces(
                     "the history changed while a page was sent".to_owned(),
                 ));
             }
-            let mut text = String::with_capacity(size_of(&page));
+            let mut text = Vec::with_capacity(size_of(&page));
             if is_first {
-                text.push_str(START);
+                text.extend_from_slice(START);
             }
             write_entries(&mut text, &page, is_first);
             let last = page
@@ -218,54 +218,72 @@ fn size_of(page: &Page) -> usize {
 }
 
 /// Writes entries around the payloads' own text, which is never parsed again.
-fn write_entries(out: &mut String, page: &Page, mut is_first: bool) {
-    let mut put = |arguments: std::fmt::Arguments<'_>| {
-        out.write_fmt(arguments)
-            .expect("BUG: a String takes any text")
-    };
+fn write_entries(out: &mut Vec<u8>, page: &Page, mut is_first: bool) {
+    // Entries of one device stand together more often than not.
+    let mut source: (&str, String) = ("", String::new());
     for entry in &page.entries {
         let comma = if is_first { "" } else { "," };
         is_first = false;
         let (schema, table) = (&entry.table.schema, &entry.table.table);
-        put(format_args!(
-            "{comma}{{\"server_id\":{},\"schema\":\"{schema}\",\"table\":\"{table}\",\"op\":\"{}\",\"pk\":\"{}\",",
-            entry.server_id,
-            entry.op.as_str(),
-            entry.key,
-        ));
+        put(
+            out,
+            format_args!(
+                "{comma}{{\"server_id\":{},\"schema\":\"{schema}\",\"table\":\"{table}\",\"op\":\"{}\",\"pk\":\"{}\",",
+                entry.server_id,
+                entry.op.as_str(),
+                entry.key,
+            ),
+        );
         if let Some(payload) = &entry.payload {
-            put(format_args!("\"payload\":{payload},"));
+            out.extend_from_slice(b"\"payload\":");
+            out.extend_from_slice(payload.as_bytes());
+            out.push(b',');
         }
-        let source = serde_json::to_string(&*entry.source).expect("BUG: a string serialises");
-        let ts = entry
+        if source.0 != &*entry.source || source.1.is_empty() {
+            source = (&entry.source, json_string(&entry.source));
+        }
+        put(
+            out,
+            format_args!(
+                "\"server_version\":{},\"deleted\":{},\"source_id\":{},\"source_change_id\":{},\"ts\":\"",
+                entry.version,
+                !entry.op.is_upsert(),
+                source.1,
+                entry.change_id,
+            ),
+        );
+        entry
             .ts
-            .format(&Rfc3339)
+            .format_into(out, &Rfc3339)
             .expect("BUG: stored times have years of four digits");
-        put(format_args!(
-            "\"server_version\":{},\"deleted\":{},\"source_id\":{source},\"source_change_id\":{},\"ts\":\"{ts}\"}}",
-            entry.version,
-            !entry.op.is_upsert(),
-            entry.change_id,
-        ));
+        out.extend_from_slice(b"\"}");
     }
 }
 
+fn json_string(text: &str) -> String {
+    serde_json::to_string(text).expect("BUG: a string serialises")
+}
+
+fn put(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
+    out.write_fmt(arguments)
+        .expect("BUG: a vector takes any bytes");
+}
+
 /// Writes what follows the entries; `after` is where an empty page stays.
-fn write_end(out: &mut String, page: &Page, after: ServerId, until: ServerId) {
-    let epoch = serde_json::to_string(&*page.epoch).expect("BUG: a string serialises");
+fn write_end(out: &mut Vec<u8>, page: &Page, after: ServerId, until: ServerId) {
+    let epoch = json_string(&page.epoch);
     let next_after = page.entries.last().map_or(after, |entry| entry.server_id);
-    let mut put = |arguments: std::fmt::Arguments<'_>| {
-        out.write_fmt(arguments)
-            .expect("BUG: a String takes any text")
-    };
-    put(format_args!(
-        "],\"has_more\":{},\"next_after\":{next_after},\"window_until\":{until},\"epoch\":{epoch},\"head\":{}",
-        page.has_more, page.head,
-    ));
+    put(
+        out,
+        format_args!(
+            "],\"has_more\":{},\"next_after\":{next_after},\"window_until\":{until},\"epoch\":{epoch},\"head\":{}",
+            page.has_more, page.head,
+        ),
+    );
     if let Some(highest) = page.highest_change_id {
-        put(format_args!(",\"highest_source_change_id\":{highest}"));
+        put(out, format_args!(",\"highest_source_change_id\":{highest}"));
     }
-    put(format_args!("}}"));
+    out.push(b'}');
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod expressions;
 mod failures;
 mod handled;
 mod lookup;
+mod page;
 mod project;
 mod standing;
 mod work;
@@ -22,9 +23,9 @@ mod work;
 pub(super) use audit::PostgresAudit;
 
 use super::{
-    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, Entry, FailureFilter, Head, KnownDevice,
-    Loaded, NewEntry, Outcome, Page, PageQuery, Referred, Revision, Revocations, RevokedDevices,
-    Store, StoreError, StoredRow, UserKey, fingerprint_from, op_code, op_from_code,
+    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, FailureFilter, Head, KnownDevice, Loaded,
+    NewEntry, Outcome, Page, PageQuery, Referred, Revision, Revocations, RevokedDevices, Store,
+    StoreError, StoredRow, UserKey, fingerprint_from, op_code,
 };
 use crate::projection::{
     Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
@@ -38,9 +39,7 @@ use lookup::Searched;
 use oversync_shared::Catalog;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, Recorded, RowAt, RowState};
-use oversync_shared::{
-    ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableIx, TableName, UserId,
-};
+use oversync_shared::{ChangeId, DeviceId, RowVersion, ServerId, TableIx, TableName, UserId};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Executor as _, Postgres, Row as _, Transaction};
 use standing::Standing;
@@ -48,7 +47,6 @@ use std::collections::{HashMap, HashSet};
 use std::str::FromStr as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 use work::{Work, Writer};
@@ -529,47 +527,7 @@ impl Store for PostgresStore {
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
-        let mut rows = sqlx::query(include_str!("postgres/page.sql"))
-            .bind(query.user.as_str())
-            .bind(query.device.as_str())
-            .bind(query.after.get())
-            .bind(query.until.map(ServerId::get))
-            .bind(query.include_self)
-            .bind(query.schema.as_deref())
-            .bind(query.limit as i64 + 1)
-            .bind(i64::try_from(query.max_bytes).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
-            .await?;
-        let first = rows
-            .first()
-            .ok_or_else(|| StoreError::Failed("oversync.meta is empty".to_owned()))?;
-        let epoch: String = first.try_get("epoch")?;
-        let head: Option<i64> = first.try_get("head")?;
-        let floor: Option<i64> = first.try_get("floor")?;
-        let highest: Option<i64> = first.try_get("highest_change_id")?;
-        let available: Option<i64> = first.try_get("available")?;
-        if first.try_get::<Option<i64>, _>("server_id")?.is_none() {
-            rows.clear();
-        }
-        let mut names = Names::default();
-        let mut entries = rows
-            .iter()
-            .map(|row| names.entry(row))
-            .collect::<Result<Vec<_>, _>>()?;
-        entries.sort_by_key(|entry| entry.server_id);
-        let available = usize::try_from(available.unwrap_or(0)).unwrap_or(0);
-        let is_cut = entries.len() < available.min(query.limit);
-        let has_more = is_cut || available > query.limit;
-        entries.truncate(query.limit);
-        Ok(Page {
-            epoch: epoch.into(),
-            head: ServerId::new(head.unwrap_or(0)),
-            floor: ServerId::new(floor.unwrap_or(0)),
-            highest_change_id: highest.map(ChangeId::new),
-            entries,
-            has_more,
-            is_cut,
-        })
+        page::read(&self.pool, &query).await
     }
 
     async fn row(&self, user: &UserId, row: RowAt) -> Result<Option<StoredRow>, StoreError> {
@@ -692,40 +650,4 @@ fn read_loaded(row: &PgRow, ask: &Ask) -> Result<Loaded, StoreError> {
         rows,
         recorded,
     })
-}
-
-/// Table and device names repeat within a page: each is allocated once.
-#[derive(Default)]
-struct Names {
-    tables: HashMap<(String, String), Arc<TableName>>,
-    sources: HashMap<String, Arc<str>>,
-}
-
-impl Names {
-    fn entry(&mut self, row: &PgRow) -> Result<Entry, StoreError> {
-        let schema: String = row.try_get("schema_name")?;
-        let table: String = row.try_get("table_name")?;
-        let table = self
-            .tables
-            .entry((schema.clone(), table.clone()))
-            .or_insert_with(|| Arc::new(TableName { schema, table }))
-            .clone();
-        let source: String = row.try_get("source")?;
-        let source = self
-            .sources
-            .entry(source.clone())
-            .or_insert_with(|| source.into())
-            .clone();
-        Ok(Entry {
-            server_id: ServerId::new(row.try_get("server_id")?),
-            table,
-            op: op_from_code(row.try_get::<i16, _>("op")?.into())?,
-            key: RowKey::new(row.try_get("pk")?),
-            version: RowVersion::new(row.try_get("version")?),
-            source,
-            change_id: ChangeId::new(row.try_get("change_id")?),
-            ts: row.try_get::<OffsetDateTime, _>("ts")?,
-            payload: row.try_get("payload")?,
-        })
-    }
 }

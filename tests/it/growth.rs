@@ -1,0 +1,92 @@
+//! What is asked for often costs the same on a long log as on a short one.
+
+use oversync_tests::device::insert;
+use oversync_tests::target::fresh_key;
+use oversync_tests::{Backend, Config, Database, Port, Server, eventually, on_both_stores};
+use serde_json::json;
+
+on_both_stores!(a_page_names_the_device_of_every_entry_of_very_many,);
+
+const ROWS: i64 = 10_000;
+
+/// The one row of the log again and again under other keys, among those of users
+/// who write as much: neighbours in the log are not neighbours on disk.
+const LONGER: &str = "INSERT INTO oversync.log (user_key, server_id, change_id, version, ts, \
+        device_key, table_key, op, pk, fingerprint, payload) \
+    SELECT user_key + k, n, n, version, ts, device_key, table_key, op, gen_random_uuid(), fingerprint, payload \
+    FROM oversync.log, generate_series(2, 10000) AS n, generate_series(0, 19) AS k ORDER BY n, k; \
+    UPDATE oversync.users SET head = 10000; ANALYZE oversync.log";
+
+/// Rows of the log that statements have looked at, by PostgreSQL's own count. Its
+/// sessions add theirs when they end.
+async fn rows_touched(database: &Database) -> i64 {
+    const OTHERS: &str = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    const TOUCHED: &str = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables \
+        WHERE schemaname = 'oversync' AND relname = 'log'";
+    eventually("no session is left", || async {
+        (database.ask(OTHERS).await? == "0").then_some(())
+    })
+    .await;
+    let touched = database.ask(TOUCHED).await.expect("the table is there");
+    touched.parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_touches_as_much_of_the_log_as_it_is_long() {
+    const LIMIT: i64 = 10;
+    let database = Backend::Postgres.database().await;
+    let mut server = Server::start(&database, Config::default()).await;
+    let (ann, eve) = server.target().two_devices();
+    ann.upload(&[insert(1, "business.users", &fresh_key(), json!({}))])
+        .await;
+    database.execute(LONGER).await;
+    server.terminate().await;
+    let before = rows_touched(&database).await;
+
+    server.restart(Port::Same).await;
+    let mut pages = 0;
+    for after in (0..ROWS).step_by(500) {
+        for more in ["", "&schema=business", "&include_self=true", "&until=9999"] {
+            let path = format!("/sync/download?after={after}&limit={LIMIT}{more}");
+            let entries = eve.get(&path).await.ok()["changes"]
+                .as_array()
+                .map(Vec::len);
+            assert_eq!(entries, Some(LIMIT as usize), "after {after} {more}");
+            pages += 1;
+        }
+    }
+    server.terminate().await;
+    let touched = rows_touched(&database).await - before;
+    // One more tells whether there are more; a start may look at a few.
+    let most = pages * (LIMIT + 1) + 100;
+    assert!(
+        (pages * LIMIT..=most).contains(&touched),
+        "{touched} rows for {pages} pages"
+    );
+}
+
+/// More than the statement that reads a page brings names of.
+async fn a_page_names_the_device_of_every_entry_of_very_many(backend: Backend) {
+    let database = backend.database().await;
+    let server = Server::start(&database, Config::default()).await;
+    let first = server.target().one_device();
+    let names: Vec<_> = (0..70).map(|number| format!("device-{number}")).collect();
+    for name in &names {
+        let row = insert(1, "business.users", &fresh_key(), json!({}));
+        first.sibling(name).upload(&[row]).await;
+    }
+    for (after, schema) in [(0, ""), (40, ""), (65, "&schema=business")] {
+        let page = first
+            .get(&format!("/sync/download?after={after}&limit=100{schema}"))
+            .await
+            .ok();
+        let sources: Vec<_> = page["changes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|change| change["source_id"].as_str().expect("a name").to_owned())
+            .collect();
+        assert_eq!(sources, names[after..]);
+    }
+}
