@@ -20,7 +20,8 @@ WITH want AS MATERIALIZED (
     SELECT f.user_key FROM fresh f
     WHERE EXISTS (
         SELECT FROM oversync.rows r
-        WHERE r.user_key = f.user_key AND r.table_key = f.table_key AND r.pk = f.pk)
+        WHERE r.user_key = f.user_key AND r.table_key = f.table_key AND r.pk = f.pk
+        OFFSET 0) -- key by key, whatever the planner thinks of the average user
 ), held AS MATERIALIZED (
     SELECT u.user_key
     FROM oversync.users u

@@ -1,5 +1,7 @@
 -- Everything an upload needs, from one snapshot: the user's head row, the
 -- calling device, the rows it changes or refers to, its change ids on record.
+-- Rows and change ids are looked up one by one (OFFSET 0 keeps the planner from
+-- joining): a plan for the average user would read all of a large user's.
 -- $1 user, $2 device, $3/$4 tables and keys of the rows, $5 change ids.
 SELECT
     u.user_key, u.head, u.revision, m.epoch,
@@ -14,13 +16,18 @@ LEFT JOIN LATERAL (
     SELECT array_agg(w.place) AS places, array_agg(r.version) AS versions,
            array_agg(r.server_id) AS server_ids, array_agg(r.deleted) AS deleted
     FROM unnest($3::integer[], $4::uuid[]) WITH ORDINALITY AS w (table_key, pk, place)
-    JOIN oversync.rows r
-      ON r.user_key = u.user_key AND r.table_key = w.table_key AND r.pk = w.pk
+    CROSS JOIN LATERAL (
+        SELECT x.version, x.server_id, x.deleted FROM oversync.rows x
+        WHERE x.user_key = u.user_key AND x.table_key = w.table_key AND x.pk = w.pk OFFSET 0
+    ) r
 ) found ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(l.change_id) AS change_ids, array_agg(l.fingerprint) AS fingerprints,
            array_agg(l.version) AS versions
-    FROM oversync.log l
-    WHERE l.user_key = u.user_key AND l.device_key = d.device_key AND l.change_id = ANY ($5::bigint[])
+    FROM unnest($5::bigint[]) AS w (change_id)
+    CROSS JOIN LATERAL (
+        SELECT x.change_id, x.fingerprint, x.version FROM oversync.log x
+        WHERE x.user_key = u.user_key AND x.device_key = d.device_key AND x.change_id = w.change_id OFFSET 0
+    ) l
 ) known ON true
 WHERE u.user_id = $1

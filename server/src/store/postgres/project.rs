@@ -245,10 +245,12 @@ async fn claim(
         indexes.sort_by_key(|index| work[*index].pk);
         let users: Vec<i64> = indexes.iter().map(|index| work[*index].user).collect();
         let keys: Vec<Uuid> = indexes.iter().map(|index| work[*index].pk).collect();
+        // Row by row, by the index: a join planned while the tables were empty would
+        // read them whole until statistics are gathered.
         let sql = format!(
             "INSERT INTO oversync.owners (table_key, pk, user_key) \
              SELECT $1, w.pk, w.user_key FROM unnest($2::uuid[], $3::bigint[]) AS w (pk, user_key) \
-             WHERE NOT EXISTS (SELECT FROM {table} b WHERE b.{key} = {value}) \
+             WHERE NOT EXISTS (SELECT FROM {table} b WHERE b.{key} = {value} OFFSET 0) \
              ON CONFLICT DO NOTHING",
             table = quoted_table(projection),
             key = quoted(&projection.key.name),
@@ -262,7 +264,7 @@ async fn claim(
             .await?;
         let rows = sqlx::query(
             "SELECT w.place FROM unnest($2::uuid[], $3::bigint[]) WITH ORDINALITY AS w (pk, user_key, place) \
-             JOIN oversync.owners o ON o.table_key = $1 AND o.pk = w.pk AND o.user_key = w.user_key",
+             WHERE w.user_key = (SELECT o.user_key FROM oversync.owners o WHERE o.table_key = $1 AND o.pk = w.pk)",
         )
         .bind(table_key)
         .bind(&keys)
