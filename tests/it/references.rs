@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use oversync_shared::upload::MAX_VALUE_BYTES;
 use oversync_tests::device::{delete, insert, update};
 use oversync_tests::on_both_stores;
 use oversync_tests::server::command;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 on_both_stores!(
     a_lookup_table_counts_by_its_own_type,
     what_a_type_cannot_hold_is_not_there,
+    a_long_value_is_nowhere,
     uuids_of_a_lookup_table_are_found_in_any_spelling,
     a_configured_reference_needs_no_declared_one,
     another_column_of_a_synchronised_table_counts,
@@ -295,6 +297,39 @@ async fn what_a_type_cannot_hold_is_not_there(backend: Backend) {
         "applied",
     ];
     assert_eq!(answers, expected);
+}
+
+/// Texts that rows are named by are beside the memory that a body was promised, so
+/// their length has a limit; beyond, even what is there is not looked for.
+async fn a_long_value_is_nowhere(backend: Backend) {
+    let shop = Shop::open(backend, None).await;
+    let device = shop.device().await;
+    let text = |bytes: usize| "x".repeat(bytes);
+    // As JSON text: with its quotes.
+    let limit = MAX_VALUE_BYTES - 2;
+    for bytes in [limit, limit + 1] {
+        shop.execute(&format!(
+            "INSERT INTO shop.countries VALUES ('{}')",
+            text(bytes)
+        ))
+        .await;
+    }
+    let values = [limit, limit + 1, 1_000_000].map(|bytes| json!(text(bytes)));
+    let changes = items(1, "country", &values);
+    let shown = format!("shop.countries:{}…", text(256));
+    assert_eq!(
+        verdicts(&device, &changes).await,
+        ["applied", shown.as_str(), shown.as_str()]
+    );
+    // A reference to a key is no key then, whatever it is.
+    let long = insert(
+        11,
+        "shop.uses",
+        &fresh_key(),
+        json!({"item": text(limit + 1)}),
+    );
+    let status = device.upload_one(long).await;
+    assert_eq!(status["invalid"]["reason"], "bad_payload", "{status}");
 }
 
 async fn uuids_of_a_lookup_table_are_found_in_any_spelling(backend: Backend) {

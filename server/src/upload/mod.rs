@@ -302,11 +302,8 @@ fn referred(catalog: &Catalog, snapshot: &Snapshot, upload: &Upload) -> Vec<Refe
         .flatten()
         .filter(|change| !snapshot.view.recorded.contains_key(&change.id));
     let values: HashSet<Referred> = new
-        .flat_map(|change| &change.links)
-        .filter_map(|link| match link {
-            Link::Column { column, value, .. } => Some((*column, value.clone())),
-            Link::Key { .. } | Link::NotKey => None,
-        })
+        .flat_map(Change::values)
+        .map(|(column, value)| (column, value.clone()))
         .collect();
     values.into_iter().collect()
 }
@@ -324,7 +321,7 @@ fn missing_parents(decision: &Decision, upload: &Upload) -> Vec<RowAt> {
         .flat_map(|(_, change)| change.iter().flat_map(|change| &change.links))
         .filter_map(|link| match link {
             Link::Key { parent, .. } => Some(*parent),
-            Link::NotKey | Link::Column { .. } => None,
+            Link::NotKey | Link::Column { .. } | Link::TooLong { .. } => None,
         })
         .collect();
     parents.into_iter().collect()

@@ -257,7 +257,7 @@ fn without_links(
             .iter()
             .filter(|link| match link {
                 Link::Key { parent, .. } => !drop(change, *parent),
-                Link::NotKey | Link::Column { .. } => true,
+                Link::NotKey | Link::Column { .. } | Link::TooLong { .. } => true,
             })
             .cloned()
             .collect();

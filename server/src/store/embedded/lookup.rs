@@ -84,12 +84,12 @@ fn wanted(lookup: &Lookup, wanted: &ColumnValue) -> Vec<Value> {
         wire_name: String::new(),
         refers_to: Vec::new(),
     };
-    let Ok(plain) = value(&column, &wanted.json) else {
+    let Ok(plain) = value(&column, wanted.json()) else {
         return Vec::new();
     };
     let is_uuid = lookup.column.type_name.eq_ignore_ascii_case("uuid");
     let mut all = vec![plain];
-    if let Some(key) = RowKey::parse_reference(&wanted.sent).filter(|_| is_uuid) {
+    if let Some(key) = RowKey::parse_reference(wanted.sent()).filter(|_| is_uuid) {
         all.extend(spellings(key).map(Value::Text));
         all.push(Value::Blob(key.uuid().as_bytes().to_vec()));
     }

@@ -56,8 +56,9 @@ pub(super) async fn holders<'a>(
     for value in values {
         // No text of PostgreSQL has U+0000, nor does `->>` take apart what has it
         // inside.
-        let is_inside = value.1.json.starts_with(['{', '[']) && value.1.json.contains("\\u0000");
-        if value.1.sent.contains('\0') || is_inside {
+        let (json, sent) = (value.1.json(), value.1.sent());
+        let is_inside = json.starts_with(['{', '[']) && json.contains("\\u0000");
+        if sent.contains('\0') || is_inside {
             continue;
         }
         let Some(column) = searched(&value).filter(|column| can_own(column, user_id)) else {
@@ -83,7 +84,7 @@ pub(super) async fn holders<'a>(
     for (_, values) in &by_column {
         let payloads = values
             .iter()
-            .map(|(_, value)| format!("{{\"v\":{}}}", value.json));
+            .map(|(_, value)| format!("{{\"v\":{}}}", value.json()));
         query = query.bind(payloads.collect::<Vec<String>>());
     }
     let mut found: HashMap<Referred, Vec<Holder>> = HashMap::new();
@@ -123,10 +124,10 @@ fn guard(column: &Searched<'_>, values: &[Referred]) -> Guard {
     let column = &column.lookup.column;
     let is_fit = |value: &ColumnValue| match (column.kind, column.stored_type.as_str()) {
         (Kind::Text, _) => true,
-        (Kind::Uuid, _) => Uuid::try_parse(&value.sent).is_ok(),
-        (Kind::Integer, "bigint") => value.sent.parse::<i64>().is_ok(),
-        (Kind::Integer, "integer") => value.sent.parse::<i32>().is_ok(),
-        (Kind::Integer, _) => value.sent.parse::<i16>().is_ok(),
+        (Kind::Uuid, _) => Uuid::try_parse(value.sent()).is_ok(),
+        (Kind::Integer, "bigint") => value.sent().parse::<i64>().is_ok(),
+        (Kind::Integer, "integer") => value.sent().parse::<i32>().is_ok(),
+        (Kind::Integer, _) => value.sent().parse::<i16>().is_ok(),
         _ => false,
     };
     // A domain over one of these types may refuse what the type takes.
