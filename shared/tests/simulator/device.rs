@@ -7,6 +7,8 @@
 
 use crate::answers::{Answer, Status};
 use crate::chance::Chance;
+use crate::checker::Reference;
+use crate::database::SERVER;
 use crate::model::{
     Batch, CHICKENS, Content, EGGS, Flaw, KEYS, LinkTo, NOTES, REFERENCES, ROWS, Row, Sent, Spelt,
     TABLES, draw_number, row, table_of,
@@ -99,8 +101,14 @@ impl Device {
         self.freeze(changes)
     }
 
-    fn freeze(&mut self, changes: Vec<Sent>) -> Rc<Batch> {
+    fn freeze(&mut self, mut changes: Vec<Sent>) -> Rc<Batch> {
         self.serial += 1;
+        if self.name == SERVER {
+            // Only different from each other, until the real ones are given out.
+            for (id, sent) in (1..).zip(&mut changes) {
+                sent.id = id;
+            }
+        }
         Rc::new(Batch {
             user: self.user,
             device: self.name,
@@ -145,6 +153,7 @@ impl Device {
             id,
             content,
             base,
+            current: self.name == SERVER && chance.percent(50),
             flaw,
         });
     }
@@ -218,6 +227,15 @@ impl Device {
         }
     }
 
+    /// Back-end code reads a row before it changes it.
+    fn look(&mut self, reference: &Reference) {
+        for row in 0..ROWS {
+            let now = reference.row(row, reference.head());
+            self.believed[row] = now.map_or(0, |now| now.version);
+            self.live[row] = now.is_some_and(|now| !now.deleted);
+        }
+    }
+
     fn learn(&mut self, batch: &Batch, statuses: &[Status]) {
         for (sent, status) in batch.changes.iter().zip(statuses) {
             match status {
@@ -256,7 +274,10 @@ impl World<'_> {
                 return false;
             }
             one.to_write -= 1;
-            let begins = one.serial == 0 && self.chance.percent(60);
+            if one.name == SERVER {
+                one.look(&self.checker.users[one.user]);
+            }
+            let begins = one.serial == 0 && one.name != SERVER && self.chance.percent(60);
             one.current = Some(if begins {
                 one.begin(&mut self.chance)
             } else {
@@ -278,6 +299,10 @@ impl World<'_> {
             _ => Rc::new(self.words.spell(&batch, style, self.rules)),
         };
         one.spelt = Some((style, upload.clone()));
+        if one.name == SERVER {
+            // A host that hears nothing looks, and writes anew.
+            one.current = None;
+        }
         say!(self, "device {device} sends {batch:?}");
         self.requests.push(upload);
         true
