@@ -61,7 +61,7 @@ pub(super) async fn holders<'a>(
         if sent.contains('\0') || is_inside {
             continue;
         }
-        let Some(column) = searched(&value).filter(|column| can_own(column, user_id)) else {
+        let Some(column) = searched(&value) else {
             continue;
         };
         let entry = by_column.entry(value.0.index());
@@ -96,20 +96,6 @@ pub(super) async fn holders<'a>(
         found.entry(value.clone()).or_default().push(holder);
     }
     Ok(found)
-}
-
-/// Whether a user's name is a UUID as PostgreSQL reads them.
-pub(super) fn is_uuid_name(user: &UserId) -> bool {
-    let name = user.as_str();
-    Uuid::try_parse(name).is_ok() && !name.starts_with("urn:")
-}
-
-/// A name that is no UUID owns nothing in a column of UUIDs.
-fn can_own(column: &Searched<'_>, user_id: &UserId) -> bool {
-    let owner = column
-        .owned
-        .and_then(|(projection, _)| projection.owner.as_ref());
-    owner.is_none_or(|owner| owner.kind != Kind::Uuid || is_uuid_name(user_id))
 }
 
 /// Whether values must be tried before they are converted, which costs a
@@ -167,7 +153,7 @@ fn branch(column: &Searched<'_>, guard: Guard, parameter: usize) -> String {
     let (holder, mine) = match column.owned {
         None => ("NULL::uuid".to_owned(), "true".to_owned()),
         Some((projection, table_key)) => {
-            let key = key_as_uuid(&projection.key.name, projection.key.kind);
+            let key = key_as_uuid("b", &projection.key.name, projection.key.kind);
             let mine = match &projection.owner {
                 Some(owner) => is_owner(owner, "$1"),
                 None => format!(
@@ -189,9 +175,9 @@ fn branch(column: &Searched<'_>, guard: Guard, parameter: usize) -> String {
     )
 }
 
-/// A business row's key as a UUID; NULL where it is none.
-pub(super) fn key_as_uuid(column: &str, kind: Kind) -> String {
-    let key = format!("b.{}", quoted(column));
+/// The key of a business row, called `row`, as a UUID; NULL where it is none.
+pub(super) fn key_as_uuid(row: &str, column: &str, kind: Kind) -> String {
+    let key = format!("{row}.{}", quoted(column));
     match kind {
         Kind::Uuid => key,
         Kind::Bytes => {
