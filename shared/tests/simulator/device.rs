@@ -264,6 +264,10 @@ impl Device {
 impl World<'_> {
     /// A device writes its next batch, or sends its current one again.
     pub fn device_acts(&mut self, device: usize) -> bool {
+        // Back-end code writes one thing after the other.
+        if self.devices[device].name == SERVER && self.server_is_heard(device) {
+            return false;
+        }
         let one = &mut self.devices[device];
         // Mostly it waits for its answer.
         if one.current.is_some() && !self.weather.is_calm() && self.chance.percent(60) {
@@ -306,6 +310,18 @@ impl World<'_> {
         say!(self, "device {device} sends {batch:?}");
         self.requests.push(upload);
         true
+    }
+
+    /// Whether something that the server writes is on its way.
+    fn server_is_heard(&self, device: usize) -> bool {
+        let user = self.devices[device].user;
+        let is_its =
+            |upload: &Rc<Spelt>| upload.batch.user == user && upload.batch.device == SERVER;
+        self.requests.iter().any(is_its)
+            || self
+                .processes
+                .iter()
+                .any(|process| process.works.iter().any(|work| is_its(&work.upload)))
     }
 
     pub fn device_hears(&mut self, device: usize, answer: &Answer) {
