@@ -188,6 +188,47 @@ fn uploads(c: &mut Criterion) {
     group.finish();
 }
 
+/// Rows that refer to each other in one ring, which falls because of the last: the
+/// dearest upload there is. Its cost should grow as its rows do.
+fn rings(c: &mut Criterion) {
+    let name = TableName::parse("business", "nodes").expect("a name");
+    let nodes = TableSpec {
+        name: name.clone(),
+        references: vec![Reference {
+            column: "parent".to_owned(),
+            parent: name,
+            to: RefersTo::Key,
+        }],
+        after: Vec::new(),
+    };
+    let catalog = Catalog::new(vec![nodes], ForeignKeys::Enabled).expect("a catalog");
+    let mut group = c.benchmark_group("ring");
+    for count in [1_000, 4_000] {
+        let mut scratch = Vec::new();
+        let changes: Vec<_> = (0..count)
+            .map(|number| {
+                let raw = RawChange {
+                    source_change_id: number as i64 + 1,
+                    schema: "business",
+                    table: "nodes",
+                    op: "INSERT",
+                    pk: &key(number),
+                    server_version: i64::from(number + 1 == count),
+                    payload: Some(&format!("{{\"parent\":\"{}\"}}", key((number + 1) % count))),
+                };
+                check(&raw, &catalog, MAX_PAYLOAD, &mut scratch)
+            })
+            .collect();
+        let view = View::default();
+        assert_eq!(decide(&catalog, &view, &changes).plan.log.len(), 0);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(BenchmarkId::new("falls", count), |b| {
+            b.iter(|| decide(&catalog, black_box(&view), black_box(&changes)));
+        });
+    }
+    group.finish();
+}
+
 fn page(count: usize) -> String {
     let mut text = String::from("{\"changes\":[");
     for number in 0..count {
@@ -250,5 +291,5 @@ fn wire(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, scan, uploads, wire);
+criterion_group!(benches, scan, uploads, rings, wire);
 criterion_main!(benches);

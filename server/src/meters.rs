@@ -125,9 +125,11 @@ pub(crate) fn hint() {
     counter!(HINTS).increment(1);
 }
 
-/// A row could not be projected.
-pub(crate) fn projection_failure() {
-    counter!(PROJECTION_FAILURES).increment(1);
+/// So many rows could not be projected, by a commit that stands.
+pub(crate) fn projection_failures(rows: usize) {
+    if rows > 0 {
+        counter!(PROJECTION_FAILURES).increment(rows as u64);
+    }
 }
 
 /// A group commit of this many uploads.

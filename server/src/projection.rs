@@ -8,10 +8,11 @@
 use crate::settings::TableSettings;
 use crate::store::handler::HandlersOfTable;
 use oversync_shared::catalog::ColumnIx;
-use oversync_shared::{RowKey, RowVersion, TableIx, TableName};
+use oversync_shared::{RowKey, RowVersion, TableIx, TableName, UserId};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
+use uuid::Uuid;
 
 /// The text of a failure when the business row is not this user's. It says
 /// nothing about whose it is.
@@ -25,6 +26,12 @@ pub const NOT_UNIQUE: &str = "a unique column of the business table has this val
 /// this user's: its owner could not delete that any more.
 pub const STANDS_ON_ANOTHERS: &str =
     "the business row refers to a business row that belongs to somebody else";
+
+/// The text of a failure when the owner column holds UUIDs and the user's name is
+/// none as the column prints it. Another spelling would be the same value: two
+/// users of one owner.
+pub const NO_UUID_NAME: &str =
+    "the owner column is of type uuid, and the user's name is not a UUID in lower case with dashes";
 
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +86,31 @@ pub struct BusinessTable {
     pub primary_key: Vec<String>,
     /// Single-column foreign keys.
     pub references: Vec<DeclaredReference>,
+    /// All foreign keys.
+    pub foreign_keys: Vec<DeclaredKey>,
+}
+
+impl BusinessTable {
+    /// Adds a foreign key: referencing and referenced columns, as declared.
+    pub(crate) fn declare(&mut self, parent: TableName, columns: Vec<(String, String)>) {
+        if let [(here, there)] = &columns[..] {
+            self.references.push(DeclaredReference {
+                column: here.to_lowercase(),
+                parent: parent.clone(),
+                parent_column: there.clone(),
+            });
+        }
+        self.foreign_keys.push(DeclaredKey { parent, columns });
+    }
+}
+
+/// A foreign key that the database declares, of any number of columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredKey {
+    /// The table it refers to.
+    pub parent: TableName,
+    /// Referencing and referenced columns, as declared.
+    pub columns: Vec<(String, String)>,
 }
 
 /// A single-column foreign key that the database declares.
@@ -112,6 +144,19 @@ pub struct Projection {
     /// The names of all columns as payloads spell them, also of those that are
     /// not written.
     pub known: HashSet<String>,
+    /// What its rows stand on, besides the rows that [`ProjectedColumn::refers_to`]
+    /// names by their keys.
+    pub footings: Vec<Footing>,
+}
+
+/// Columns by which a business row refers to one of a projected table: as long as
+/// it is there, the other cannot go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footing {
+    /// The table it refers to.
+    pub parent: TableIx,
+    /// Referencing and referenced columns, as declared.
+    pub columns: Vec<(String, String)>,
 }
 
 /// A column that is filled from the payload.
@@ -123,6 +168,17 @@ pub struct ProjectedColumn {
     pub wire_name: String,
     /// The registered tables whose keys it refers to.
     pub refers_to: Vec<TableIx>,
+}
+
+impl Projection {
+    /// Why this user's rows cannot be written at all, where they cannot.
+    pub fn refuses(&self, user: &UserId) -> Option<&'static str> {
+        let owner = self.owner.as_ref()?;
+        let is_canonical = |name: &str| {
+            Uuid::try_parse(name).is_ok_and(|uuid| uuid.hyphenated().to_string() == name)
+        };
+        (owner.kind == Kind::Uuid && !is_canonical(user.as_str())).then_some(NO_UUID_NAME)
+    }
 }
 
 impl ProjectedColumn {
@@ -297,6 +353,7 @@ impl Projection {
                 .iter()
                 .map(|column| column.name.to_lowercase())
                 .collect(),
+            footings: Vec::new(),
         })
     }
 }

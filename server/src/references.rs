@@ -6,10 +6,12 @@
 //! Nobody knows whose the rows of such a table are, so all of them count, for
 //! every user.
 
-use crate::projection::{BusinessTable, Column, DeclaredReference, Kind, Lookup, Projection};
+use crate::projection::{
+    BusinessTable, Column, DeclaredReference, Footing, Kind, Lookup, Projection,
+};
 use crate::registration::RegistrationError;
 use crate::settings::{ReferenceSettings, TableSettings};
-use oversync_shared::catalog::{CatalogError, Compared, ForeignKeys, Reference, RefersTo};
+use oversync_shared::catalog::{CatalogError, Compared, ForeignKeys, Parent, Reference, RefersTo};
 use oversync_shared::{Catalog, TableIx, TableName};
 use std::collections::HashMap;
 
@@ -123,7 +125,9 @@ impl Landscape<'_> {
     }
 
     /// A column that holds the owner, or that the database computes: what a
-    /// payload says of it is not written.
+    /// payload says of it is not written, so that it cannot be checked when an
+    /// upload is decided. The database's own key is checked when the row is written,
+    /// as is whose the row is that it leads to.
     fn is_filled_by_server(&self, place: usize, column: &str) -> bool {
         let owner = self.tables[place].owner_column.as_deref();
         let is_owner = owner.is_some_and(|owner| owner.eq_ignore_ascii_case(column));
@@ -221,6 +225,58 @@ pub fn lookups(
         })
     };
     catalog.columns().filter_map(lookup).collect()
+}
+
+/// Finds what the rows of each table stand on: by the foreign keys that the
+/// database declares, whatever their columns, and by configured references to
+/// columns of the same type. In every mode: they are not looked at when an upload
+/// is decided, but when its rows are written.
+pub fn find_footings(
+    projections: &mut [Projection],
+    catalog: &Catalog,
+    described: &HashMap<TableName, BusinessTable>,
+) {
+    let keys: HashMap<TableIx, String> = projections
+        .iter()
+        .map(|table| (table.table, table.key.name.clone()))
+        .collect();
+    for projection in projections {
+        let here = &described[&projection.name];
+        let declared = here.foreign_keys.iter().filter_map(|key| {
+            let parent = catalog.find(&key.parent)?;
+            let columns = key.columns.clone();
+            Some(Footing { parent, columns })
+        });
+        let configured = catalog.table(projection.table).foreign_keys.iter();
+        let configured = configured.filter_map(|key| {
+            let Parent::Column(column) = key.parent else {
+                return None;
+            };
+            let there = catalog.column(column);
+            let from = find(here, &key.column)?;
+            let to = find(described.get(&there.table)?, &there.name)?;
+            let parent = there.registered?;
+            (from.type_name == to.type_name).then(|| Footing {
+                parent,
+                columns: vec![(from.name.clone(), to.name.clone())],
+            })
+        });
+        let mut footings: Vec<Footing> = Vec::new();
+        for footing in declared.chain(configured) {
+            let Some(key) = keys.get(&footing.parent) else {
+                continue;
+            };
+            let is_known = footings.contains(&footing)
+                || matches!(&footing.columns[..], [(from, to)] if to == key
+                && projection.columns.iter().any(|column| {
+                    column.column.name == *from && column.refers_to.contains(&footing.parent)
+                }));
+            if !is_known {
+                footings.push(footing);
+            }
+        }
+        projection.footings = footings;
+    }
 }
 
 fn find<'a>(table: &'a BusinessTable, column: &str) -> Option<&'a Column> {

@@ -240,7 +240,8 @@ pub fn fit(
         });
     }
     let catalog = Catalog::new(specs, wanted.foreign_keys)?;
-    let projections = projections(wanted.tables, &catalog, described)?;
+    let mut projections = projections(wanted.tables, &catalog, described)?;
+    references::find_footings(&mut projections, &catalog, described);
     let business = Business {
         lookups: references::lookups(&catalog, described, &projections),
         projections,

@@ -164,7 +164,8 @@ pub struct TableSettings {
     /// The key column, where it is not the declared primary key.
     #[serde(default)]
     pub key_column: Option<String>,
-    /// The column that holds the owning user.
+    /// The column that holds the owning user. One of type uuid holds the names that
+    /// are UUIDs in lower case with dashes; rows of other users fail.
     #[serde(default)]
     pub owner_column: Option<String>,
     /// Whether a handler of the host application writes its rows, in place of

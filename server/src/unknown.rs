@@ -126,6 +126,7 @@ mod tests {
             owner: None,
             columns: Vec::new(),
             known: HashSet::from(["id".to_owned(), "title".to_owned()]),
+            footings: Vec::new(),
         }
     }
 

@@ -76,13 +76,19 @@ impl Users {
         if self.bypass {
             // Not dropped with the request: what is committed is told.
             let (context, upload) = (self.context.clone(), upload.clone());
-            let work =
-                actix::spawn(
-                    async move { context.apply(&mut UserCache::default(), &upload).await },
-                );
-            let ended =
-                |_| StoreError::Failed("an upload ended without an answer".to_owned()).into();
-            return work.await.map_err(ended).flatten();
+            let (reply, answer) = oneshot::channel();
+            let work = async move {
+                let result = context.apply(&mut UserCache::default(), &upload).await;
+                // The device may have gone away; its upload is done all the same.
+                let _ = reply.send(result);
+            };
+            // A host may write from a thread without an actix system.
+            let here = Arbiter::try_current().unwrap_or_else(|| self.home.clone());
+            let ended = || StoreError::Failed("an upload ended without an answer".to_owned());
+            if !here.spawn(work) {
+                return Err(ended().into());
+            }
+            return answer.await.unwrap_or_else(|_| Err(ended().into()));
         }
         // An actor may end just as it is addressed; a new one then takes over.
         for _ in 0..8 {

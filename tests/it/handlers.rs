@@ -78,21 +78,21 @@ fn schema(backend: Backend) -> &'static str {
     }
 }
 
-struct Shop {
+pub(crate) struct Shop {
     // Dropped in this order.
     host: Host,
-    database: Database,
+    pub(crate) database: Database,
 }
 
 impl Shop {
-    async fn open(backend: Backend) -> Self {
+    pub(crate) async fn open(backend: Backend) -> Self {
         let database = backend.database().await;
         database.execute(schema(backend)).await;
         let host = Host::start("host", &database, SECRET);
         Self { host, database }
     }
 
-    fn device(&self) -> HttpDevice {
+    pub(crate) fn device(&self) -> HttpDevice {
         self.host.target.one_device()
     }
 
@@ -104,7 +104,7 @@ impl Shop {
     }
 
     /// What the handler was asked and did, without what was taken back.
-    async fn calls(&self, columns: &str) -> String {
+    pub(crate) async fn calls(&self, columns: &str) -> String {
         let joined = match self.database.backend() {
             Backend::Postgres => "string_agg(c, ', ' ORDER BY seq)",
             Backend::Embedded => "group_concat(c, ', ' ORDER BY seq)",
@@ -115,18 +115,18 @@ impl Shop {
     }
 }
 
-async fn applied(device: &HttpDevice, changes: &[Value]) {
+pub(crate) async fn applied(device: &HttpDevice, changes: &[Value]) {
     for status in device.statuses(changes).await {
         assert_eq!(status["status"], "applied", "{status}");
     }
 }
 
-async fn failures(device: &HttpDevice) -> Vec<Value> {
+pub(crate) async fn failures(device: &HttpDevice) -> Vec<Value> {
     let failures = device.get("/admin/materialize-failures").await.ok();
     failures.as_array().expect("a bare array").clone()
 }
 
-fn thing(id: i64, key: &str, what: &str) -> Value {
+pub(crate) fn thing(id: i64, key: &str, what: &str) -> Value {
     insert(id, "app.things", key, json!({ "do": what }))
 }
 

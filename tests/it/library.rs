@@ -1,11 +1,14 @@
 //! What a host application holds: the service without HTTP, in its own process.
 
+use actix_web::rt::System;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, web};
 use oversync::auth::{Authenticator, Identity, TokenAuthenticator, Unauthenticated};
 use oversync::settings::{Secret, TableSettings};
+use oversync::store::StoreError;
 use oversync::{
-    Base, Clock, MetricsText, RowError, ServerChange, Settings, SyncService, admin_routes,
+    Base, Clock, MetricsText, RowError, ServerChange, Settings, SyncService, UploadError,
+    admin_routes,
 };
 use oversync_shared::wire::{Op, StatusKind};
 use oversync_shared::{DeviceId, RowVersion, UserId};
@@ -13,23 +16,20 @@ use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Database};
 use serde_json::json;
 use serde_json::value::to_raw_value;
+use sqlx::Connection as _;
+use std::any::Any;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 async fn service(database: &Database) -> SyncService {
     service_with(database, Arc::new(TokenAuthenticator::new(&[7; 32]))).await
 }
 
 async fn service_with(database: &Database, auth: Arc<dyn Authenticator>) -> SyncService {
-    let settings = Settings {
-        database_url: database.url().to_owned(),
-        tables: vec![TableSettings {
-            schema: "business".to_owned(),
-            table: "users".to_owned(),
-            ..TableSettings::default()
-        }],
-        ..Settings::default()
-    };
-    SyncService::start(settings, auth, Clock::system())
+    SyncService::start(settings(database), auth, Clock::system())
         .await
         .expect("the service starts")
 }
@@ -118,6 +118,153 @@ async fn a_host_application_writes(backend: Backend) {
     assert!(matches!(unknown, Err(RowError::Invalid(_))));
     service.close().await;
 }
+
+fn settings(database: &Database) -> Settings {
+    Settings {
+        database_url: database.url().to_owned(),
+        tables: vec![TableSettings {
+            schema: "business".to_owned(),
+            table: "users".to_owned(),
+            ..TableSettings::default()
+        }],
+        ..Settings::default()
+    }
+}
+
+async fn started(settings: Settings) -> SyncService {
+    SyncService::start(settings, Arc::new(Names), Clock::system())
+        .await
+        .expect("the service starts")
+}
+
+fn named(key: &str, base: Base, name: &str) -> ServerChange {
+    let row = to_raw_value(&json!({ "name": name })).expect("JSON");
+    ServerChange::set("business", "users", key, base, row)
+}
+
+/// The actor that has a write in hand ends with its thread: nobody knows whether it
+/// was written, and it must not be written twice.
+async fn a_write_is_not_repeated_when_its_actor_ends(backend: Backend) {
+    let database = backend.database().await;
+    let service = started(settings(&database)).await;
+    let (user, key) = (UserId::new(fresh_user()).expect("a user"), fresh_key());
+    let (first, written) = tokio::sync::oneshot::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let (there, whose, change) = (service.clone(), user.clone(), named(&key, Base::NEW, "a"));
+    let thread = std::thread::spawn(move || {
+        System::new().block_on(async move {
+            let _ = first.send(there.write(&whose, &[change]).await);
+            let _ = ended.await;
+        });
+    });
+    written.await.expect("no panic").expect("an answer");
+
+    let held = hold(&database).await;
+    let changes = [named(&key, Base::Current, "b")];
+    let mut write = pin!(service.write(&user, &changes));
+    // It is in the actor's mailbox from here on.
+    let first = poll_fn(|context| Poll::Ready(write.as_mut().poll(context)));
+    assert!(first.await.is_pending());
+    drop(end);
+    thread.join().expect("the thread ends");
+    let ended = tokio::time::timeout(Duration::from_secs(30), write).await;
+    let ended = ended.expect("it is not tried again");
+    assert!(matches!(ended, Err(UploadError::Store(_))), "{ended:?}");
+    drop(held);
+
+    // The next one has an actor of its own; before it there was at most one.
+    let reply = service
+        .write(&user, &[named(&key, Base::Current, "c")])
+        .await;
+    let version = reply.expect("an answer").statuses[0].new_server_version;
+    assert!(version <= Some(RowVersion::new(3)), "{version:?}");
+    service.close().await;
+}
+
+/// Keeps everybody from writing until it is dropped.
+async fn hold(database: &Database) -> Box<dyn Any> {
+    match database.backend() {
+        Backend::Postgres => {
+            let connection = sqlx::PgConnection::connect(database.url()).await;
+            let mut connection = connection.expect("it connects");
+            let lock = "BEGIN; LOCK TABLE oversync.log IN SHARE MODE";
+            let locked = sqlx::raw_sql(lock).execute(&mut connection).await;
+            locked.expect("the table is locked");
+            Box::new(connection)
+        }
+        Backend::Embedded => {
+            let path = database.url().strip_prefix("sqlite://").expect("a file");
+            let connection = rusqlite::Connection::open(path).expect("the file opens");
+            let locked = connection.execute_batch("BEGIN IMMEDIATE");
+            locked.expect("the file is locked");
+            Box::new(connection)
+        }
+    }
+}
+
+/// A host's own threads need no actix system, also where there are no actors.
+async fn a_host_writes_from_any_thread_without_actors(backend: Backend) {
+    let database = backend.database().await;
+    let service = started(Settings {
+        bypass_actors: true,
+        ..settings(&database)
+    })
+    .await;
+    let elsewhere = service.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let user = UserId::new(fresh_user()).expect("a user");
+        let change = named(&fresh_key(), Base::NEW, "a");
+        let write = elsewhere.write(&user, std::slice::from_ref(&change));
+        runtime.expect("a runtime").block_on(write)
+    });
+    let reply = written.await.expect("no panic").expect("an answer");
+    assert_eq!(reply.statuses[0].status, StatusKind::Applied);
+    service.close().await;
+}
+
+/// A host's payloads are in memory as devices' bodies are, and take from the same room.
+async fn a_write_takes_room(backend: Backend) {
+    let database = backend.database().await;
+    let mut small = settings(&database);
+    small.limits.max_in_flight_bytes = 1_000;
+    let service = started(small).await;
+    let user = UserId::new(fresh_user()).expect("a user");
+    // With its braces and the column's name a payload has 11 bytes more.
+    for (bytes, fits) in [(489, true), (490, false), (489, true)] {
+        let text = "x".repeat(bytes);
+        let changes = [0, 1].map(|_| named(&fresh_key(), Base::NEW, &text));
+        match service.write(&user, &changes).await {
+            Ok(reply) => assert!(fits && reply.statuses.len() == 2, "{bytes}"),
+            Err(UploadError::Store(StoreError::Overloaded)) => assert!(!fits, "{bytes}"),
+            Err(other) => panic!("{bytes}: {other}"),
+        }
+    }
+    service.close().await;
+}
+
+macro_rules! on_actix_and_both_stores {
+    ($($story:ident),+ $(,)?) => {$(
+        mod $story {
+            #[actix_web::test]
+            async fn embedded() {
+                super::$story(oversync_tests::Backend::Embedded).await;
+            }
+
+            #[actix_web::test]
+            async fn postgres() {
+                super::$story(oversync_tests::Backend::Postgres).await;
+            }
+        }
+    )+};
+}
+
+on_actix_and_both_stores!(
+    a_host_application_writes,
+    a_write_is_not_repeated_when_its_actor_ends,
+    a_host_writes_from_any_thread_without_actors,
+    a_write_takes_room,
+);
 
 /// Lets anybody in whose token is a name.
 struct Names;
@@ -212,14 +359,4 @@ async fn operators_routes_are_mounted_by_a_host() {
         error.contains("admin_token") && !error.contains("\"short"),
         "{error}"
     );
-}
-
-#[actix_web::test]
-async fn a_host_application_writes_embedded() {
-    a_host_application_writes(Backend::Embedded).await;
-}
-
-#[actix_web::test]
-async fn a_host_application_writes_postgres() {
-    a_host_application_writes(Backend::Postgres).await;
 }

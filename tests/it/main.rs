@@ -10,6 +10,8 @@ mod conformance;
 mod projection;
 // Rows that a host's own handler writes.
 mod handlers;
+// What goes wrong with one row, in a trigger or a handler, is that row's failure.
+mod faults;
 // Foreign keys of PostgreSQL: made to wait at start, never a reason for an upload
 // to fail.
 mod constraints;
@@ -30,6 +32,8 @@ mod growth;
 
 // Everything one user can observe is the same whether another exists or not.
 mod isolation;
+// Rows on other users' business rows, by any column; whose a row is, exactly.
+mod standing;
 
 // ---------------------------------------------------------- what it never loses
 // Many writers and a reader that never rests: every change once, in order.
@@ -55,6 +59,8 @@ mod long_poll;
 // ------------------------------------------------------------- how it is started
 // Settings, their mistakes, and the command line.
 mod settings;
+// Tables that cannot be synchronised are refused by name.
+mod registration;
 // The operators' listener: its own token, and what it counts.
 mod admin;
 // Devices that may not come in any more: refused at every process, and told.

@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use oversync_shared::upload::MAX_VALUE_BYTES;
 use oversync_tests::device::{delete, insert, update};
 use oversync_tests::on_both_stores;
 use oversync_tests::server::command;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 on_both_stores!(
     a_lookup_table_counts_by_its_own_type,
     what_a_type_cannot_hold_is_not_there,
+    a_long_value_is_nowhere,
     uuids_of_a_lookup_table_are_found_in_any_spelling,
     a_configured_reference_needs_no_declared_one,
     another_column_of_a_synchronised_table_counts,
@@ -21,6 +23,7 @@ on_both_stores!(
     a_row_may_refer_to_itself_by_any_column,
     another_users_row_is_not_there,
     a_parent_deleted_in_the_upload_does_not_count,
+    a_parent_that_is_missed_only_later_is_looked_for_too,
     nothing_is_checked_when_disabled,
     what_the_server_fills_in_is_not_checked,
     what_cannot_work_is_refused_at_start,
@@ -50,6 +53,8 @@ fn schema(backend: Backend) -> &'static str {
              CREATE TABLE shop.people (id uuid PRIMARY KEY, owner text REFERENCES shop.accounts, email text UNIQUE, nick text UNIQUE);
              CREATE TABLE shop.letters (
                  id uuid PRIMARY KEY, receiver text REFERENCES shop.people (email) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TABLE shop.lists (id uuid PRIMARY KEY);
+             CREATE TABLE shop.entries (id uuid PRIMARY KEY, list uuid REFERENCES shop.lists, above uuid REFERENCES shop.entries);
              CREATE TABLE shop.tags (id uuid PRIMARY KEY, name text UNIQUE);
              CREATE TABLE shop.uses (
                  id uuid PRIMARY KEY, tag text REFERENCES shop.tags (name) DEFERRABLE INITIALLY DEFERRED, item uuid)"
@@ -71,6 +76,8 @@ fn schema(backend: Backend) -> &'static str {
                  kind TEXT REFERENCES kinds, rate NUMERIC REFERENCES rates (rate), grade TEXT REFERENCES grades);
              CREATE TABLE people (id TEXT PRIMARY KEY NOT NULL, owner TEXT REFERENCES accounts, email TEXT UNIQUE, nick TEXT UNIQUE);
              CREATE TABLE letters (id TEXT PRIMARY KEY NOT NULL, receiver TEXT REFERENCES people (email));
+             CREATE TABLE lists (id TEXT PRIMARY KEY NOT NULL);
+             CREATE TABLE entries (id TEXT PRIMARY KEY NOT NULL, list TEXT REFERENCES lists, above TEXT REFERENCES entries);
              CREATE TABLE tags (id TEXT PRIMARY KEY NOT NULL, name TEXT UNIQUE);
              CREATE TABLE uses (id TEXT PRIMARY KEY NOT NULL, tag TEXT REFERENCES tags (name), item TEXT)"
         }
@@ -297,6 +304,30 @@ async fn what_a_type_cannot_hold_is_not_there(backend: Backend) {
     assert_eq!(answers, expected);
 }
 
+/// Texts that rows are named by are beside the memory that a body was promised, so
+/// their length has a limit; beyond, even what is there is not looked for.
+async fn a_long_value_is_nowhere(backend: Backend) {
+    let shop = Shop::open(backend, None).await;
+    let device = shop.device().await;
+    let text = |bytes: usize| "x".repeat(bytes);
+    // As JSON text: with its quotes.
+    let limit = MAX_VALUE_BYTES - 2;
+    for bytes in [limit, limit + 1] {
+        shop.execute(&format!(
+            "INSERT INTO shop.countries VALUES ('{}')",
+            text(bytes)
+        ))
+        .await;
+    }
+    let values = [limit, limit + 1, 1_000_000].map(|bytes| json!(text(bytes)));
+    let changes = items(1, "country", &values);
+    let shown = format!("shop.countries:{}…", text(256));
+    assert_eq!(
+        verdicts(&device, &changes).await,
+        ["applied", shown.as_str(), shown.as_str()]
+    );
+}
+
 async fn uuids_of_a_lookup_table_are_found_in_any_spelling(backend: Backend) {
     let shop = Shop::open(backend, None).await;
     let device = shop.device().await;
@@ -507,6 +538,36 @@ async fn a_parent_deleted_in_the_upload_does_not_count(backend: Backend) {
         );
         no_failures(&device).await;
     }
+}
+
+/// Found by the simulator: an entry stands once its list is found in the business
+/// table, and takes the change id of a row that another one rests on.
+async fn a_parent_that_is_missed_only_later_is_looked_for_too(backend: Backend) {
+    let tables =
+        "tables = [{ schema = 'shop', table = 'lists' }, { schema = 'shop', table = 'entries' }]";
+    let shop = Shop::with_tables(backend, None, tables).await;
+    let device = shop.device().await;
+    let (list, row) = (fresh_key(), fresh_key());
+    shop.execute(&format!(
+        "INSERT INTO shop.lists (id) VALUES ('{list}'); INSERT INTO shop.entries (id) VALUES ('{row}')"
+    ))
+    .await;
+    let entry = |id, key: &str, payload| insert(id, "shop.entries", key, payload);
+    let upload = [
+        entry(7, &fresh_key(), json!({ "list": list })),
+        entry(7, &row, json!({})),
+        entry(8, &fresh_key(), json!({ "above": row })),
+    ];
+    let found = verdicts(&device, &upload).await;
+    assert_eq!(
+        (found[0].as_str(), found[2].as_str()),
+        ("applied", "applied"),
+        "{found:?}"
+    );
+    assert!(
+        found[1].contains("was used for another change"),
+        "{found:?}"
+    );
 }
 
 async fn nothing_is_checked_when_disabled(backend: Backend) {

@@ -33,17 +33,20 @@ impl Backend {
                     kept: Kept::Folder(folder),
                 }
             }
-            Self::Postgres => {
-                let admin_url = postgres_url();
-                let name = format!("test_{}", Uuid::new_v4().simple());
-                execute(&admin_url, format!("CREATE DATABASE {name}"))
-                    .await
-                    .expect("the PostgreSQL server takes a new database");
-                Database {
-                    url: with_database(&admin_url, &name),
-                    kept: Kept::Postgres { admin_url, name },
-                }
-            }
+            Self::Postgres => Self::postgres_with("").await,
+        }
+    }
+
+    /// Makes an empty database on PostgreSQL with options of CREATE DATABASE.
+    pub async fn postgres_with(options: &str) -> Database {
+        let admin_url = postgres_url();
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        execute(&admin_url, format!("CREATE DATABASE {name} {options}"))
+            .await
+            .expect("the PostgreSQL server takes a new database");
+        Database {
+            url: with_database(&admin_url, &name),
+            kept: Kept::Postgres { admin_url, name },
         }
     }
 }

@@ -1,11 +1,11 @@
 //! `POST /sync/upload`
 
-use super::body;
+use super::body::{self, Body};
 use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
 use super::openapi::UploadBody;
 use crate::service::SyncService;
-use crate::upload::{NotAnUpload, ReadError, UploadError};
+use crate::upload::{NotAnUpload, ReadError, Upload, UploadError};
 use actix_web::{HttpRequest, HttpResponse, web};
 use oversync_shared::wire::{ErrorBody, UploadReply};
 
@@ -39,25 +39,41 @@ pub(super) async fn upload(
     mut payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     check_schema_version(&request, &service)?;
-    let limit = service.settings().limits.max_body_bytes;
-    let body = body::read(
-        &request,
-        &mut payload,
-        limit,
-        service.in_flight(),
-        NotAnUpload.into(),
-    )
-    .await?;
+    let body = read(&service, &request, &mut payload).await?;
     check_not_revoked(&service, &identity)?;
-    let mut upload = service
-        .read_upload(&body.text, &identity.user, &identity.device)
-        .map_err(|error| match error {
-            ReadError::NotAnUpload(error) => error.into(),
-            ReadError::Absurd => ApiError::TooLarge(limit),
-        })?;
+    let upload = service.read_upload(&body.text, &identity.user, &identity.device);
+    let upload = upload.map_err(|error| refusal(&service, error))?;
+    apply(&service, upload, body).await
+}
+
+/// Reads the body of a request that changes rows, a device's or the server's own.
+pub(in crate::http) async fn read(
+    service: &SyncService,
+    request: &HttpRequest,
+    payload: &mut web::Payload,
+) -> Result<Body, ApiError> {
+    let limit = service.settings().limits.max_body_bytes;
+    let room = service.in_flight();
+    body::read(request, payload, limit, room, NotAnUpload.into()).await
+}
+
+/// The answer to a body that is no upload.
+pub(in crate::http) fn refusal(service: &SyncService, error: ReadError) -> ApiError {
+    match error {
+        ReadError::NotAnUpload(error) => error.into(),
+        ReadError::Absurd => ApiError::TooLarge(service.settings().limits.max_body_bytes),
+    }
+}
+
+/// Applies what stood in a body, and answers.
+pub(in crate::http) async fn apply(
+    service: &SyncService,
+    mut upload: Upload,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
     upload.room = Some(body.room);
     let reply = service.upload(upload).await.map_err(|error| match error {
-        UploadError::AnswerTooLarge => ApiError::TooLarge(limit),
+        UploadError::AnswerTooLarge => ApiError::TooLarge(service.settings().limits.max_body_bytes),
         other => other.into(),
     })?;
     Ok(HttpResponse::Ok().json(reply))

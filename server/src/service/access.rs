@@ -18,7 +18,8 @@ impl SyncService {
         self.set_access(user, device, Access::Admitted).await
     }
 
-    async fn set_access(
+    /// One or the other.
+    pub(crate) async fn set_access(
         &self,
         user: &UserId,
         device: &DeviceId,

@@ -40,8 +40,10 @@ impl SyncService {
     /// other. A status's `source_change_id` is the number given to the change, 0
     /// where nothing was written.
     ///
-    /// Call it, as everything that uploads, on a thread of an actix system: in a
-    /// handler, or with `actix_web::rt::spawn` there.
+    /// Call it from wherever there is a Tokio runtime. The payloads take room in
+    /// `max_in_flight_bytes` beside the bodies of devices; where there is none the
+    /// error is [`StoreError::Overloaded`], also for a write that is larger than all
+    /// of it.
     ///
     /// After an error it may or may not have been written. Written again with
     /// the same versions, it is answered `conflict` where it was, and never
@@ -52,7 +54,13 @@ impl SyncService {
         changes: &[ServerChange],
     ) -> Result<UploadReply, UploadError> {
         let limits = self.inner.settings.limits.for_devices();
-        let upload = upload::write_of(user, changes, &self.inner.catalog, &limits);
+        let bytes = changes.iter().filter_map(|change| change.payload.as_ref());
+        let bytes: usize = bytes.map(|payload| payload.get().len()).sum();
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let room = self.in_flight().clone().try_acquire_many_owned(permits);
+        let room = room.map_err(|_| StoreError::Overloaded)?;
+        let mut upload = upload::write_of(user, changes, &self.inner.catalog, &limits);
+        upload.room = Some(room);
         self.upload(upload).await
     }
 

@@ -14,6 +14,7 @@ mod handled;
 mod lookup;
 mod project;
 mod read;
+mod standing;
 mod threads;
 mod write;
 

@@ -7,8 +7,22 @@
 //! as a failure; the upload stays applied. A handler may be called more than once
 //! for one version of a row; what an earlier call wrote has been taken back then.
 //!
+//! Whatever a handler says went wrong is its row's failure, also where another
+//! connection of the host's broke, or a transaction there was refused again and
+//! again: other users' uploads do not suffer. Only where the upload's own connection
+//! is lost is the upload not answered. A deadlock of the upload's own transaction is
+//! tried again, a few times, and then the row's failure too.
+//!
 //! Nothing here keeps one user's rows from another: a key is unique for a user,
-//! not among users, so a handler writes, finds and deletes by user *and* key.
+//! not among users, so a handler writes, finds and deletes by user *and* key. The
+//! server promises of a handled table what it can know: what a payload refers to by
+//! its key is in the user's own synchronised rows (unless `foreign_keys` is
+//! `"disabled"`); what a handler was called with for one user, it was not called
+//! with for another. It does not know which rows a handler writes. So it does not
+//! look whether those stand on another user's business rows, nor whether a projected
+//! row stands, by a foreign key of the database, on a row that a handler wrote: a
+//! foreign key from or to a table that a handler writes has to carry the user beside
+//! the key, as the handler's own statements do.
 
 use super::TableName;
 use async_trait::async_trait;
@@ -60,6 +74,45 @@ pub struct Deleted<'a> {
     pub key: RowKey,
     /// The version of its tombstone.
     pub version: RowVersion,
+}
+
+/// A row for a handler, to be written or removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) user: &'a UserId,
+    pub(super) key: RowKey,
+    pub(super) version: RowVersion,
+    /// `None` removes it.
+    pub(super) payload: Option<&'a str>,
+    pub(super) before: Before,
+}
+
+/// What a handler is called with.
+pub(super) enum Call<'a> {
+    Upsert(Upserted<'a>),
+    Delete(Deleted<'a>),
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn call(self) -> Call<'a> {
+        let Row {
+            user,
+            key,
+            version,
+            payload,
+            before,
+        } = self;
+        match payload {
+            Some(payload) => Call::Upsert(Upserted {
+                user,
+                key,
+                payload,
+                version,
+                before,
+            }),
+            None => Call::Delete(Deleted { user, key, version }),
+        }
+    }
 }
 
 /// Why a row cannot be written. The text is recorded and shown to the user.

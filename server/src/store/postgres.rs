@@ -49,7 +49,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
-use work::{Work, Writer};
+use work::{Passing, Work, Writer};
 
 /// Connections of one process. 8–16 gave the best throughput on 2 cores, 64
 /// halved it (docs: BENCH, known floors).
@@ -79,11 +79,29 @@ pub struct PostgresStore {
 /// Retries running at a time in one process; the others wait without a connection.
 const MAX_RETRIES: usize = 2;
 
+/// How often a group is written before a fault that should pass is the fault of the
+/// row it came with. A deadlock has passed by the second time; each takes a second.
+const GROUP_TRIES: usize = 3;
+
 /// How every connection is made.
 fn connect_options(url: &str) -> Result<PgConnectOptions, StoreError> {
     Ok(PgConnectOptions::from_str(url)?
         .application_name("oversync")
         .options([("timezone", "UTC")]))
+}
+
+/// Where a group commit went wrong.
+enum GroupFault {
+    /// Business rows were being written: nothing is committed.
+    Projecting(sqlx::Error),
+    /// Anywhere else, the COMMIT included, of which nobody knows how it ended.
+    Other(sqlx::Error),
+}
+
+impl From<sqlx::Error> for GroupFault {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 /// The registered tables as this database numbers them.
@@ -171,13 +189,14 @@ impl PostgresStore {
     }
 
     /// Writes the rows of committed uploads into their business tables, in the
-    /// same transaction.
+    /// same transaction; how many could not be.
     async fn project(
         &self,
         tx: &mut Transaction<'_, Postgres>,
         commits: &[Commit],
         held: &[i64],
-    ) -> Result<(), sqlx::Error> {
+        passing: Passing,
+    ) -> Result<usize, sqlx::Error> {
         let mut work = Vec::new();
         for commit in commits
             .iter()
@@ -209,7 +228,7 @@ impl PostgresStore {
                     op: op_code(entry.op),
                     columns: match (writer, &entry.payload) {
                         (Writer::Projection(projection), Some(payload)) => {
-                            work::present(projection, payload, |members| {
+                            work::present(projection, &commit.user_id, payload, |members| {
                                 let names = members.iter().map(|(name, _)| name);
                                 self.unknown.look(projection, names);
                             })
@@ -222,11 +241,12 @@ impl PostgresStore {
             }
         }
         if work.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         work.sort_by_key(Work::order);
-        let done = project::project(tx, &work).await?;
-        failures::record(tx, &work, &done).await
+        let done = project::project(tx, &work, passing).await?;
+        failures::record(tx, &work, &done).await?;
+        Ok(done.failed.len())
     }
 
     /// Reads what the answers show; `None` for an upload that shows too much.
@@ -280,7 +300,11 @@ impl PostgresStore {
     }
 
     /// Writes a group in one transaction; the users whose uploads were written.
-    async fn write_group(&self, commits: &[Commit]) -> Result<Vec<i64>, sqlx::Error> {
+    async fn write_group(
+        &self,
+        commits: &[Commit],
+        passing: Passing,
+    ) -> Result<Vec<i64>, GroupFault> {
         let columns = Columns::collect(commits, |table| self.table_key(table));
         let read_held =
             |rows: Vec<PgRow>| -> Vec<i64> { rows.iter().map(|row| row.get(0)).collect() };
@@ -290,9 +314,34 @@ impl PostgresStore {
         }
         let mut tx = self.pool.begin().await?;
         let held = read_held(columns.query().fetch_all(&mut *tx).await?);
-        self.project(&mut tx, commits, &held).await?;
+        let failed = self.project(&mut tx, commits, &held, passing).await;
+        let failed = failed.map_err(GroupFault::Projecting)?;
         tx.commit().await?;
+        // What was taken back did not happen.
+        crate::meters::projection_failures(failed);
         Ok(held)
+    }
+
+    /// The same, again while a fault of the database may pass: each time all of the
+    /// group is taken back. What does not pass fails the row that it came with.
+    async fn write_patiently(&self, commits: &[Commit]) -> Result<Vec<i64>, sqlx::Error> {
+        for left in (0..GROUP_TRIES).rev() {
+            let passing = if left > 0 {
+                Passing::TakesBack
+            } else {
+                Passing::IsTheRows
+            };
+            match self.write_group(commits, passing).await {
+                Err(GroupFault::Projecting(sqlx::Error::Database(cause)))
+                    if left > 0 && work::is_passing(&*cause) =>
+                {
+                    tracing::warn!(%cause, "a group commit was rolled back and is tried again");
+                }
+                Ok(held) => return Ok(held),
+                Err(GroupFault::Projecting(error) | GroupFault::Other(error)) => return Err(error),
+            }
+        }
+        unreachable!("BUG: the last try ends")
     }
 }
 
@@ -429,7 +478,7 @@ impl Store for PostgresStore {
             .filter(|(place, _)| shown[*place].is_some())
             .map(|(place, commit)| (commit.clone(), place))
             .unzip();
-        let held = match self.write_group(&to_write).await {
+        let held = match self.write_patiently(&to_write).await {
             Ok(held) => held,
             // A deadlock or the like, or somebody's head row that was not to be had
             // in time: the transaction is gone, and with it all of the group.

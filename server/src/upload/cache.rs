@@ -155,7 +155,6 @@ impl UserCache {
             return Some(Needs {
                 rows,
                 ids: needs.ids.clone(),
-                ..Needs::default()
             });
         };
         let rows: HashSet<RowAt> = needs
@@ -176,11 +175,7 @@ impl UserCache {
         if rows.is_empty() && ids.is_empty() {
             None
         } else {
-            Some(Needs {
-                rows,
-                ids,
-                ..Needs::default()
-            })
+            Some(Needs { rows, ids })
         }
     }
 

@@ -210,16 +210,29 @@ pub async fn apply(
             snapshot.is_fresh = false;
         }
         let mut decision = decide(catalog, &snapshot.view, &upload.changes);
-        let missing = missing_parents(&decision, upload);
-        if !missing.is_empty() {
-            snapshot.is_fresh = false;
-            let found = store
-                .in_business(snapshot.head.user, &upload.user, &missing)
-                .await?;
-            if !found.is_empty() {
-                snapshot.view.in_business = found;
-                decision = decide(catalog, &snapshot.view, &upload.changes);
+        let mut missing = missing_parents(&decision, upload);
+        // Asked in vain, or asked twice: the second time for all that is left.
+        for asks_for_all in [false, true] {
+            if missing.is_empty() {
+                break;
             }
+            snapshot.is_fresh = false;
+            let user = snapshot.head.user;
+            let found = store.in_business(user, &upload.user, &missing).await?;
+            if found.is_empty() {
+                break;
+            }
+            snapshot.view.in_business.extend(found);
+            decision = decide(catalog, &snapshot.view, &upload.changes);
+            // A change that now stands may have taken another one's change id, and
+            // with it the row that a third one rests on.
+            let unasked = |row: &RowAt| !missing.contains(row);
+            let more = missing_parents(&decision, upload);
+            missing = if asks_for_all || !more.iter().any(unasked) {
+                Vec::new()
+            } else {
+                parents(&upload.changes).filter(unasked).collect()
+            };
         }
         if upload.device.is_server() {
             let highest = snapshot.device.map(|device| device.highest);
@@ -302,11 +315,8 @@ fn referred(catalog: &Catalog, snapshot: &Snapshot, upload: &Upload) -> Vec<Refe
         .flatten()
         .filter(|change| !snapshot.view.recorded.contains_key(&change.id));
     let values: HashSet<Referred> = new
-        .flat_map(|change| &change.links)
-        .filter_map(|link| match link {
-            Link::Column { column, value, .. } => Some((*column, value.clone())),
-            Link::Key { .. } | Link::NotKey => None,
-        })
+        .flat_map(Change::values)
+        .map(|(column, value)| (column, value.clone()))
         .collect();
     values.into_iter().collect()
 }
@@ -316,18 +326,21 @@ fn referred(catalog: &Catalog, snapshot: &Snapshot, upload: &Upload) -> Vec<Refe
 fn missing_parents(decision: &Decision, upload: &Upload) -> Vec<RowAt> {
     let refused =
         |verdict: &Verdict| matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_)));
-    let parents: HashSet<RowAt> = decision
-        .verdicts
-        .iter()
-        .zip(&upload.changes)
-        .filter(|(verdict, _)| refused(verdict))
-        .flat_map(|(_, change)| change.iter().flat_map(|change| &change.links))
-        .filter_map(|link| match link {
-            Link::Key { parent, .. } => Some(*parent),
-            Link::NotKey | Link::Column { .. } => None,
-        })
+    let changes = decision.verdicts.iter().zip(&upload.changes);
+    let refused = changes.filter(|(verdict, _)| refused(verdict));
+    let missing: HashSet<RowAt> = refused
+        .flat_map(|(_, change)| parents(std::slice::from_ref(change)))
         .collect();
-    parents.into_iter().collect()
+    missing.into_iter().collect()
+}
+
+/// The rows whose keys these changes refer to.
+fn parents(changes: &[Result<Change, Fault>]) -> impl Iterator<Item = RowAt> {
+    let links = changes.iter().flatten().flat_map(|change| &change.links);
+    links.filter_map(|link| match link {
+        Link::Key { parent, .. } => Some(*parent),
+        Link::NotKey | Link::Column { .. } | Link::TooLong { .. } => None,
+    })
 }
 
 /// Whether every row that was taken for new unread is written as new.

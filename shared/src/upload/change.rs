@@ -4,9 +4,10 @@
 //! failure is the verdict. What passes has folded names, a parsed key, a
 //! fingerprint of its content and its references read from the payload.
 
-use super::decide::RowAt;
 use super::fault::Fault;
-use crate::catalog::{Catalog, ColumnIx, Compared, Parent, TableIx};
+use super::value::{ColumnValue, MAX_VALUE_BYTES, Read};
+use super::view::RowAt;
+use crate::catalog::{Catalog, ColumnIx, Parent, TableIx};
 use crate::ids::{ChangeId, RowVersion};
 use crate::json::{self, JsonFault, Kind, Reader};
 use crate::key::RowKey;
@@ -99,45 +100,13 @@ pub enum Link {
         /// to itself.
         is_own: bool,
     },
-}
-
-/// A value that a payload names a row by, or is named by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ColumnValue {
-    /// The JSON text of the payload.
-    pub json: String,
-    /// As sent: a string without its quotes and escapes.
-    pub sent: String,
-    /// What is the same when two values of one upload are.
-    pub compared: String,
-}
-
-impl ColumnValue {
-    /// `None` for null and the empty string, which name nothing. `json` must
-    /// have been checked.
-    fn read(json: &str, compared: Compared) -> Option<Self> {
-        let mut reader = Reader::new(json);
-        let sent = match reader.kind() {
-            Ok(Kind::Null) => return None,
-            Ok(Kind::String) => reader
-                .string()
-                .expect("BUG: the payload has been checked")
-                .into_owned(),
-            _ => json.to_owned(),
-        };
-        if sent.is_empty() {
-            return None;
-        }
-        let key = match compared {
-            Compared::AsKey => RowKey::parse_reference(&sent),
-            Compared::AsText => None,
-        };
-        Some(Self {
-            json: json.to_owned(),
-            compared: key.map_or_else(|| sent.clone(), |key| key.to_string()),
-            sent,
-        })
-    }
+    /// To another column, by more than [`MAX_VALUE_BYTES`]: nothing is called so.
+    TooLong {
+        /// Which.
+        column: ColumnIx,
+        /// As sent, cut.
+        sent: String,
+    },
 }
 
 /// What a payload says of a column that other rows refer to.
@@ -145,8 +114,8 @@ impl ColumnValue {
 pub struct Offer {
     /// The column.
     pub column: ColumnIx,
-    /// [`ColumnValue::compared`]; `None` for null and the empty string.
-    pub value: Option<String>,
+    /// `None` for null, the empty string, and what is too long to be named.
+    pub value: Option<ColumnValue>,
 }
 
 /// The state of its row that a change builds on.
@@ -200,6 +169,14 @@ impl Change {
             table: self.table,
             key: self.key,
         }
+    }
+
+    /// The values it refers to in columns that are not keys.
+    pub fn values(&self) -> impl Iterator<Item = (ColumnIx, &ColumnValue)> {
+        self.links.iter().filter_map(|link| match link {
+            Link::Column { column, value, .. } => Some((*column, value)),
+            Link::Key { .. } | Link::NotKey | Link::TooLong { .. } => None,
+        })
     }
 }
 
@@ -272,10 +249,17 @@ fn read_links(payload: &str, place: TableIx, catalog: &Catalog) -> (Vec<Link>, V
             }
             Parent::Column(column) => {
                 let referenced = catalog.column(column);
-                let value = ColumnValue::read(text, referenced.compared)?;
-                let own = || ColumnValue::read(find(&referenced.wire_name)?, referenced.compared);
+                let value = match ColumnValue::read(text, referenced.compared) {
+                    Read::Nothing => return None,
+                    Read::TooLong(sent) => return Some(Link::TooLong { column, sent }),
+                    Read::Value(value) => value,
+                };
+                let own = || match find(&referenced.wire_name) {
+                    Some(text) => ColumnValue::read(text, referenced.compared),
+                    None => Read::Nothing,
+                };
                 let is_own = referenced.registered == Some(place)
-                    && own().is_some_and(|own| own.compared == value.compared);
+                    && matches!(own(), Read::Value(own) if own.compared() == value.compared());
                 Some(Link::Column {
                     column,
                     value,
@@ -287,11 +271,11 @@ fn read_links(payload: &str, place: TableIx, catalog: &Catalog) -> (Vec<Link>, V
     let offers = table.offered.iter().filter_map(|&column| {
         let referenced = catalog.column(column);
         let text = find(&referenced.wire_name)?;
-        let value = ColumnValue::read(text, referenced.compared);
-        Some(Offer {
-            column,
-            value: value.map(|value| value.compared),
-        })
+        let value = match ColumnValue::read(text, referenced.compared) {
+            Read::Value(value) => Some(value),
+            Read::Nothing | Read::TooLong(_) => None,
+        };
+        Some(Offer { column, value })
     });
     (links.collect(), offers.collect())
 }
@@ -310,6 +294,10 @@ fn read_key(text: &str, table: TableIx, convert: impl Fn(&str) -> Option<RowKey>
     };
     if sent.is_empty() {
         return None;
+    }
+    // Whatever a host's conversion would make of it.
+    if sent.len() > MAX_VALUE_BYTES {
+        return Some(Link::NotKey);
     }
     Some(match convert(&sent).or(usual) {
         Some(key) => Link::Key {

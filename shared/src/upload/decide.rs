@@ -4,175 +4,17 @@
 //! is only valid while that state lasts, so the writer guards it. A change that
 //! is not applied leaves nothing in the plan.
 
-use super::change::{Base, Change, ColumnValue, Fingerprint, Link};
+use super::change::{Base, Change, Link};
+use super::done::Done;
 use super::fault::Fault;
 use super::order;
-use crate::catalog::{Catalog, ColumnIx, ForeignKeys, TableIx};
-use crate::ids::{ChangeId, RowVersion, ServerId};
+use super::plan::{CurrentRow, Decision, Verdict};
+use super::ring::{self, Hoped};
+use super::value::ColumnValue;
+use super::view::{Holder, RowAt, View};
+use crate::catalog::{Catalog, ColumnIx, ForeignKeys};
+use crate::ids::RowVersion;
 use crate::key::RowKey;
-use crate::wire::Op;
-use std::collections::{HashMap, HashSet};
-
-/// A row of one user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RowAt {
-    /// Its table.
-    pub table: TableIx,
-    /// Its key.
-    pub key: RowKey,
-}
-
-/// What the server holds about a row it has seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowState {
-    /// How often it has been written, from 1.
-    pub version: RowVersion,
-    /// Whether it is a tombstone.
-    pub deleted: bool,
-    /// Its latest entry in the stream, which holds its payload.
-    pub at: ServerId,
-}
-
-/// A change on record under the calling device's change id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recorded {
-    /// Of the content that was applied.
-    pub fingerprint: Fingerprint,
-    /// The version it was answered with.
-    pub version: RowVersion,
-}
-
-/// One committed state of a user, as far as an upload needs it ([`needs`]).
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    /// The user's head.
-    pub head: ServerId,
-    /// Rows that exist; what is not here has never been seen.
-    pub rows: HashMap<RowAt, RowState>,
-    /// The calling device's change ids on record.
-    pub recorded: HashMap<ChangeId, Recorded>,
-    /// Rows that count as parents because the business table has them for this
-    /// user, synchronised or not.
-    pub in_business: HashSet<RowAt>,
-    /// Who holds the values that [`Needs::values`] names, in business tables, as
-    /// far as this user may see them. Of many holders of one value, more than
-    /// the upload has deletes are enough.
-    pub holders: HashMap<(ColumnIx, ColumnValue), Vec<Holder>>,
-}
-
-/// A business row that holds a value somebody refers to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Holder {
-    /// The business row of a synchronised table, by its key.
-    Row(RowKey),
-    /// A row that no upload can delete: its table is not synchronised, or its
-    /// key is no UUID.
-    Other,
-}
-
-/// What must be in the [`View`] before an upload can be decided.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Rows changed or referred to.
-    pub rows: HashSet<RowAt>,
-    /// Change ids used.
-    pub ids: HashSet<ChangeId>,
-    /// Values referred to in columns that are not keys.
-    pub values: HashSet<(ColumnIx, ColumnValue)>,
-}
-
-/// Names everything a decision looks at.
-pub fn needs(changes: &[Result<Change, Fault>]) -> Needs {
-    let mut needs = Needs::default();
-    for change in changes.iter().flatten() {
-        needs.ids.insert(change.id);
-        needs.rows.insert(change.row());
-        for link in &change.links {
-            match link {
-                Link::Key { parent, .. } => {
-                    needs.rows.insert(*parent);
-                }
-                Link::NotKey => {}
-                Link::Column { column, value, .. } => {
-                    needs.values.insert((*column, value.clone()));
-                }
-            }
-        }
-    }
-    needs
-}
-
-/// What becomes of one change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// In the stream, by this upload or by an earlier one. No version for the
-    /// delete of a row never seen.
-    Applied(Option<RowVersion>),
-    /// The row has moved on.
-    Conflict(CurrentRow),
-    /// Cannot be applied as it is.
-    Invalid(Fault),
-}
-
-/// The row that a conflict shows. Its payload is that of the entry `state.at`:
-/// in the log, or in this upload's own plan when above the view's head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CurrentRow {
-    /// Which row.
-    pub row: RowAt,
-    /// Its state.
-    pub state: RowState,
-}
-
-/// A new entry of the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Its place in the stream.
-    pub server_id: ServerId,
-    /// The change's position in the request, where its payload is.
-    pub position: usize,
-    /// The row.
-    pub row: RowAt,
-    /// What happens to it.
-    pub op: Op,
-    /// The row's version afterwards.
-    pub version: RowVersion,
-    /// The device's number for it.
-    pub change_id: ChangeId,
-    /// Of its content.
-    pub fingerprint: Fingerprint,
-}
-
-/// A row's state after the upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowWrite {
-    /// The row.
-    pub row: RowAt,
-    /// Its version in the view; [`RowVersion::NEVER_SEEN`] for a new row.
-    pub base: RowVersion,
-    /// Afterwards.
-    pub state: RowState,
-}
-
-/// What an upload writes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Dense and ascending, from the view's head on.
-    pub log: Vec<LogEntry>,
-    /// One entry per row that changes.
-    pub rows: Vec<RowWrite>,
-    /// The user's head afterwards.
-    pub head: ServerId,
-}
-
-/// A verdict per change, in request order, and what to write.
-#[derive(Debug, Clone)]
-pub struct Decision {
-    /// In request order.
-    pub verdicts: Vec<Verdict>,
-    /// Empty log when nothing is to be written.
-    pub plan: Plan,
-}
 
 /// Decides one upload against one committed state of its user.
 pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>]) -> Decision {
@@ -206,13 +48,15 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
     let mut run = Run {
         catalog,
         view,
-        doomed,
-        done: Done::default(),
+        done: Done::new(view, doomed),
     };
     for unit in order::order(&sound, catalog) {
         if let [position] = unit[..] {
-            verdicts[position] =
-                Some(run.execute(position, change_at(position), &Hopes::default()));
+            let alone = Hopes {
+                present: &Hoped::default(),
+                fallen: None,
+            };
+            verdicts[position] = Some(run.execute(position, change_at(position), alone));
             continue;
         }
         let ring: Vec<(usize, &Change)> = unit
@@ -228,177 +72,100 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
             .into_iter()
             .map(|v| v.expect("BUG: every change has a verdict"))
             .collect(),
-        plan: run.into_plan(),
+        plan: run.done.into_plan(),
     }
 }
 
-/// What the changes executed so far have done.
-#[derive(Debug, Clone, Default)]
-struct Done {
-    log: Vec<LogEntry>,
-    rows: HashMap<RowAt, RowState>,
-    ids: HashMap<ChangeId, Recorded>,
-    named: Named,
-}
-
-/// What the rows of the upload can be referred to by, besides their keys. A
-/// payload that does not have the column leaves it as it was.
-#[derive(Debug, Clone, Default)]
-struct Named {
-    by_row: HashMap<(RowAt, ColumnIx), String>,
-    by_value: HashMap<(ColumnIx, String), HashSet<RowAt>>,
-}
-
-impl Named {
-    fn take(&mut self, change: &Change) {
-        let row = change.row();
-        for offer in &change.offers {
-            if let Some(old) = self.by_row.remove(&(row, offer.column))
-                && let Some(rows) = self.by_value.get_mut(&(offer.column, old))
-            {
-                rows.remove(&row);
-            }
-            if let Some(value) = &offer.value {
-                self.by_row.insert((row, offer.column), value.clone());
-                let rows = self.by_value.entry((offer.column, value.clone()));
-                rows.or_default().insert(row);
-            }
-        }
-    }
-
-    fn rows(&self, column: ColumnIx, value: &ColumnValue) -> impl Iterator<Item = &RowAt> {
-        let rows = self.by_value.get(&(column, value.compared.clone()));
-        rows.into_iter().flatten()
-    }
-}
-
-/// What rows of a ring need each other for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Hoped {
-    /// That they are live.
-    live: HashSet<RowAt>,
-    /// That they hold a value by which they are referred to.
-    named: HashMap<(ColumnIx, String), HashSet<RowAt>>,
-}
-
-impl Hoped {
-    /// What the changes of a ring bring about if all of them are applied.
-    fn of(ring: &[(usize, &Change)]) -> Self {
-        let mut hoped = Self::default();
-        for (_, change) in ring {
-            hoped.live.insert(change.row());
-            for offer in &change.offers {
-                if let Some(value) = &offer.value {
-                    let rows = hoped.named.entry((offer.column, value.clone()));
-                    rows.or_default().insert(change.row());
-                }
-            }
-        }
-        hoped
-    }
-}
+/// How often a ring is tried that is not plain ([`ring::is_plain`]) before all of
+/// it falls: rows of a real one settle in two or three.
+const MAX_TRIES: usize = 64;
 
 /// What is taken for true of a ring's rows while it is tried.
-#[derive(Debug, Default)]
-struct Hopes {
-    present: Hoped,
+#[derive(Debug, Clone, Copy)]
+struct Hopes<'h, 'a> {
+    present: &'h Hoped<'a>,
     /// Everything hoped for, once it is known that not all can come true.
-    fallen: Option<Hoped>,
+    fallen: Option<&'h Hoped<'a>>,
 }
 
 struct Run<'a> {
     catalog: &'a Catalog,
     view: &'a View,
-    doomed: HashSet<RowAt>,
-    done: Done,
+    done: Done<'a>,
 }
 
-impl Run<'_> {
-    fn state(&self, row: RowAt) -> Option<RowState> {
-        self.done
-            .rows
-            .get(&row)
-            .or_else(|| self.view.rows.get(&row))
-            .copied()
-    }
-
-    fn is_live(&self, row: RowAt) -> bool {
-        self.state(row).is_some_and(|state| !state.deleted)
-    }
-
-    /// Of what was hoped for, what has come true.
-    fn came_true(&self, hoped: &Hoped) -> Hoped {
-        let mut came = hoped.clone();
-        came.live.retain(|row| self.is_live(*row));
-        for ((column, value), rows) in &mut came.named {
-            rows.retain(|row| self.done.named.by_row.get(&(*row, *column)) == Some(value));
-        }
-        came
-    }
-
+impl<'a> Run<'a> {
     /// Rows that need each other: assumes that all of them come to be, and takes
     /// back the assumption for those that did not, until it holds.
     ///
     /// Once the ring has fallen, a member whose version would not do either is
     /// told that: "missing parent" all round would hide for ever why it fell.
-    fn execute_ring(&mut self, ring: &[(usize, &Change)]) -> Vec<(usize, Verdict)> {
-        let before = self.done.clone();
-        let all = Hoped::of(ring);
-        let mut hopes = Hopes {
-            present: all.clone(),
-            fallen: None,
-        };
-        loop {
+    fn execute_ring(&mut self, ring: &[(usize, &'a Change)]) -> Vec<(usize, Verdict)> {
+        let before = self.done.mark();
+        let all = Hoped::of(ring, &self.done);
+        let mut present = all.clone();
+        let is_plain = ring::is_plain(ring);
+        for attempt in 0.. {
+            let hopes = Hopes {
+                present: &present,
+                fallen: (attempt > 0).then_some(&all),
+            };
             let verdicts: Vec<(usize, Verdict)> = ring
                 .iter()
-                .map(|(position, change)| (*position, self.execute(*position, change, &hopes)))
+                .map(|(position, change)| (*position, self.execute(*position, change, hopes)))
                 .collect();
-            let present = self.came_true(&hopes.present);
-            if present == hopes.present {
+            if !present.keep_true(&self.done) {
                 return verdicts;
             }
-            hopes = Hopes {
-                present,
-                fallen: Some(all.clone()),
-            };
-            self.done = before.clone();
+            self.done.back_to(before);
+            if is_plain {
+                let could = |change: &Change| self.could_be_first(change);
+                let holds = |change: &Change, hoped: &Hoped<'a>| {
+                    let mut links = change.links.iter();
+                    links.all(|link| self.holds(link, change, hoped))
+                };
+                ring::fall(ring, &mut present, &self.done, could, holds);
+            } else if attempt == MAX_TRIES {
+                present = Hoped::default();
+            }
         }
+        unreachable!("BUG: what is hoped for becomes less each time")
+    }
+
+    /// Whether nothing but its links is between a change and its row.
+    fn could_be_first(&self, change: &Change) -> bool {
+        self.done.recorded(change.id).is_none()
+            && self.refused_by_gate(change, change.row()).is_none()
     }
 
     /// Idempotency, then foreign keys, then the version gate.
-    fn execute(&mut self, position: usize, change: &Change, hopes: &Hopes) -> Verdict {
+    fn execute(&mut self, position: usize, change: &'a Change, hopes: Hopes<'_, 'a>) -> Verdict {
         let row = change.row();
-        let recorded = self
-            .view
-            .recorded
-            .get(&change.id)
-            .or_else(|| self.done.ids.get(&change.id));
-        if let Some(recorded) = recorded {
+        if let Some(recorded) = self.done.recorded(change.id) {
             if recorded.fingerprint == change.fingerprint {
                 return Verdict::Applied(Some(recorded.version));
             }
-            return match self.state(row) {
+            return match self.done.state(row) {
                 Some(state) => Verdict::Conflict(CurrentRow { row, state }),
                 None => Verdict::Invalid(Fault::ReusedId(change.id)),
             };
         }
         let refusal = self.refused_by_gate(change, row);
-        match (self.check_links(change, &hopes.present), refusal) {
+        match (self.check_links(change, hopes.present), refusal) {
             // Only where nothing but the ring is missing.
             (Err(Fault::ForeignKeyMissing(_)), Some(refusal))
                 if hopes
                     .fallen
-                    .as_ref()
                     .is_some_and(|all| self.check_links(change, all).is_ok()) =>
             {
                 refusal
             }
             (Err(fault), _) => Verdict::Invalid(fault),
             (Ok(()), Some(refusal)) => refusal,
-            (Ok(()), None) if !change.op.is_upsert() && self.state(row).is_none() => {
+            (Ok(()), None) if !change.op.is_upsert() && self.done.state(row).is_none() => {
                 Verdict::Applied(None)
             }
-            (Ok(()), None) => Verdict::Applied(Some(self.write(position, change, row))),
+            (Ok(()), None) => Verdict::Applied(Some(self.done.write(position, change))),
         }
     }
 
@@ -407,7 +174,7 @@ impl Run<'_> {
         let Base::Version(base) = change.base else {
             return None;
         };
-        match self.state(row) {
+        match self.done.state(row) {
             None if base != RowVersion::NEVER_SEEN => Some(Verdict::Invalid(Fault::NoServerRow {
                 table: self.catalog.table(change.table).name.clone(),
                 key: change.key,
@@ -419,12 +186,12 @@ impl Run<'_> {
         }
     }
 
-    fn check_links(&self, change: &Change, hopes: &Hoped) -> Result<(), Fault> {
-        if self.catalog.mode() == ForeignKeys::Disabled {
-            return Ok(());
-        }
+    fn check_links(&self, change: &Change, hopes: &Hoped<'a>) -> Result<(), Fault> {
         let mut missing = Vec::new();
         for link in &change.links {
+            if self.holds(link, change, hopes) {
+                continue;
+            }
             let (table, sent) = match link {
                 Link::NotKey => {
                     let table = self.catalog.table(change.table).name.clone();
@@ -433,15 +200,14 @@ impl Run<'_> {
                         key: change.key,
                     });
                 }
-                Link::Key { parent, .. } if self.has_row(*parent, change, hopes) => continue,
-                Link::Column {
-                    column,
-                    value,
-                    is_own,
-                } if *is_own || self.has_value(*column, value, hopes) => continue,
-                Link::Key { parent, sent } => (&self.catalog.table(parent.table).name, sent),
+                Link::Key { parent, sent } => {
+                    (&self.catalog.table(parent.table).name, sent.as_str())
+                }
                 Link::Column { column, value, .. } => {
-                    (&self.catalog.column(*column).table, &value.sent)
+                    (&self.catalog.column(*column).table, value.sent())
+                }
+                Link::TooLong { column, sent } => {
+                    (&self.catalog.column(*column).table, sent.as_str())
                 }
             };
             missing.push(format!("{table}:{sent}"));
@@ -453,101 +219,53 @@ impl Run<'_> {
         }
     }
 
+    /// Whether what a change refers to is there, or hoped for.
+    fn holds(&self, link: &Link, change: &Change, hopes: &Hoped<'a>) -> bool {
+        if self.catalog.mode() == ForeignKeys::Disabled {
+            return true;
+        }
+        match link {
+            Link::Key { parent, .. } => self.has_row(*parent, change, hopes),
+            Link::Column {
+                column,
+                value,
+                is_own,
+            } => *is_own || self.has_value(*column, value, hopes),
+            Link::NotKey | Link::TooLong { .. } => false,
+        }
+    }
+
     /// Whether a row counts as a parent of this change; it is its own.
-    fn has_row(&self, parent: RowAt, change: &Change, hopes: &Hoped) -> bool {
-        let exists = self.is_live(parent)
-            || hopes.live.contains(&parent)
+    fn has_row(&self, parent: RowAt, change: &Change, hopes: &Hoped<'a>) -> bool {
+        let exists = self.done.is_live(parent)
+            || hopes.is_live(&parent)
             || self.view.in_business.contains(&parent);
-        parent == change.row() || (exists && !self.doomed.contains(&parent))
+        parent == change.row() || (exists && !self.done.is_doomed(&parent))
     }
 
     /// Whether some row counts as the parent that holds this value: a business
     /// row, or, where rows of the upload offer theirs, one of those.
-    fn has_value(&self, column: ColumnIx, value: &ColumnValue, hopes: &Hoped) -> bool {
+    fn has_value(&self, column: ColumnIx, value: &ColumnValue, hopes: &Hoped<'a>) -> bool {
         let table = self.catalog.column(column).registered;
         let is_doomed =
-            |key: RowKey| table.is_some_and(|table| self.doomed.contains(&RowAt { table, key }));
+            |key: RowKey| table.is_some_and(|table| self.done.is_doomed(&RowAt { table, key }));
         let holders = self.view.holders.get(&(column, value.clone()));
         let in_business = holders.into_iter().flatten().any(|holder| match holder {
             Holder::Row(key) => !is_doomed(*key),
             Holder::Other => true,
         });
-        let in_upload = || {
-            let mut rows = self.done.named.rows(column, value);
-            rows.any(|row| !is_doomed(row.key))
-        };
-        let is_hoped = || {
-            let rows = hopes.named.get(&(column, value.compared.clone()));
-            rows.into_iter().flatten().any(|row| !is_doomed(row.key))
-        };
-        in_business || in_upload() || is_hoped()
-    }
-
-    fn write(&mut self, position: usize, change: &Change, row: RowAt) -> RowVersion {
-        // Where the change names a base, the gate has compared it with this.
-        let before = self
-            .state(row)
-            .map_or(RowVersion::NEVER_SEEN, |state| state.version);
-        let version = before.next();
-        let server_id = ServerId::new(self.view.head.get() + self.done.log.len() as i64 + 1);
-        self.done.log.push(LogEntry {
-            server_id,
-            position,
-            row,
-            op: change.op,
-            version,
-            change_id: change.id,
-            fingerprint: change.fingerprint,
-        });
-        let state = RowState {
-            version,
-            deleted: change.op == Op::Delete,
-            at: server_id,
-        };
-        self.done.rows.insert(row, state);
-        self.done.named.take(change);
-        self.done.ids.insert(
-            change.id,
-            Recorded {
-                fingerprint: change.fingerprint,
-                version,
-            },
-        );
-        version
-    }
-
-    fn into_plan(self) -> Plan {
-        let base = |row: &RowAt| {
-            self.view
-                .rows
-                .get(row)
-                .map_or(RowVersion::NEVER_SEEN, |state| state.version)
-        };
-        let mut rows: Vec<RowWrite> = self
-            .done
-            .rows
-            .iter()
-            .map(|(row, state)| RowWrite {
-                row: *row,
-                base: base(row),
-                state: *state,
-            })
-            .collect();
-        // Hash order is not a property of the input; stream order is.
-        rows.sort_by_key(|write| write.state.at);
-        let head = ServerId::new(self.view.head.get() + self.done.log.len() as i64);
-        Plan {
-            log: self.done.log,
-            rows,
-            head,
-        }
+        in_business
+            || self.done.is_called(column, value.compared())
+            || hopes.is_called(column, value.compared())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::RowState;
     use super::*;
     use crate::catalog::TableSpec;
+    use crate::ids::ServerId;
     use crate::names::TableName;
     use crate::upload::{RawChange, check};
 

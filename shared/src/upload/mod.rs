@@ -8,14 +8,19 @@
 
 mod change;
 mod decide;
+mod done;
 mod fault;
 mod order;
+mod plan;
+mod ring;
 #[cfg(test)]
 mod tests;
+mod value;
+mod view;
 
-pub use change::{Base, Change, ColumnValue, Fingerprint, Link, Offer, RawChange, check};
-pub use decide::{
-    CurrentRow, Decision, Holder, LogEntry, Needs, Plan, Recorded, RowAt, RowState, RowWrite,
-    Verdict, View, decide, needs,
-};
+pub use change::{Base, Change, Fingerprint, Link, Offer, RawChange, check};
+pub use decide::decide;
 pub use fault::Fault;
+pub use plan::{CurrentRow, Decision, LogEntry, Plan, RowWrite, Verdict};
+pub use value::{ColumnValue, MAX_VALUE_BYTES};
+pub use view::{Holder, Needs, Recorded, RowAt, RowState, View, needs};

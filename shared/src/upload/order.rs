@@ -6,10 +6,10 @@
 //! that refer to each other in a ring become one unit.
 
 use super::change::{Change, Link};
-use super::decide::RowAt;
+use super::view::RowAt;
 use crate::catalog::{Catalog, ColumnIx};
 use crate::graph;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Positions in the request that stand or fall together, in request order;
 /// one position unless they form a ring.
@@ -46,12 +46,13 @@ fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
     let mut last: HashMap<RowAt, usize> = HashMap::new();
     // Rows by what they can be referred to by besides their key.
     let mut named: HashMap<(ColumnIx, &str), Vec<RowAt>> = HashMap::new();
+    let mut seen = HashSet::new();
     for (node, (_, change)) in group.iter().enumerate() {
         last.insert(change.row(), node);
         for offer in &change.offers {
             if let Some(value) = &offer.value {
-                let rows = named.entry((offer.column, value)).or_default();
-                if !rows.contains(&change.row()) {
+                let rows = named.entry((offer.column, value.compared())).or_default();
+                if seen.insert((change.row(), offer.column, value.compared())) {
                     rows.push(change.row());
                 }
             }
@@ -65,9 +66,9 @@ fn by_reference(group: &[(usize, &Change)]) -> Vec<Unit> {
         for link in &change.links {
             let parents = match link {
                 Link::Key { parent, .. } => std::slice::from_ref(parent),
-                Link::NotKey => &[],
+                Link::NotKey | Link::TooLong { .. } => &[],
                 Link::Column { column, value, .. } => named
-                    .get(&(*column, value.compared.as_str()))
+                    .get(&(*column, value.compared()))
                     .map_or(&[][..], Vec::as_slice),
             };
             let others = parents.iter().filter(|parent| **parent != own);

@@ -223,6 +223,7 @@ impl Judge<'_> {
                 _ => wrong("FOREIGN-KEY"),
             };
         }
+        let passes = |version: i64| sent.current || sent.base == version;
         let missing = self.batch.missing_parents(position);
         if let Status::Invalid(Fault::ForeignKeyMissing(named)) = status {
             let expected = missing
@@ -239,16 +240,14 @@ impl Judge<'_> {
             return wrong("FOREIGN-KEY");
         }
         match (self.row_met(position), status) {
-            (None, Status::Invalid(Fault::NoServerRow { .. })) if sent.base != 0 => Ok(()),
-            (None, Status::Applied(None)) if sent.base == 0 && !sent.content.op.is_upsert() => {
-                Ok(())
-            }
-            (Some(now), Status::Conflict { .. }) if now.version != sent.base => {
+            (None, Status::Invalid(Fault::NoServerRow { .. })) if !passes(0) => Ok(()),
+            (None, Status::Applied(None)) if passes(0) && !sent.content.op.is_upsert() => Ok(()),
+            (Some(now), Status::Conflict { .. }) if !passes(now.version) => {
                 self.shows_current(position, status, "CONFLICT-JUSTIFIED")
             }
             (now, Status::Applied(Some(version)))
-                if *version == sent.base + 1
-                    && now.map_or(0, |now| now.version) == sent.base
+                if passes(*version - 1)
+                    && now.map_or(0, |now| now.version) + 1 == *version
                     && self.entry(position).is_some() =>
             {
                 Ok(())
@@ -329,7 +328,7 @@ impl Judge<'_> {
         };
         let gate = |position: usize| {
             let version = self.row_met(position).map_or(0, |now| now.version);
-            version == self.sent(position).base
+            self.sent(position).current || version == self.sent(position).base
         };
         let mut refused: Vec<usize> = (0..statuses.len())
             .filter(|&position| {

@@ -1,7 +1,7 @@
 //! What a server process remembers of a user: the algorithm of the shell's
 //! `upload/cache.rs`, step by step, over small arrays.
 
-use crate::database::{DEVICES, Database, KnownDevice, RowNow, Write};
+use crate::database::{Database, KnownDevice, RowNow, SERVER, WRITERS, Write};
 use crate::model::{ROWS, Row, Spelt, Words};
 use crate::mutants::{Mutant, Rules};
 use oversync_shared::upload::{Base, Needs, Recorded, RowState, View, needs};
@@ -22,7 +22,7 @@ struct Known {
     revision: i64,
     next_device: usize,
     /// Outer `None`: not read; inner: has never uploaded.
-    devices: [Option<Option<KnownDevice>>; DEVICES],
+    devices: [Option<Option<KnownDevice>>; WRITERS],
     rows: [Slot; ROWS],
 }
 
@@ -30,7 +30,7 @@ struct Known {
 pub struct UserCache {
     known: Option<Known>,
     /// Only for [`Mutant::WatermarkStale`].
-    watermarks: [Option<i64>; DEVICES],
+    watermarks: [Option<i64>; WRITERS],
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl UserCache {
     /// A full cache makes room.
     pub fn forget_devices(&mut self) {
         if let Some(known) = &mut self.known {
-            known.devices = [None; DEVICES];
+            known.devices = [None; WRITERS];
         }
     }
 
@@ -80,7 +80,10 @@ impl UserCache {
         rules: Rules,
     ) -> Snapshot {
         let user = upload.batch.user;
-        let needs = needs(&upload.checked);
+        let mut needs = needs(&upload.checked);
+        if upload.batch.device == SERVER {
+            needs.ids.clear();
+        }
         let wanted: Vec<Row> = needs.rows.iter().map(|at| words.row_of(*at)).collect();
         let assumed = if trust == Trust::NewRows {
             taken_for_new(words, upload)
@@ -185,7 +188,7 @@ impl UserCache {
             head: 0,
             revision: 0,
             next_device: 0,
-            devices: [None; DEVICES],
+            devices: [None; WRITERS],
             rows: [Slot::Unread; ROWS],
         });
         known.head = data.head;

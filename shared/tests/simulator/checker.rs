@@ -4,7 +4,7 @@
 //! each once, and keeps what it has seen as contents, never as fingerprints.
 //! Commits are checked here, answers in `answers.rs`, readers in `reader.rs`.
 
-use crate::database::{DEVICES, Entry, RowNow, UserData};
+use crate::database::{Entry, RowNow, SERVER, UserData, WRITERS};
 use crate::model::{Content, NOTES, PEOPLE, ROWS, Row, Sent, Spelt, TEAMS, name_of, table_of};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -47,7 +47,8 @@ pub struct Reference {
     pub log: Vec<Known>,
     rows: [Vec<RowNow>; ROWS],
     ids: HashMap<(usize, i64), usize>,
-    highest: [Vec<(i64, i64)>; DEVICES],
+    highest: [Vec<(i64, i64)>; WRITERS],
+    business: [bool; ROWS],
 }
 
 /// One arrival of an upload at a server process.
@@ -69,6 +70,14 @@ pub struct Checker {
 }
 
 impl Reference {
+    /// Of a user for whom other programs have written these business rows.
+    pub fn new(business: &[bool; ROWS]) -> Self {
+        Self {
+            business: *business,
+            ..Self::default()
+        }
+    }
+
     pub fn head(&self) -> i64 {
         self.log.len() as i64
     }
@@ -155,7 +164,13 @@ impl Checker {
         holds(entry.server_id == at, "PREFIX-ORDER", || {
             format!("id {} committed when {at} was next", entry.server_id)
         })?;
-        let is_the_change = entry.change_id == sent.id
+        // The server numbers its own changes, one after the other.
+        let id = if device == SERVER {
+            reference.highest(device, at).unwrap_or(0) + 1
+        } else {
+            sent.id
+        };
+        let is_the_change = entry.change_id == id
             && entry.row == sent.content.row
             && entry.op == sent.content.op
             && entry.payload == upload.payloads[entry.position]
@@ -166,7 +181,7 @@ impl Checker {
         let before = reference
             .row(sent.content.row, at)
             .map_or(0, |now| now.version);
-        let is_next = entry.version == before + 1 && sent.base == before;
+        let is_next = entry.version == before + 1 && (sent.current || sent.base == before);
         holds(is_next, "ROW-CHAIN", || {
             format!(
                 "{} goes from version {before} to {} by a change for {}",
@@ -180,14 +195,12 @@ impl Checker {
             deleted: !sent.content.op.is_upsert(),
             at,
         });
-        let earlier = reference.ids.insert((device, sent.id), at as usize);
+        let earlier = reference.ids.insert((device, id), at as usize);
         holds(earlier.is_none(), "EFFECT-ONCE", || {
-            format!("device {device} change {} is in the stream twice", sent.id)
+            format!("device {device} change {id} is in the stream twice")
         })?;
         let steps = &mut reference.highest[device];
-        let highest = steps
-            .last()
-            .map_or(sent.id, |(_, highest)| sent.id.max(*highest));
+        let highest = steps.last().map_or(id, |(_, highest)| id.max(*highest));
         steps.push((at, highest));
         reference.log.push(Known {
             visit: entry.visit,
@@ -215,7 +228,7 @@ impl Checker {
                 || format!("{} is not the fold of the log", name_of(row)),
             )?;
         }
-        for device in 0..DEVICES {
+        for device in 0..WRITERS {
             let known = data.devices[device].map(|known| known.highest);
             holds(
                 known == reference.highest(device, head),
@@ -243,9 +256,11 @@ impl Batch<'_> {
         self.reference.row(row, self.before)
     }
 
+    /// Nothing that the server writes has been written before.
     pub fn recorded(&self, position: usize) -> Option<&Known> {
-        self.reference
-            .recorded(self.device, self.changes[position].id, self.before)
+        let id = self.changes[position].id;
+        let known = self.reference.recorded(self.device, id, self.before);
+        known.filter(|_| self.device != SERVER)
     }
 
     /// Whether the batch holds a delete of the row that is not a repetition.
@@ -275,8 +290,10 @@ impl Batch<'_> {
         content
             .parents()
             .filter(|&(parent, _)| {
-                parent != content.row
-                    && (self.dooms(parent) || !(self.was_live(parent) || self.upserts(parent)))
+                let there = self.was_live(parent)
+                    || self.upserts(parent)
+                    || self.reference.business[parent];
+                parent != content.row && (self.dooms(parent) || !there)
             })
             .collect()
     }
@@ -288,7 +305,8 @@ impl Batch<'_> {
         for (place, &position) in self.written.iter().enumerate() {
             let content = &self.changes[position].content;
             for (parent, _) in content.parents() {
-                if parent == content.row || self.was_live(parent) {
+                let in_business = self.reference.business[parent] && !self.upserts(parent);
+                if parent == content.row || self.was_live(parent) || in_business {
                     continue;
                 }
                 let stands_before = self.written[..place]

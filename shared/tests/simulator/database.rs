@@ -14,6 +14,10 @@ use std::rc::Rc;
 /// Devices per user; the same names for every user.
 pub const DEVICES: usize = 3;
 
+/// The server itself, after the user's devices.
+pub const SERVER: usize = DEVICES;
+pub const WRITERS: usize = DEVICES + 1;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowNow {
     pub version: i64,
@@ -50,7 +54,9 @@ pub struct UserData {
     /// In commit order.
     pub log: Vec<Entry>,
     pub rows: [Option<RowNow>; ROWS],
-    pub devices: [Option<KnownDevice>; DEVICES],
+    pub devices: [Option<KnownDevice>; WRITERS],
+    /// Business rows of this user that nobody synchronised.
+    pub business: [bool; ROWS],
     /// Only for [`Mutant::IdsBeforeCommit`].
     pub sequence: i64,
     /// Only for [`Mutant::RejectedIdUsedUp`].

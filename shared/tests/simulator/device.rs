@@ -7,6 +7,8 @@
 
 use crate::answers::{Answer, Status};
 use crate::chance::Chance;
+use crate::checker::Reference;
+use crate::database::SERVER;
 use crate::model::{
     Batch, CHICKENS, Content, EGGS, Flaw, KEYS, LinkTo, NOTES, REFERENCES, ROWS, Row, Sent, Spelt,
     TABLES, draw_number, row, table_of,
@@ -99,8 +101,14 @@ impl Device {
         self.freeze(changes)
     }
 
-    fn freeze(&mut self, changes: Vec<Sent>) -> Rc<Batch> {
+    fn freeze(&mut self, mut changes: Vec<Sent>) -> Rc<Batch> {
         self.serial += 1;
+        if self.name == SERVER {
+            // Only different from each other, until the real ones are given out.
+            for (id, sent) in (1..).zip(&mut changes) {
+                sent.id = id;
+            }
+        }
         Rc::new(Batch {
             user: self.user,
             device: self.name,
@@ -145,6 +153,7 @@ impl Device {
             id,
             content,
             base,
+            current: self.name == SERVER && chance.percent(50),
             flaw,
         });
     }
@@ -218,6 +227,15 @@ impl Device {
         }
     }
 
+    /// Back-end code reads a row before it changes it.
+    fn look(&mut self, reference: &Reference) {
+        for row in 0..ROWS {
+            let now = reference.row(row, reference.head());
+            self.believed[row] = now.map_or(0, |now| now.version);
+            self.live[row] = now.is_some_and(|now| !now.deleted);
+        }
+    }
+
     fn learn(&mut self, batch: &Batch, statuses: &[Status]) {
         for (sent, status) in batch.changes.iter().zip(statuses) {
             match status {
@@ -246,6 +264,10 @@ impl Device {
 impl World<'_> {
     /// A device writes its next batch, or sends its current one again.
     pub fn device_acts(&mut self, device: usize) -> bool {
+        // Back-end code writes one thing after the other.
+        if self.devices[device].name == SERVER && self.server_is_heard(device) {
+            return false;
+        }
         let one = &mut self.devices[device];
         // Mostly it waits for its answer.
         if one.current.is_some() && !self.weather.is_calm() && self.chance.percent(60) {
@@ -256,7 +278,10 @@ impl World<'_> {
                 return false;
             }
             one.to_write -= 1;
-            let begins = one.serial == 0 && self.chance.percent(60);
+            if one.name == SERVER {
+                one.look(&self.checker.users[one.user]);
+            }
+            let begins = one.serial == 0 && one.name != SERVER && self.chance.percent(60);
             one.current = Some(if begins {
                 one.begin(&mut self.chance)
             } else {
@@ -278,9 +303,25 @@ impl World<'_> {
             _ => Rc::new(self.words.spell(&batch, style, self.rules)),
         };
         one.spelt = Some((style, upload.clone()));
+        if one.name == SERVER {
+            // A host that hears nothing looks, and writes anew.
+            one.current = None;
+        }
         say!(self, "device {device} sends {batch:?}");
         self.requests.push(upload);
         true
+    }
+
+    /// Whether something that the server writes is on its way.
+    fn server_is_heard(&self, device: usize) -> bool {
+        let user = self.devices[device].user;
+        let is_its =
+            |upload: &Rc<Spelt>| upload.batch.user == user && upload.batch.device == SERVER;
+        self.requests.iter().any(is_its)
+            || self
+                .processes
+                .iter()
+                .any(|process| process.works.iter().any(|work| is_its(&work.upload)))
     }
 
     pub fn device_hears(&mut self, device: usize, answer: &Answer) {

@@ -6,7 +6,7 @@
 
 use crate::mutants::{Mutant, Rules};
 use oversync_shared::catalog::{Catalog, ForeignKeys, Reference, RefersTo, TableSpec};
-use oversync_shared::upload::{Change, Fault, Fingerprint, RawChange, RowAt, check};
+use oversync_shared::upload::{Base, Change, Fault, Fingerprint, RawChange, RowAt, check};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, TableName};
 use std::fmt::Write as _;
@@ -122,6 +122,9 @@ pub struct Sent {
     pub id: i64,
     pub content: Content,
     pub base: i64,
+    /// Whatever the version is: the server may say that, whose `base` says nothing
+    /// then.
+    pub current: bool,
     pub flaw: Option<Flaw>,
 }
 
@@ -247,6 +250,11 @@ impl Words {
                 payload: payload.as_deref(),
             };
             let mut change = check(&raw, &self.catalog, 4_096, &mut scratch);
+            if let Ok(change) = &mut change
+                && sent.current
+            {
+                change.base = Base::Current;
+            }
             if rules.is(Mutant::FingerprintOfRawText)
                 && let Ok(change) = &mut change
             {

@@ -91,6 +91,20 @@ mutants! {
     WatermarkNotRaised,
     /// A device's watermark outlives the cache: ids above it are not looked up.
     WatermarkStale,
+    // The server as a writer.
+    /// Its change ids start anew with every upload.
+    ServerIdsFromOne,
+    /// They are those of the first round, whoever was faster.
+    ServerIdsOfFirstRound,
+    /// "Whatever it is" means a row never seen.
+    CurrentTakenForNew,
+    // Business rows as parents.
+    /// They are not asked for.
+    BusinessForgotten,
+    /// Other users' count.
+    BusinessOfAnyUser,
+    /// Those that are missed only once others are found are not asked for.
+    BusinessAskedOnce,
     // Pages.
     /// The cursor moves to the highest id, not to the last one returned.
     CursorFromMax,
@@ -148,8 +162,10 @@ impl Rules {
             Mutant::VersionFromRequest => {
                 let mut view = view.clone();
                 for change in sound() {
-                    if let Some(now) = view.rows.get_mut(&row_of(change)) {
-                        now.version = change.base.version().expect("devices name one");
+                    if let Some(now) = view.rows.get_mut(&row_of(change))
+                        && let Some(version) = change.base.version()
+                    {
+                        now.version = version;
                     }
                 }
                 decide(catalog, &view, changes)
@@ -229,6 +245,15 @@ impl Rules {
                 let (upserts, deletes) = (0..changes.len()).partition(is_upsert);
                 in_parts(words, view, changes, &[deletes, upserts], true)
             }
+            Mutant::CurrentTakenForNew => {
+                let mut changes = changes.clone();
+                for change in changes.iter_mut().flatten() {
+                    if change.base == Base::Current {
+                        change.base = Base::NEW;
+                    }
+                }
+                decide(catalog, view, &changes)
+            }
             Mutant::RequestOrder => in_parts(words, view, changes, &singly(changes), true),
             _ => decide(catalog, view, changes),
         }
@@ -257,7 +282,7 @@ fn without_links(
             .iter()
             .filter(|link| match link {
                 Link::Key { parent, .. } => !drop(change, *parent),
-                Link::NotKey | Link::Column { .. } => true,
+                Link::NotKey | Link::Column { .. } | Link::TooLong { .. } => true,
             })
             .cloned()
             .collect();

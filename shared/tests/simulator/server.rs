@@ -8,11 +8,12 @@
 use crate::answers::{Answer, Status};
 use crate::cache::{Snapshot, Trust, UserCache};
 use crate::checker::{Checked, Violated, holds};
-use crate::database::{Commit, Entry, KnownDevice, Outcome, RowNow, Write};
+use crate::database::{Commit, Entry, KnownDevice, Outcome, RowNow, SERVER, Write};
 use crate::model::Spelt;
-use crate::mutants::Mutant;
+use crate::mutants::{Mutant, Rules};
 use crate::world::{World, say};
-use oversync_shared::upload::{Change, Decision, Verdict};
+use oversync_shared::ChangeId;
+use oversync_shared::upload::{Change, Decision, Fault, Link, RowAt, Verdict};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -38,6 +39,8 @@ pub struct Work {
     round: u32,
     trust: Trust,
     cache: UserCache,
+    /// Only for [`Mutant::ServerIdsOfFirstRound`].
+    highest: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,7 @@ impl World<'_> {
             round: 0,
             trust: Trust::NewRows,
             cache: UserCache::default(),
+            highest: None,
         });
     }
 
@@ -129,7 +133,7 @@ impl World<'_> {
             }
             work.round += 1;
             self.tally.decided_again += u64::from(work.round > 1);
-            let snapshot = work.cache.snapshot(
+            let mut snapshot = work.cache.snapshot(
                 &self.database,
                 self.words,
                 &work.upload,
@@ -140,11 +144,40 @@ impl World<'_> {
             if self.rules.is(Mutant::RejectedIdUsedUp) {
                 view = Some(self.with_rejected(&work, &snapshot));
             }
-            let decision = self.rules.decide(
+            let mut decision = self.rules.decide(
                 self.words,
                 view.as_ref().unwrap_or(&snapshot.view),
                 &work.upload,
             );
+            let mut missing = missing_parents(&decision, &work.upload);
+            for asks_for_all in [false, true] {
+                if missing.is_empty() || self.rules.is(Mutant::BusinessForgotten) {
+                    break;
+                }
+                snapshot.is_fresh = false;
+                let found = self.in_business(user, &missing);
+                if found.is_empty() {
+                    break;
+                }
+                self.tally.parents_in_business += 1;
+                self.tally.parents_asked_for_again += u64::from(asks_for_all);
+                let view = view.get_or_insert_with(|| snapshot.view.clone());
+                view.in_business.extend(found);
+                decision = self.rules.decide(self.words, view, &work.upload);
+                let unasked = |row: &RowAt| !missing.contains(row);
+                let more = missing_parents(&decision, &work.upload);
+                let is_all = asks_for_all || self.rules.is(Mutant::BusinessAskedOnce);
+                missing = if is_all || !more.iter().any(unasked) {
+                    Vec::new()
+                } else {
+                    parents(&work.upload.checked).filter(unasked).collect()
+                };
+            }
+            if work.upload.batch.device == SERVER {
+                let highest = snapshot.device.map_or(0, |device| device.highest);
+                let first = *work.highest.get_or_insert(highest);
+                give_ids(&mut decision, self.rules, highest, first);
+            }
             if self.proves_assumptions(&decision, &snapshot) {
                 break (snapshot, decision);
             }
@@ -184,6 +217,18 @@ impl World<'_> {
         Ok(true)
     }
 
+    /// Which of these rows the business tables have for this user.
+    fn in_business(&self, user: usize, rows: &[RowAt]) -> HashSet<RowAt> {
+        let everyone = self.rules.is(Mutant::BusinessOfAnyUser);
+        let has = |row: &RowAt| {
+            let mut users = self.database.users.iter().enumerate();
+            users.any(|(owner, data)| {
+                (owner == user || everyone) && data.business[self.words.row_of(*row)]
+            })
+        };
+        rows.iter().copied().filter(has).collect()
+    }
+
     fn proves_assumptions(&self, decision: &Decision, snapshot: &Snapshot) -> bool {
         let written: HashSet<usize> = decision
             .plan
@@ -219,9 +264,11 @@ impl World<'_> {
         let highest_here = decision.plan.log.iter().map(|entry| entry.change_id.get());
         let highest_before = snapshot.device.map(|device| device.highest);
         let writer = KnownDevice {
-            key: snapshot
-                .device
-                .map_or(snapshot.next_device, |device| device.key),
+            key: match snapshot.device {
+                Some(device) => device.key,
+                None if batch.device == SERVER => 0,
+                None => snapshot.next_device,
+            },
             highest: highest_here.max().max(highest_before).unwrap_or_default(),
         };
         let rows: Vec<Write> = decision
@@ -435,11 +482,42 @@ impl World<'_> {
             if self.database.users[batch.user].rejected.contains(&used) {
                 let recorded = oversync_shared::upload::Recorded {
                     fingerprint: change.fingerprint,
-                    version: change.base.version().expect("devices name one").next(),
+                    version: change.base.version().unwrap_or_default().next(),
                 };
                 view.recorded.entry(change.id).or_insert(recorded);
             }
         }
         view
+    }
+}
+
+/// The rows that some change was refused for not being there.
+fn missing_parents(decision: &Decision, upload: &Spelt) -> Vec<RowAt> {
+    let refused =
+        |verdict: &Verdict| matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_)));
+    let changes = decision.verdicts.iter().zip(&upload.checked);
+    let refused = changes.filter(|(verdict, _)| refused(verdict));
+    refused
+        .flat_map(|(_, change)| parents(std::slice::from_ref(change)))
+        .collect()
+}
+
+fn parents(changes: &[Result<Change, Fault>]) -> impl Iterator<Item = RowAt> {
+    let links = changes.iter().flatten().flat_map(|change| &change.links);
+    links.filter_map(|link| match link {
+        Link::Key { parent, .. } => Some(*parent),
+        Link::NotKey | Link::Column { .. } | Link::TooLong { .. } => None,
+    })
+}
+
+/// What follows the highest on record, in every round anew.
+fn give_ids(decision: &mut Decision, rules: Rules, highest: i64, first: i64) {
+    let above = match rules.0 {
+        Some(Mutant::ServerIdsFromOne) => 0,
+        Some(Mutant::ServerIdsOfFirstRound) => first,
+        _ => highest,
+    };
+    for (id, entry) in (above + 1..).zip(&mut decision.plan.log) {
+        entry.change_id = ChangeId::new(id);
     }
 }

@@ -1,6 +1,7 @@
 //! What happened in the histories: a checker that is never asked proves nothing.
 
 use crate::answers::{Answer, Status};
+use crate::database::SERVER;
 use oversync_shared::upload::Fault;
 
 macro_rules! tally {
@@ -24,6 +25,10 @@ macro_rules! tally {
 tally! {
     answers,
     entries,
+    applied_of_server,
+    conflicts_of_server,
+    parents_in_business,
+    parents_asked_for_again,
     entries_of_rings,
     repeated,
     applied_without_version,
@@ -55,6 +60,10 @@ impl Tally {
         };
         self.answers += 1;
         for status in statuses {
+            if answer.device == SERVER {
+                self.applied_of_server += u64::from(matches!(status, Status::Applied(Some(_))));
+                self.conflicts_of_server += u64::from(matches!(status, Status::Conflict { .. }));
+            }
             match status {
                 Status::Applied(Some(_)) => {}
                 Status::Applied(None) => self.applied_without_version += 1,

@@ -6,7 +6,7 @@
 use crate::answers::Answer;
 use crate::chance::Chance;
 use crate::checker::{Checked, Checker, Reference, Violated, violation};
-use crate::database::{Ask, DEVICES, Database, Page, UserData};
+use crate::database::{Ask, DEVICES, Database, Page, SERVER, UserData};
 use crate::device::Device;
 use crate::lanes::Group;
 use crate::model::{ROWS, Spelt, Words};
@@ -110,7 +110,19 @@ impl<'w> World<'w> {
                 devices.push(Device::new(user, name, hot, &mut chance));
                 readers.push(Reader::new(user, name, &mut chance));
             }
+            if chance.percent(40) {
+                devices.push(Device::new(user, SERVER, hot, &mut chance));
+            }
         }
+        // Rows that other programs have written, in half of the histories.
+        let share = chance.pick(&[0, 15]);
+        let business: Vec<[bool; ROWS]> = (0..users)
+            .map(|_| [false; ROWS].map(|_| share > 0 && chance.percent(share)))
+            .collect();
+        let of_database = |business: &[bool; ROWS]| UserData {
+            business: *business,
+            ..UserData::default()
+        };
         Self {
             words,
             rules,
@@ -118,7 +130,7 @@ impl<'w> World<'w> {
             loud,
             weather,
             database: Database {
-                users: (0..users).map(|_| UserData::default()).collect(),
+                users: business.iter().map(of_database).collect(),
             },
             processes,
             devices,
@@ -129,7 +141,7 @@ impl<'w> World<'w> {
             groups: Vec::new(),
             checker: Checker {
                 entries_of_rings: 0,
-                users: (0..users).map(|_| Reference::default()).collect(),
+                users: business.iter().map(Reference::new).collect(),
                 visits: Vec::new(),
             },
             next_work: 0,

@@ -9,17 +9,22 @@ use async_trait::async_trait;
 use oversync::auth::{Authenticator, TokenAuthenticator};
 use oversync::settings::{ReferenceSettings, Secret, TableSettings};
 use oversync::store::handler::{
-    Deleted, EmbeddedHandler, HandlerError, PostgresHandler, TableHandler, Upserted,
+    Before, Deleted, EmbeddedHandler, HandlerError, PostgresHandler, TableHandler, Upserted,
 };
 use oversync::{Clock, Handlers, Settings, SyncService, routes};
 use oversync_shared::{RowKey, TableName};
 use oversync_tests::server::SECRET;
 use serde_json::Value;
+use sqlx::Connection as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longer than a handler may take.
 const TOO_LONG: Duration = Duration::from_secs(60);
+
+/// What a serializable transaction is told, for no reason at all.
+const CONFLICT: &str =
+    "DO $$ BEGIN RAISE EXCEPTION 'could not serialize, ever' USING ERRCODE = '40001'; END $$";
 
 struct Things;
 
@@ -89,6 +94,38 @@ impl PostgresHandler for Things {
                 sqlx::query("SELECT 1 / 0").execute(connection).await?;
                 Ok(())
             }
+            "sleep" => {
+                sqlx::query("SELECT pg_sleep(600)")
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            }
+            "conflict" => {
+                sqlx::query(CONFLICT).execute(connection).await?;
+                Ok(())
+            }
+            // The host's own, beside the upload's.
+            "conflict elsewhere" => {
+                let url = std::env::var("DATABASE_URL").map_err(HandlerError::new)?;
+                let mut other = sqlx::PgConnection::connect(&url).await?;
+                sqlx::query(CONFLICT).execute(&mut other).await?;
+                Ok(())
+            }
+            "connect elsewhere" => {
+                sqlx::PgConnection::connect("postgres://nobody@127.0.0.1:1/nowhere").await?;
+                Ok(())
+            }
+            // Refused at first; then until it is allowed.
+            "hold" if row.before == Before::Unknown => {
+                sqlx::query(
+                    "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM app.allowed) \
+                     LOOP PERFORM pg_sleep(0.02); END LOOP; END $$",
+                )
+                .execute(connection)
+                .await?;
+                Ok(())
+            }
+            "hold" => Err(refusal()),
             // Looked at in the end, and wrong then.
             "defer" => {
                 sqlx::query("INSERT INTO app.chain (id, after) VALUES (1, 2)")
@@ -148,6 +185,12 @@ impl EmbeddedHandler for Things {
             "panic" => panic!("asked to"),
             "break" => {
                 connection.execute_batch("SELECT 1 FROM nowhere")?;
+                Ok(())
+            }
+            // The upload's own transaction is in its way.
+            "write elsewhere" => {
+                let path = connection.path().unwrap_or_default();
+                rusqlite::Connection::open(path)?.execute("INSERT INTO allowed VALUES (1)", [])?;
                 Ok(())
             }
             // It must not, and does.

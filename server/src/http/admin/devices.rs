@@ -4,6 +4,7 @@
 use super::operator::Operator;
 use crate::http::{ApiError, body};
 use crate::service::SyncService;
+use crate::store::Access;
 use actix_web::{HttpRequest, HttpResponse, web};
 use oversync_shared::{DeviceId, UserId};
 use serde::Deserialize;
@@ -74,24 +75,30 @@ pub(super) async fn revoke(
     service: web::Data<SyncService>,
     _: Operator,
     request: HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let (user, device) = named(&service, &request, &mut payload).await?;
-    let done = service.revoke(&user, &device).await;
-    done.map_err(ApiError::from_store)?;
-    tracing::info!(%user, %device, "revoked");
-    Ok(HttpResponse::Ok().json(json!({ "user": user, "device": device, "revoked": true })))
+    set_access(&service, &request, payload, Access::Revoked).await
 }
 
 pub(super) async fn reinstate(
     service: web::Data<SyncService>,
     _: Operator,
     request: HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let (user, device) = named(&service, &request, &mut payload).await?;
-    let done = service.reinstate(&user, &device).await;
+    set_access(&service, &request, payload, Access::Admitted).await
+}
+
+async fn set_access(
+    service: &SyncService,
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    access: Access,
+) -> Result<HttpResponse, ApiError> {
+    let (user, device) = named(service, request, &mut payload).await?;
+    let done = service.set_access(&user, &device, access).await;
     done.map_err(ApiError::from_store)?;
-    tracing::info!(%user, %device, "reinstated");
-    Ok(HttpResponse::Ok().json(json!({ "user": user, "device": device, "revoked": false })))
+    tracing::info!(%user, %device, ?access, "access set");
+    let revoked = access == Access::Revoked;
+    Ok(HttpResponse::Ok().json(json!({ "user": user, "device": device, "revoked": revoked })))
 }

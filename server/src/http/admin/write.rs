@@ -4,9 +4,9 @@
 //! server gives out its own. The answer is an upload's.
 
 use super::operator::Operator;
-use crate::http::{ApiError, body};
+use crate::http::{ApiError, upload};
 use crate::service::SyncService;
-use crate::upload::{NotAWrite, NotAnUpload, ReadError, UploadError};
+use crate::upload::NotAWrite;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 pub(super) async fn write(
@@ -15,28 +15,14 @@ pub(super) async fn write(
     request: HttpRequest,
     mut payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let limit = service.settings().limits.max_body_bytes;
-    let body = body::read(
-        &request,
-        &mut payload,
-        limit,
-        service.in_flight(),
-        NotAnUpload.into(),
-    )
-    .await?;
-    let mut write = service
+    let body = upload::read(&service, &request, &mut payload).await?;
+    let write = service
         .read_write(&body.text)
         .map_err(|error| match error {
-            NotAWrite::Upload(ReadError::Absurd) => ApiError::TooLarge(limit),
-            NotAWrite::Upload(ReadError::NotAnUpload(error)) => error.into(),
+            NotAWrite::Upload(error) => upload::refusal(&service, error),
             named @ (NotAWrite::NoUser | NotAWrite::User(_) | NotAWrite::Base(_)) => {
                 ApiError::Invalid(named.to_string().into())
             }
         })?;
-    write.room = Some(body.room);
-    let reply = service.upload(write).await.map_err(|error| match error {
-        UploadError::AnswerTooLarge => ApiError::TooLarge(limit),
-        other => other.into(),
-    })?;
-    Ok(HttpResponse::Ok().json(reply))
+    upload::apply(&service, write, body).await
 }

@@ -1,7 +1,7 @@
 //! What SQLite says about business tables. There is one name space: the table
 //! `business.users` is the table `users` of the file.
 
-use crate::projection::{BusinessTable, Column, DeclaredReference, Kind};
+use crate::projection::{BusinessTable, Column, Kind};
 use crate::store::StoreError;
 use oversync_shared::TableName;
 use rusqlite::Connection;
@@ -13,11 +13,12 @@ pub(super) fn describe(
 ) -> Result<HashMap<TableName, BusinessTable>, StoreError> {
     let mut found = HashMap::new();
     for name in tables {
-        let table = BusinessTable {
+        let mut table = BusinessTable {
             columns: columns(connection, &name.table)?,
             primary_key: primary_key(connection, &name.table)?,
-            references: references(connection, name)?,
+            ..BusinessTable::default()
         };
+        declare(connection, name, &mut table)?;
         if !table.columns.is_empty() {
             found.insert(name.clone(), table);
         }
@@ -56,37 +57,38 @@ fn primary_key(connection: &Connection, table: &str) -> Result<Vec<String>, Stor
         .collect::<Result<_, _>>()?)
 }
 
-/// A parent has the schema of its child.
-fn references(
+/// A parent has the schema of its child. One that names no columns refers to the
+/// parent's primary key, in its order.
+fn declare(
     connection: &Connection,
     child: &TableName,
-) -> Result<Vec<DeclaredReference>, StoreError> {
+    table: &mut BusinessTable,
+) -> Result<(), StoreError> {
     let mut statement = connection.prepare(
-        "SELECT lower(k.\"from\"), lower(k.\"table\"), \
-                coalesce(k.\"to\", (SELECT max(name) FROM pragma_table_info(k.\"table\") WHERE pk > 0)) \
-         FROM pragma_foreign_key_list(?1) k \
-         WHERE (SELECT count(*) FROM pragma_foreign_key_list(?1) o WHERE o.id = k.id) = 1 \
-         ORDER BY k.id DESC",
+        "SELECT k.id, lower(k.\"table\"), k.\"from\", \
+                coalesce(k.\"to\", (SELECT name FROM pragma_table_info(k.\"table\") WHERE pk = k.seq + 1)) \
+         FROM pragma_foreign_key_list(?1) k ORDER BY k.id DESC, k.seq",
     )?;
-    let references = statement.query_map([&child.table], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?))
+    let columns = statement.query_map([&child.table], |row| {
+        let (id, parent): (i64, String) = (row.get(0)?, row.get(1)?);
+        let there: Option<String> = row.get(3)?;
+        Ok(((id, parent), (row.get::<_, String>(2)?, there)))
     })?;
-    let mut found = Vec::new();
-    for reference in references {
-        let (column, table, parent_column) = reference?;
-        if let Some(parent_column) = parent_column {
+    let columns: Vec<_> = columns.collect::<Result<_, _>>()?;
+    for key in columns.chunk_by(|a, b| a.0 == b.0) {
+        let pairs = key
+            .iter()
+            .map(|(_, (here, there))| Some((here.clone(), there.clone()?)));
+        // A parent without such a column: nothing can refer to it.
+        if let Some(pairs) = pairs.collect() {
             let parent = TableName {
                 schema: child.schema.clone(),
-                table,
+                table: key[0].0.1.clone(),
             };
-            found.push(DeclaredReference {
-                column,
-                parent,
-                parent_column,
-            });
+            table.declare(parent, pairs);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// By SQLite's affinity rules (SQLite documentation, "Datatypes", 3.1), except

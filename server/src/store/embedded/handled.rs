@@ -2,55 +2,34 @@
 
 use super::project::Trouble;
 use crate::projection::Handled;
-use crate::store::handler::{Before, Deleted, HandlerError, PANICKED, Upserted, recorded};
-use oversync_shared::{RowKey, RowVersion, UserId};
+use crate::store::handler::{Call, HandlerError, PANICKED, Row, recorded};
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// A row for a handler.
-pub(super) struct Row<'a> {
-    pub(super) user: &'a UserId,
-    pub(super) key: RowKey,
-    pub(super) version: RowVersion,
-    pub(super) payload: Option<&'a str>,
-    pub(super) before: Before,
-}
-
+/// Whatever goes wrong is the row's: a handler may speak of another connection. If
+/// it was ours, what the caller does next fails.
 pub(super) fn write(
     connection: &Connection,
     handled: &Handled,
-    row: &Row<'_>,
+    row: Row<'_>,
 ) -> Result<(), Trouble> {
     let handler = handled
         .handlers
         .embedded
         .as_ref()
         .expect("BUG: registration has checked that there is one");
-    let (user, key, version) = (row.user, row.key, row.version);
-    let call = || match row.payload {
-        Some(payload) => {
-            let before = row.before;
-            let row = Upserted {
-                user,
-                key,
-                payload,
-                version,
-                before,
-            };
-            handler.upsert(connection, &row)
-        }
-        None => {
-            let row = Deleted { user, key, version };
-            handler.delete(connection, &row)
-        }
+    let call = || match row.call() {
+        Call::Upsert(row) => handler.upsert(connection, &row),
+        Call::Delete(row) => handler.delete(connection, &row),
     };
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(())) => Ok(()),
+    let text = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(())) => return Ok(()),
         Ok(Err(HandlerError::Sqlite(error))) => match Trouble::from(error) {
-            Trouble::Data(text) => Err(Trouble::Data(recorded(&text))),
-            ours => Err(ours),
+            Trouble::Data(text) => recorded(&text),
+            Trouble::Store(error) => recorded(&error.to_string()),
         },
-        Ok(Err(other)) => Err(Trouble::Data(recorded(&other.to_string()))),
-        Err(_) => Err(Trouble::Data(PANICKED.to_owned())),
-    }
+        Ok(Err(other)) => recorded(&other.to_string()),
+        Err(_) => PANICKED.to_owned(),
+    };
+    Err(Trouble::Data(text))
 }

@@ -84,12 +84,12 @@ fn wanted(lookup: &Lookup, wanted: &ColumnValue) -> Vec<Value> {
         wire_name: String::new(),
         refers_to: Vec::new(),
     };
-    let Ok(plain) = value(&column, &wanted.json) else {
+    let Ok(plain) = value(&column, wanted.json()) else {
         return Vec::new();
     };
     let is_uuid = lookup.column.type_name.eq_ignore_ascii_case("uuid");
     let mut all = vec![plain];
-    if let Some(key) = RowKey::parse_reference(&wanted.sent).filter(|_| is_uuid) {
+    if let Some(key) = RowKey::parse_reference(wanted.sent()).filter(|_| is_uuid) {
         all.extend(spellings(key).map(Value::Text));
         all.push(Value::Blob(key.uuid().as_bytes().to_vec()));
     }
@@ -107,7 +107,7 @@ pub(super) fn key_of(value: &Value) -> Option<RowKey> {
 
 /// Whether this user may see the business row: its own, or, where no column says
 /// whose a row is, one that synchronisation gave to nobody.
-fn is_visible(
+pub(super) fn is_visible(
     connection: &Connection,
     projection: &Projection,
     table_key: i64,
@@ -115,7 +115,7 @@ fn is_visible(
     user_id: &UserId,
     key: Option<RowKey>,
     owner: Option<String>,
-) -> Result<bool, StoreError> {
+) -> rusqlite::Result<bool> {
     if projection.owner.is_some() {
         return Ok(owner.as_deref() == Some(user_id.as_str()));
     }

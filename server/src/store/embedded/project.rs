@@ -5,12 +5,9 @@
 //! synchronised tables have been checked when the upload was decided, and a
 //! deferred one failing at COMMIT would take everybody's upload with it.
 
-use super::lookup::key_of;
-use super::{Tables, handled};
-use crate::projection::{
-    Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection, STANDS_ON_ANOTHERS,
-};
-use crate::store::handler::Before;
+use super::{Tables, handled, standing};
+use crate::projection::{Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection};
+use crate::store::handler::{Before, Row};
 use crate::store::{StoreError, op_code};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -111,8 +108,8 @@ pub(super) type GivenUp = HashSet<(i64, i64, RowKey)>;
 
 /// How projecting ended.
 pub(super) enum Projected {
-    /// Everything is written or recorded.
-    Done,
+    /// Everything is written, or recorded: so many rows.
+    Done(usize),
     /// A trigger or conflict clause of the business table rolled the whole
     /// transaction back while this row was written.
     RolledBack(i64, i64, RowKey),
@@ -146,18 +143,27 @@ pub(super) fn project(
             Attempt::RolledBack => return Ok(Projected::RolledBack(id.0, id.1, id.2)),
         }
     }
+    let mut recorded = 0;
     for (work, error) in failed {
         // A unique value may have been freed by a later row of the upload.
         let is_ours = matches!(work.writer, Writer::Projection(_));
-        if is_ours && error == NOT_UNIQUE && matches!(attempt(tx, work)?, Attempt::Written) {
-            clear(tx, work)?;
-            continue;
+        if is_ours && error == NOT_UNIQUE {
+            match attempt(tx, work)? {
+                Attempt::Written => {
+                    clear(tx, work)?;
+                    continue;
+                }
+                Attempt::RolledBack => {
+                    return Ok(Projected::RolledBack(work.user, work.table_key, work.key));
+                }
+                Attempt::Failed(_) => {}
+            }
         }
         tracing::warn!(table = %work.writer.name(), error, "a row could not be projected");
-        crate::meters::projection_failure();
         record(tx, work, &error, ts)?;
+        recorded += 1;
     }
-    Ok(Projected::Done)
+    Ok(Projected::Done(recorded))
 }
 
 /// The text of a failure whose own triggers rolled everything back.
@@ -177,17 +183,17 @@ pub(super) fn attempt(tx: &Transaction<'_>, work: &Work<'_>) -> Result<Attempt, 
     tx.execute_batch("SAVEPOINT projection")?;
     let written = match work.writer {
         Writer::Projection(projection) => {
-            write(tx, work, projection).and_then(|()| check_parents(tx, work, projection))
+            write(tx, work, projection).and_then(|()| standing::check(tx, work, projection))
         }
         Writer::Handler(handled) => {
-            let row = handled::Row {
+            let row = Row {
                 user: work.user_id,
                 key: work.key,
                 version: work.version,
                 payload: work.payload,
                 before: work.before,
             };
-            handled::write(tx, handled, &row)
+            handled::write(tx, handled, row)
         }
     };
     match written {
@@ -268,54 +274,6 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>, projection: &Projection) -> Resu
             "INSERT INTO _oversync_owners (table_key, pk, user_key) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         )?
         .execute(params![work.table_key, work.key.uuid().as_bytes(), work.user])?;
-    }
-    Ok(())
-}
-
-/// What the written row refers to must be this user's or nobody's: its owner
-/// could not delete it any more. A parent that is not there is no matter here.
-fn check_parents(
-    tx: &Transaction<'_>,
-    work: &Work<'_>,
-    projection: &Projection,
-) -> Result<(), Trouble> {
-    let references: Vec<&ProjectedColumn> = projection
-        .columns
-        .iter()
-        .filter(|column| column.is_reference())
-        .collect();
-    if references.is_empty() || work.payload.is_none() {
-        return Ok(());
-    }
-    let Some(there) = find(tx, projection, work.key)? else {
-        return Ok(());
-    };
-    let names: Vec<String> = references
-        .iter()
-        .map(|column| quoted(&column.column.name))
-        .collect();
-    let sql = format!(
-        "SELECT {} FROM {} WHERE {} = ?1",
-        names.join(", "),
-        quoted(&projection.name.table),
-        quoted(&projection.key.name)
-    );
-    let held: Vec<Value> = tx.prepare_cached(&sql)?.query_row([there.key], |row| {
-        (0..references.len()).map(|place| row.get(place)).collect()
-    })?;
-    for (column, value) in references.iter().zip(&held) {
-        let Some(key) = key_of(value) else { continue };
-        for &table in &column.refers_to {
-            let table_key = work.tables.keys[table.index()];
-            let Some(parent) = work.tables.projections.get(&table_key) else {
-                continue;
-            };
-            let row = RowAt { table, key };
-            let is_there = find(tx, parent, key)?.is_some();
-            if is_there && !is_visible(tx, parent, table_key, work.user, work.user_id, row)? {
-                return Err(Trouble::Data(STANDS_ON_ANOTHERS.to_owned()));
-            }
-        }
     }
     Ok(())
 }

@@ -21,20 +21,24 @@ pub(super) fn commit(
     'again: loop {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut outcomes = Vec::with_capacity(commits.len());
+        let mut failed = 0;
         for commit in commits {
             let outcome = commit_one(&tx, commit, tables, ts)?;
             if matches!(outcome, Outcome::Done { .. }) {
                 let rows = business_rows(commit, tables);
-                if let Projected::RolledBack(user, table, key) =
-                    project::project(&tx, rows, &given_up, ts)?
-                {
-                    given_up.insert((user, table, key));
-                    continue 'again;
+                match project::project(&tx, rows, &given_up, ts)? {
+                    Projected::Done(rows) => failed += rows,
+                    Projected::RolledBack(user, table, key) => {
+                        given_up.insert((user, table, key));
+                        continue 'again;
+                    }
                 }
             }
             outcomes.push(outcome);
         }
         tx.commit()?;
+        // What was taken back did not happen.
+        crate::meters::projection_failures(failed);
         return Ok(outcomes);
     }
 }

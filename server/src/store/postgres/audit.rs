@@ -1,8 +1,8 @@
 //! Reading for `verify`: one REPEATABLE READ, READ ONLY transaction per user.
 
-use super::expressions::{column_value, key_value, quoted, quoted_table};
+use super::expressions::{column_value, is_owner, key_value, quoted, quoted_table};
 use super::{connect_options, describe};
-use crate::projection::{BusinessTable, Column, Kind, Projection};
+use crate::projection::{BusinessTable, Kind, Projection};
 use crate::store::audit::{
     Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, RowName, Snapshot,
     Stray, TableKey,
@@ -292,7 +292,7 @@ impl PostgresSnapshot {
             .bind(ids)
             .bind(deleted)
             .bind(self.user_key)
-            .bind(owner_name(projection, &self.user_id))
+            .bind(self.user_id.as_str())
             .bind(table.0 as i32)
             .fetch_all(&mut *self.tx)
             .await;
@@ -342,15 +342,6 @@ fn is_about_data(code: Option<&str>) -> bool {
     })
 }
 
-/// The user's name as the owner column prints it: a uuid in one spelling.
-fn owner_name(projection: &Projection, user: &UserId) -> String {
-    let is_uuid = |owner: &Column| owner.kind == Kind::Uuid;
-    match uuid::Uuid::try_parse(user.as_str()) {
-        Ok(uuid) if projection.owner.as_ref().is_some_and(is_uuid) => uuid.to_string(),
-        _ => user.to_string(),
-    }
-}
-
 /// Rows that differ, each with the first column that does. $1–$3 keys, entries
 /// and whether deleted, $4/$5 the user, $6 the table's number. Values are
 /// compared as text, which every type has; a value is only computed where the
@@ -360,8 +351,8 @@ fn compare_sql(projection: &Projection) -> String {
     let key = quoted(&projection.key.name);
     let mine = match &projection.owner {
         Some(owner) => format!(
-            "coalesce(b.{}::text = $5, false) AND ($4::bigint, $6::integer) IS NOT NULL",
-            quoted(&owner.name)
+            "coalesce({}, false) AND ($4::bigint, $6::integer) IS NOT NULL",
+            is_owner(owner, "$5")
         ),
         None => "EXISTS (SELECT FROM oversync.owners o \
                  WHERE o.table_key = $6 AND o.pk = w.pk AND o.user_key = $4) AND $5::text IS NOT NULL"

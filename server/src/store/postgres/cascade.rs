@@ -6,7 +6,7 @@
 //! before the delete, by the tables' own references, level by level. A cascade
 //! through a table that is not projected is not seen.
 
-use super::expressions::{is_owner, key_value, query, quoted, quoted_table};
+use super::expressions::{is_owner, key_value, owner_name, query, quoted, quoted_table};
 use super::lookup::key_as_uuid;
 use super::work::{Trouble, Work};
 use crate::projection::Projection;
@@ -192,7 +192,7 @@ async fn mine(
 /// The children of rows with the keys $1: key and user, where there are such.
 fn children_sql(parent: &Projection, cascade: &Cascade) -> String {
     let child = &cascade.child;
-    let key = key_as_uuid(&child.key.name, child.key.kind);
+    let key = key_as_uuid("b", &child.key.name, child.key.kind);
     let refer: Vec<String> = cascade
         .columns
         .iter()
@@ -200,8 +200,8 @@ fn children_sql(parent: &Projection, cascade: &Cascade) -> String {
         .collect();
     let owner = match &child.owner {
         Some(owner) => format!(
-            "LEFT JOIN oversync.users u ON u.user_id = b.{}::text COLLATE \"C\"",
-            quoted(&owner.name)
+            "LEFT JOIN oversync.users u ON u.user_id = {}",
+            owner_name("b", owner)
         ),
         None => format!(
             "LEFT JOIN oversync.owners u ON u.table_key = {} AND u.pk = {key}",

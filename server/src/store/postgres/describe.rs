@@ -1,6 +1,6 @@
 //! What the catalogue says about business tables.
 
-use crate::projection::{BusinessTable, Column, DeclaredReference, Kind};
+use crate::projection::{BusinessTable, Column, Kind};
 use crate::store::StoreError;
 use oversync_shared::TableName;
 use sqlx::{PgPool, Row as _};
@@ -48,15 +48,12 @@ pub(super) async fn describe(
             table: row.try_get(1)?,
         };
         let parent = TableName {
-            schema: row.try_get(3)?,
-            table: row.try_get(4)?,
+            schema: row.try_get(2)?,
+            table: row.try_get(3)?,
         };
+        let (here, there): (Vec<String>, Vec<String>) = (row.try_get(4)?, row.try_get(5)?);
         if let Some(child) = found.get_mut(&child) {
-            child.references.push(DeclaredReference {
-                column: row.try_get(2)?,
-                parent,
-                parent_column: row.try_get(5)?,
-            });
+            child.declare(parent, here.into_iter().zip(there).collect());
         }
     }
     Ok(found)

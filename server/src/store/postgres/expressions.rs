@@ -6,14 +6,16 @@
 use crate::projection::{Column, Kind, Projection};
 use sqlx::Postgres;
 
-/// Whether a business row (`b`) belongs to the user of this name. As texts: a
-/// cast to a column's type could cut a name to somebody else's.
+/// Whether a business row (`b`) belongs to the user of this name.
 pub(super) fn is_owner(owner: &Column, name: &str) -> String {
-    let column = quoted(&owner.name);
-    match owner.kind {
-        Kind::Uuid => format!("b.{column} = {name}::uuid"),
-        _ => format!("b.{column}::text = {name}"),
-    }
+    format!("{} = {name}", owner_name("b", owner))
+}
+
+/// The owner of a business row, called `row`, byte for byte: a cast to a column's
+/// type could make a name somebody else's, by cutting it or by taking two spellings
+/// of a UUID for one, and so could a column's collation.
+pub(super) fn owner_name(row: &str, owner: &Column) -> String {
+    format!("{row}.{}::text COLLATE \"C\"", quoted(&owner.name))
 }
 
 /// Statements built from the database's own catalogue: names are quoted, and no

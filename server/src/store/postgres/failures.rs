@@ -3,7 +3,7 @@
 use super::cascade::{Cascades, Effect, Reached};
 use super::project;
 use super::standing::Standing;
-use super::work::{Failed, Projected, Work, Writer, present};
+use super::work::{Failed, Passing, Projected, Work, Writer, present};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
 use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError, op_code, op_from_code};
@@ -51,7 +51,6 @@ pub(super) async fn record(
     for failed in &failed {
         let table = work[failed.index].writer.name();
         tracing::warn!(%table, error = failed.error, "a row could not be projected");
-        crate::meters::projection_failure();
     }
     if !failed.is_empty() {
         let work = || failed.iter().map(|failed| &work[failed.index]);
@@ -252,14 +251,16 @@ pub(super) async fn retry<'a>(
             current.try_get("op")?
         },
         columns: match (writer, &payload) {
-            (Writer::Projection(projection), Some(payload)) => present(projection, payload, |_| {}),
+            (Writer::Projection(projection), Some(payload)) => {
+                present(projection, user, payload, |_| {})
+            }
             _ => Ok(Vec::new()),
         },
         cascades,
         standing,
     };
     let work = [work];
-    let mut done = project::project(&mut tx, &work).await?;
+    let mut done = project::project(&mut tx, &work, Passing::IsTheRows).await?;
     let outcome = match done.failed.pop() {
         None => {
             self::record(&mut tx, &work, &done).await?;

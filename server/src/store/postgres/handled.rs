@@ -2,9 +2,8 @@
 
 use super::work::Trouble;
 use crate::projection::Handled;
-use crate::store::handler::{Before, Deleted, HandlerError, PANICKED, Upserted, recorded};
+use crate::store::handler::{Call, HandlerError, PANICKED, Row, recorded};
 use futures_util::FutureExt as _;
-use oversync_shared::{RowKey, RowVersion, UserId};
 use sqlx::PgConnection;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -13,26 +12,16 @@ use std::time::Duration;
 /// waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A row for a handler.
-pub(super) struct Row<'a> {
-    pub(super) user: &'a UserId,
-    pub(super) key: RowKey,
-    pub(super) version: RowVersion,
-    pub(super) payload: Option<&'a str>,
-    pub(super) before: Before,
-}
-
 pub(super) async fn write(
     connection: &mut PgConnection,
     handled: &Handled,
-    row: &Row<'_>,
+    row: Row<'_>,
 ) -> Result<(), Trouble> {
     let handler = handled
         .handlers
         .postgres
         .as_ref()
         .expect("BUG: registration has checked that there is one");
-    let (user, key, version) = (row.user, row.key, row.version);
     // The deadline below lets go of the handler, but not of a statement that runs.
     let limit = format!("SET LOCAL statement_timeout = {}", PATIENCE.as_millis());
     sqlx::query(sqlx::AssertSqlSafe(limit))
@@ -40,28 +29,21 @@ pub(super) async fn write(
         .await
         .map_err(Trouble::Store)?;
     let call = async {
-        match row.payload {
-            Some(payload) => {
-                let before = row.before;
-                let row = Upserted {
-                    user,
-                    key,
-                    payload,
-                    version,
-                    before,
-                };
-                handler.upsert(connection, &row).await
-            }
-            None => {
-                let row = Deleted { user, key, version };
-                handler.delete(connection, &row).await
-            }
+        match row.call() {
+            Call::Upsert(row) => handler.upsert(&mut *connection, &row).await,
+            Call::Delete(row) => handler.delete(&mut *connection, &row).await,
         }
     };
-    let call = tokio::time::timeout(PATIENCE, AssertUnwindSafe(call).catch_unwind());
-    match call.await {
-        Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(error))) => Err(trouble(error)),
+    let call = tokio::time::timeout(PATIENCE, AssertUnwindSafe(call).catch_unwind()).await;
+    match call {
+        Ok(Ok(Ok(()))) => {
+            // A transaction that the handler has broken in silence says so here.
+            sqlx::query("SET LOCAL statement_timeout TO DEFAULT")
+                .execute(connection)
+                .await?;
+            Ok(())
+        }
+        Ok(Ok(Err(error))) => Err(trouble(connection, error).await),
         Ok(Err(_)) => Err(Trouble::Data(PANICKED.to_owned())),
         Err(_) => Err(Trouble::Data(format!(
             "the handler took more than {PATIENCE:?}"
@@ -69,20 +51,20 @@ pub(super) async fn write(
     }
 }
 
-fn trouble(error: HandlerError) -> Trouble {
+/// The row's, whatever it is: a handler may speak of another connection, and if
+/// ours is lost, what the caller does next fails. But for a deadlock and the like
+/// of our own transaction, which is broken then: that may be tried again.
+async fn trouble(connection: &mut PgConnection, error: HandlerError) -> Trouble {
     match error {
-        HandlerError::Postgres(sqlx::Error::Database(cause))
-            if cause.code().is_some_and(|code| code.starts_with("40")) =>
-        {
-            // A deadlock and the like: the whole transaction is decided again.
-            Trouble::Store(sqlx::Error::Database(cause))
-        }
         HandlerError::Postgres(sqlx::Error::Database(cause)) => {
-            Trouble::Data(recorded(cause.message()))
+            let is_passing = cause.code().is_some_and(|code| code.starts_with("40"));
+            let is_ours = is_passing && sqlx::query("SELECT 1").execute(connection).await.is_err();
+            if is_ours {
+                Trouble::Store(sqlx::Error::Database(cause))
+            } else {
+                Trouble::Data(recorded(cause.message()))
+            }
         }
-        HandlerError::Postgres(
-            error @ (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)),
-        ) => Trouble::Store(error),
         other => Trouble::Data(recorded(&other.to_string())),
     }
 }

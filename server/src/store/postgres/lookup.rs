@@ -56,11 +56,12 @@ pub(super) async fn holders<'a>(
     for value in values {
         // No text of PostgreSQL has U+0000, nor does `->>` take apart what has it
         // inside.
-        let is_inside = value.1.json.starts_with(['{', '[']) && value.1.json.contains("\\u0000");
-        if value.1.sent.contains('\0') || is_inside {
+        let (json, sent) = (value.1.json(), value.1.sent());
+        let is_inside = json.starts_with(['{', '[']) && json.contains("\\u0000");
+        if sent.contains('\0') || is_inside {
             continue;
         }
-        let Some(column) = searched(&value).filter(|column| can_own(column, user_id)) else {
+        let Some(column) = searched(&value) else {
             continue;
         };
         let entry = by_column.entry(value.0.index());
@@ -83,7 +84,7 @@ pub(super) async fn holders<'a>(
     for (_, values) in &by_column {
         let payloads = values
             .iter()
-            .map(|(_, value)| format!("{{\"v\":{}}}", value.json));
+            .map(|(_, value)| format!("{{\"v\":{}}}", value.json()));
         query = query.bind(payloads.collect::<Vec<String>>());
     }
     let mut found: HashMap<Referred, Vec<Holder>> = HashMap::new();
@@ -95,20 +96,6 @@ pub(super) async fn holders<'a>(
         found.entry(value.clone()).or_default().push(holder);
     }
     Ok(found)
-}
-
-/// Whether a user's name is a UUID as PostgreSQL reads them.
-pub(super) fn is_uuid_name(user: &UserId) -> bool {
-    let name = user.as_str();
-    Uuid::try_parse(name).is_ok() && !name.starts_with("urn:")
-}
-
-/// A name that is no UUID owns nothing in a column of UUIDs.
-fn can_own(column: &Searched<'_>, user_id: &UserId) -> bool {
-    let owner = column
-        .owned
-        .and_then(|(projection, _)| projection.owner.as_ref());
-    owner.is_none_or(|owner| owner.kind != Kind::Uuid || is_uuid_name(user_id))
 }
 
 /// Whether values must be tried before they are converted, which costs a
@@ -123,10 +110,10 @@ fn guard(column: &Searched<'_>, values: &[Referred]) -> Guard {
     let column = &column.lookup.column;
     let is_fit = |value: &ColumnValue| match (column.kind, column.stored_type.as_str()) {
         (Kind::Text, _) => true,
-        (Kind::Uuid, _) => Uuid::try_parse(&value.sent).is_ok(),
-        (Kind::Integer, "bigint") => value.sent.parse::<i64>().is_ok(),
-        (Kind::Integer, "integer") => value.sent.parse::<i32>().is_ok(),
-        (Kind::Integer, _) => value.sent.parse::<i16>().is_ok(),
+        (Kind::Uuid, _) => Uuid::try_parse(value.sent()).is_ok(),
+        (Kind::Integer, "bigint") => value.sent().parse::<i64>().is_ok(),
+        (Kind::Integer, "integer") => value.sent().parse::<i32>().is_ok(),
+        (Kind::Integer, _) => value.sent().parse::<i16>().is_ok(),
         _ => false,
     };
     // A domain over one of these types may refuse what the type takes.
@@ -166,7 +153,7 @@ fn branch(column: &Searched<'_>, guard: Guard, parameter: usize) -> String {
     let (holder, mine) = match column.owned {
         None => ("NULL::uuid".to_owned(), "true".to_owned()),
         Some((projection, table_key)) => {
-            let key = key_as_uuid(&projection.key.name, projection.key.kind);
+            let key = key_as_uuid("b", &projection.key.name, projection.key.kind);
             let mine = match &projection.owner {
                 Some(owner) => is_owner(owner, "$1"),
                 None => format!(
@@ -188,9 +175,9 @@ fn branch(column: &Searched<'_>, guard: Guard, parameter: usize) -> String {
     )
 }
 
-/// A business row's key as a UUID; NULL where it is none.
-pub(super) fn key_as_uuid(column: &str, kind: Kind) -> String {
-    let key = format!("b.{}", quoted(column));
+/// The key of a business row, called `row`, as a UUID; NULL where it is none.
+pub(super) fn key_as_uuid(row: &str, column: &str, kind: Kind) -> String {
+    let key = format!("{row}.{}", quoted(column));
     match kind {
         Kind::Uuid => key,
         Kind::Bytes => {

@@ -7,10 +7,13 @@
 //! everybody's upload with them.
 
 use super::cascade::{self, Reached};
-use super::expressions::{column_value, is_owner, key_value, query, quoted, quoted_table};
+use super::expressions::{
+    column_value, is_owner, key_value, owner_name, query, quoted, quoted_table,
+};
 use super::handled;
-use super::work::{Failed, Projected, Trouble, Work, Writer};
-use crate::projection::{Kind, NOT_UNIQUE, NOT_YOURS, Projection};
+use super::work::{Failed, Passing, Projected, Trouble, Work, Writer};
+use crate::projection::{NOT_UNIQUE, NOT_YOURS, Projection};
+use crate::store::handler::Row;
 use oversync_shared::upload::RowAt;
 use oversync_shared::{RowKey, UserId};
 use sqlx::{PgConnection, PgPool, Postgres, Row as _, Transaction};
@@ -31,6 +34,7 @@ struct Written {
 pub(super) async fn project(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
+    passing: Passing,
 ) -> Result<Projected, sqlx::Error> {
     // A business row held by somebody's open transaction fails alone, soon.
     sqlx::query("SET LOCAL lock_timeout = '2s'")
@@ -41,15 +45,15 @@ pub(super) async fn project(
     for part in all.chunk_by(|a, b| work[*a].is_alone() == work[*b].is_alone()) {
         if work[part[0]].is_alone() {
             for &index in part {
-                if let Some(error) = attempt(tx, work, &[index], &mut done).await? {
+                if let Some(error) = attempt(tx, work, &[index], &mut done, passing).await? {
                     done.failed.push(Failed { index, error });
                 }
             }
         } else {
-            project_set(tx, work, part, &mut done).await?;
+            project_set(tx, work, part, &mut done, passing).await?;
         }
     }
-    try_again(tx, work, done).await
+    try_again(tx, work, done, passing).await
 }
 
 /// Writes rows together; where that fails, in smaller sets.
@@ -58,8 +62,9 @@ async fn project_set(
     work: &[Work<'_>],
     all: &[usize],
     done: &mut Projected,
+    passing: Passing,
 ) -> Result<(), sqlx::Error> {
-    if attempt(tx, work, all, done).await?.is_none() {
+    if attempt(tx, work, all, done, passing).await?.is_none() {
         return Ok(());
     }
     let mut by_user: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
@@ -68,16 +73,16 @@ async fn project_set(
     }
     let users = by_user.len();
     for indexes in by_user.into_values() {
-        if users > 1 && attempt(tx, work, &indexes, done).await?.is_none() {
+        if users > 1 && attempt(tx, work, &indexes, done, passing).await?.is_none() {
             continue;
         }
         // Rows that may need each other are tried together before one by one.
         for unit in indexes.chunk_by(|a, b| are_one_unit(&work[*a], &work[*b])) {
-            if unit.len() > 1 && attempt(tx, work, unit, done).await?.is_none() {
+            if unit.len() > 1 && attempt(tx, work, unit, done, passing).await?.is_none() {
                 continue;
             }
             for &index in unit {
-                if let Some(error) = attempt(tx, work, &[index], done).await? {
+                if let Some(error) = attempt(tx, work, &[index], done, passing).await? {
                     done.failed.push(Failed { index, error });
                 }
             }
@@ -91,12 +96,13 @@ async fn try_again(
     tx: &mut Transaction<'_, Postgres>,
     work: &[Work<'_>],
     mut done: Projected,
+    passing: Passing,
 ) -> Result<Projected, sqlx::Error> {
     for before in std::mem::take(&mut done.failed) {
         let is_ours = matches!(work[before.index].writer, Writer::Projection(_));
         if before.error != NOT_UNIQUE || !is_ours {
             done.failed.push(before);
-        } else if let Some(error) = attempt(tx, work, &[before.index], &mut done).await? {
+        } else if let Some(error) = attempt(tx, work, &[before.index], &mut done, passing).await? {
             done.failed.push(Failed {
                 index: before.index,
                 error,
@@ -119,11 +125,13 @@ async fn attempt(
     work: &[Work<'_>],
     indexes: &[usize],
     done: &mut Projected,
+    passing: Passing,
 ) -> Result<Option<String>, sqlx::Error> {
     sqlx::query("SAVEPOINT projection")
         .execute(&mut **tx)
         .await?;
-    match write(tx, work, indexes).await {
+    let written = write(tx, work, indexes).await;
+    match written.map_err(|trouble| passing.judge(trouble)) {
         Ok(written) => {
             // As they were before write().
             sqlx::raw_sql("SET CONSTRAINTS ALL DEFERRED; RELEASE SAVEPOINT projection")
@@ -175,14 +183,14 @@ async fn write(
     for set in mine.chunk_by(|a, b| same_table(&work[*a], &work[*b])) {
         if let Writer::Handler(handled) = work[set[0]].writer {
             for work in set.iter().map(|index| &work[*index]) {
-                let row = handled::Row {
+                let row = Row {
                     user: work.user_id,
                     key: RowKey::new(work.pk),
                     version: work.version,
                     payload: work.payload,
                     before: work.before,
                 };
-                handled::write(connection, handled, &row).await?;
+                handled::write(connection, handled, row).await?;
             }
             continue;
         }
@@ -349,7 +357,8 @@ fn upsert_sql(projection: &Projection, present: &[bool]) -> String {
     if let Some(owner) = &projection.owner {
         let name = quoted(&owner.name);
         values.push(format!("w.owner::{}", owner.type_name));
-        guard = format!(" WHERE b.{name} = excluded.{name}");
+        let new = owner_name("excluded", owner);
+        guard = format!(" WHERE {} = {new}", owner_name("b", owner));
         names.push(name);
     }
     if sets.is_empty() {
@@ -422,10 +431,6 @@ pub(super) async fn visible(
 ) -> Result<Vec<RowAt>, sqlx::Error> {
     let keys: Vec<Uuid> = rows.iter().map(|row| row.key.uuid()).collect();
     let mine = match &projection.owner {
-        // A name that is no UUID owns nothing in a column of UUIDs.
-        Some(owner) if owner.kind == Kind::Uuid && !super::lookup::is_uuid_name(user_id) => {
-            return Ok(Vec::new());
-        }
         Some(owner) => is_owner(owner, "$2"),
         None => "$2::text IS NOT NULL AND NOT EXISTS (SELECT FROM oversync.owners o \
                  WHERE o.table_key = $3 AND o.pk = w.pk AND o.user_key <> $4)"

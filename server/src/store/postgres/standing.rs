@@ -5,17 +5,18 @@
 //! catalogue's names. It is run once the database has checked its own foreign
 //! keys, which has locked the parents: what it sees then, stays.
 
-use super::expressions::{key_value, query, quoted, quoted_table};
+use super::expressions::{key_value, owner_name, query, quoted, quoted_table};
+use super::lookup::key_as_uuid;
 use super::work::{Trouble, Work, Writer};
-use crate::projection::{Column, Kind, Projection, STANDS_ON_ANOTHERS};
+use crate::projection::{Column, Footing, Kind, Projection, STANDS_ON_ANOTHERS};
+use oversync_shared::TableIx;
 use sqlx::PgConnection;
 use std::collections::HashSet;
-use uuid::Uuid;
 
 /// What is to be looked at.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// Numbers of the tables with references to the keys of projected ones.
+    /// Numbers of the tables that refer to projected ones.
     children: HashSet<i32>,
     sql: String,
 }
@@ -26,13 +27,19 @@ impl Standing {
         let mut children = HashSet::new();
         let mut branches = Vec::new();
         for (child, number) in tables {
+            let find = |parent: TableIx| tables.iter().find(|(table, _)| table.table == parent);
             for column in &child.columns {
-                for parent in &column.refers_to {
-                    let parent = tables.iter().find(|(table, _)| table.table == *parent);
-                    if let Some((parent, parent_key)) = parent {
-                        children.insert(*number);
-                        branches.push(branch(child, *number, &column.column, parent, *parent_key));
-                    }
+                for (parent, parent_number) in column.refers_to.iter().filter_map(|ix| find(*ix)) {
+                    let on = by_key(&column.column, parent);
+                    branches.push(branch((child, *number), &on, (parent, *parent_number)));
+                    children.insert(*number);
+                }
+            }
+            for footing in &child.footings {
+                if let Some((parent, parent_number)) = find(footing.parent) {
+                    let on = by_columns(footing);
+                    branches.push(branch((child, *number), &on, (parent, *parent_number)));
+                    children.insert(*number);
                 }
             }
         }
@@ -59,13 +66,16 @@ impl Standing {
         if written.is_empty() {
             return Ok(());
         }
-        let names = || written.iter().map(|work| work.user_id.as_str());
         let is_anothers: bool = query(&self.sql)
             .bind(written.iter().map(|w| w.table_key).collect::<Vec<_>>())
             .bind(written.iter().map(|w| w.pk).collect::<Vec<_>>())
             .bind(written.iter().map(|w| w.user).collect::<Vec<_>>())
-            .bind(names().collect::<Vec<_>>())
-            .bind(names().map(|n| Uuid::try_parse(n).ok()).collect::<Vec<_>>())
+            .bind(
+                written
+                    .iter()
+                    .map(|w| w.user_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
             .fetch_one(connection)
             .await
             .and_then(|row| sqlx::Row::try_get(&row, 0))?;
@@ -76,40 +86,50 @@ impl Standing {
     }
 }
 
-/// Whether a row of one table refers to somebody else's by one column. $1–$5 the
-/// written rows: table, key, user's number, user's name, and that as a UUID. What
-/// in_business calls visible counts here.
+/// Whether a row of one table refers to somebody else's of another. $1–$4 the
+/// written rows: table, key, user's number, user's name. `b` is the row, `p` what it
+/// refers to. What in_business calls visible counts here.
 fn branch(
-    child: &Projection,
-    number: i32,
-    column: &Column,
-    parent: &Projection,
-    parent_key: i32,
+    (child, number): (&Projection, i32),
+    on: &str,
+    (parent, parent_number): (&Projection, i32),
 ) -> String {
-    let key = reference_as_uuid(column);
     let is_anothers = match &parent.owner {
-        Some(owner) if owner.kind == Kind::Uuid => {
-            format!("(p.{} = w.uuid) IS NOT TRUE", quoted(&owner.name))
-        }
-        Some(owner) => format!("(p.{}::text = w.name) IS NOT TRUE", quoted(&owner.name)),
+        Some(owner) => format!("({} = w.name) IS NOT TRUE", owner_name("p", owner)),
         None => format!(
             "EXISTS (SELECT FROM oversync.owners o \
-             WHERE o.table_key = {parent_key} AND o.pk = {key} AND o.user_key <> w.user_key)"
+             WHERE o.table_key = {parent_number} AND o.pk = {key} AND o.user_key <> w.user_key)",
+            key = key_as_uuid("p", &parent.key.name, parent.key.kind)
         ),
     };
     format!(
-        "EXISTS (SELECT FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::text[], $5::uuid[]) \
-             AS w (table_key, pk, user_key, name, uuid) \
+        "EXISTS (SELECT FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::text[]) \
+             AS w (table_key, pk, user_key, name) \
          JOIN {child_table} b ON b.{child_key} = {child_value} \
-         JOIN {parent_table} p ON p.{parent_key_name} = {parent_value} \
+         JOIN {parent_table} p ON {on} \
          WHERE w.table_key = {number} AND {is_anothers})",
         child_table = quoted_table(child),
         child_key = quoted(&child.key.name),
         child_value = key_value("w.pk", child.key.kind),
         parent_table = quoted_table(parent),
-        parent_key_name = quoted(&parent.key.name),
-        parent_value = key_value(&format!("({key})"), parent.key.kind),
     )
+}
+
+/// By the parent's key, in whatever form the column holds it.
+fn by_key(column: &Column, parent: &Projection) -> String {
+    let key = reference_as_uuid(column);
+    format!(
+        "p.{} = {}",
+        quoted(&parent.key.name),
+        key_value(&format!("({key})"), parent.key.kind)
+    )
+}
+
+/// As the database compares them itself.
+fn by_columns(footing: &Footing) -> String {
+    let columns = footing.columns.iter();
+    let equal = columns.map(|(here, there)| format!("p.{} = b.{}", quoted(there), quoted(here)));
+    equal.collect::<Vec<_>>().join(" AND ")
 }
 
 /// A column of references as a UUID; NULL where it holds none.

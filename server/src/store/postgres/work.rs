@@ -3,8 +3,9 @@
 use super::cascade::{Cascades, Reached};
 use super::standing::Standing;
 use crate::projection::{Handled, Kind, NOT_UNIQUE, Projection};
-use crate::store::handler::Before;
+use crate::store::handler::{Before, recorded};
 use oversync_shared::{RowVersion, TableName, UserId, json};
+use sqlx::error::DatabaseError;
 use std::borrow::Cow;
 use uuid::Uuid;
 
@@ -115,23 +116,47 @@ pub(super) enum Trouble {
 
 impl From<sqlx::Error> for Trouble {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
-            // 40: deadlocks and the like; 53, 57, 58: resources, shutdown, the
-            // system. None of them is the row's fault.
-            sqlx::Error::Database(cause)
-                if !cause.code().is_some_and(|code| {
-                    ["40", "53", "57", "58"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
-                }) =>
-            {
-                if cause.is_unique_violation() {
-                    Self::Data(NOT_UNIQUE.to_owned())
-                } else {
-                    Self::Data(cause.message().to_owned())
-                }
+        match error {
+            sqlx::Error::Database(cause) if !is_passing(&*cause) => Self::Data(text(&*cause)),
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// 40: deadlocks and the like; 53, 57, 58: resources, shutdown, the system. They
+/// are most likely not a row's fault, and pass.
+pub(super) fn is_passing(cause: &dyn DatabaseError) -> bool {
+    let classes = ["40", "53", "57", "58"];
+    cause
+        .code()
+        .is_some_and(|code| classes.iter().any(|class| code.starts_with(class)))
+}
+
+fn text(cause: &dyn DatabaseError) -> String {
+    if cause.is_unique_violation() {
+        NOT_UNIQUE.to_owned()
+    } else {
+        cause.message().to_owned()
+    }
+}
+
+/// What a fault that passes means for the rows that were being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passing {
+    /// Nothing: the transaction is taken back, to be tried again.
+    TakesBack,
+    /// It does not pass, then: it is a row's failure like any other. A trigger or a
+    /// handler may raise it again and again, and nobody else should wait for that.
+    IsTheRows,
+}
+
+impl Passing {
+    pub(super) fn judge(self, trouble: Trouble) -> Trouble {
+        match (self, trouble) {
+            (Self::IsTheRows, Trouble::Store(sqlx::Error::Database(cause))) => {
+                Trouble::Data(recorded(cause.message()))
             }
-            _ => Self::Store(error),
+            (_, trouble) => trouble,
         }
     }
 }
@@ -140,11 +165,15 @@ impl From<sqlx::Error> for Trouble {
 /// cannot be written. `look` is shown the names of its columns.
 pub(super) fn present(
     projection: &Projection,
+    user: &UserId,
     payload: &str,
     look: impl FnOnce(&[(Cow<'_, str>, &str)]),
 ) -> Result<Vec<bool>, String> {
     let members = json::members(payload).map_err(|fault| fault.to_string())?;
     look(&members);
+    if let Some(refusal) = projection.refuses(user) {
+        return Err(refusal.to_owned());
+    }
     projection
         .columns
         .iter()
