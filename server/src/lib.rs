@@ -8,6 +8,7 @@
 //! ([`store::handler`]). [`admin_routes`] are the operators' routes, for a listener
 //! of their own.
 
+mod admission;
 pub mod auth;
 pub mod cli;
 mod clock;
@@ -27,6 +28,7 @@ mod upload;
 mod user;
 pub mod verify;
 
+pub use admission::{Class, Crowded, DownloadError};
 pub use clock::Clock;
 pub use http::{ApiError, Caller, MetricsText, admin_routes, docs_routes, routes};
 pub use oversync_shared::upload::Base;

@@ -47,6 +47,8 @@ mod verify;
 // ---------------------------------------------------------------- what it tells
 // WebSocket hints: hello, changes, bye, and who may not connect.
 mod hints;
+// Everybody at once: admission, heads from memory, times to come back.
+mod storms;
 // Long poll: the HTTP-only client's way to be prompt.
 mod long_poll;
 

@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
+use crate::admission::DownloadError;
 use crate::service::SyncService;
 use crate::settings::MAX_PAGE;
 use crate::store::{Page, PageQuery, StoreError};
@@ -123,7 +124,7 @@ fn pieces(
     service: Arc<SyncService>,
     query: PageQuery,
     first: Page,
-) -> impl Stream<Item = Result<Bytes, StoreError>> {
+) -> impl Stream<Item = Result<Bytes, DownloadError>> {
     let (after, until) = (query.after, query.until.unwrap_or(first.head));
     let epoch = first.epoch.clone();
     let state = (query, Some(first), true);
@@ -133,12 +134,11 @@ fn pieces(
             let page = match page {
                 Some(page) => page,
                 None if query.limit == 0 => return Ok(None),
-                None => service.download(query.clone(), Duration::ZERO).await?,
+                None => service.next_piece(query.clone()).await?,
             };
             if page.epoch != epoch || (query.after > ServerId::ZERO && query.after < page.floor) {
-                return Err(StoreError::Failed(
-                    "the history changed while a page was sent".to_owned(),
-                ));
+                let changed = "the history changed while a page was sent";
+                return Err(StoreError::Failed(changed.to_owned()).into());
             }
             let mut text = String::with_capacity(size_of(&page));
             if is_first {

@@ -1,6 +1,7 @@
 //! Carries announced heads between the processes that share a database.
 
 use super::board::Board;
+use super::heads::Heads;
 use super::notifier::Notifier;
 use crate::store::Bus;
 use actix::Addr;
@@ -44,9 +45,9 @@ impl Relay {
     }
 
     /// Starts both directions on the current runtime; they end with it.
-    pub fn start(&self, bus: Arc<dyn Bus>, board: Board, notifier: Addr<Notifier>) {
+    pub fn start(&self, bus: Arc<dyn Bus>, heads: Heads, board: Board, notifier: Addr<Notifier>) {
         tokio::spawn(send(self.waiting.clone(), bus.clone()));
-        tokio::spawn(receive(bus, board, notifier));
+        tokio::spawn(receive(bus, heads, board, notifier));
     }
 }
 
@@ -63,11 +64,12 @@ async fn send(waiting: Arc<Waiting>, bus: Arc<dyn Bus>) {
     }
 }
 
-async fn receive(bus: Arc<dyn Bus>, board: Board, notifier: Addr<Notifier>) {
+async fn receive(bus: Arc<dyn Bus>, heads: Heads, board: Board, notifier: Addr<Notifier>) {
     while notifier.connected() {
         match bus.listen().await {
-            Ok(mut heads) => {
-                while let Some((user, head)) = heads.recv().await {
+            Ok(mut told) => {
+                while let Some((user, head)) = told.recv().await {
+                    heads.raise(&user, head);
                     board.announce(&notifier, &user, head);
                 }
             }

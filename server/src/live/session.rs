@@ -26,22 +26,20 @@ const PING: Duration = Duration::from_secs(25);
 /// A device that has been silent for two pings is gone.
 const SILENT: Duration = Duration::from_secs(60);
 
-/// How long a device should stay away after a restart: a random time up to
-/// this, so that they do not all come back at once.
-const SPREAD_MS: u64 = 2_000;
+/// How long a device that is let go should stay away.
+const AWAY_MS: u64 = 2_000;
 
 /// Messages from the notifier that may wait; each is only a wake.
 const MAX_WAITING: usize = 16;
 
-/// Messages to a session. They carry nothing: the head is in the slot, and who
-/// is revoked in a list that is looked at with each.
+/// Messages to a session. They carry nothing: the head is in the slot, and so is
+/// the server's end; who is revoked is in a list that is looked at with each.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToSession {
     Hello,
     Changes,
     Look,
-    ShutDown,
 }
 
 /// A connected device.
@@ -126,7 +124,7 @@ impl Session {
             }
             if session.outflow.oldest() == oldest {
                 tracing::info!(device = %session.identity.device, "a slow consumer is let go");
-                session.bye(ByeReason::SlowConsumer, SPREAD_MS, ctx);
+                session.bye(ByeReason::SlowConsumer, AWAY_MS, ctx);
             } else {
                 session.watch_slowness(ctx);
             }
@@ -230,7 +228,7 @@ impl Actor for Session {
             .into_actor(self)
             .map(|member, session, ctx| match member {
                 Ok(member) => session.member = Some(member),
-                Err(_) => session.bye(ByeReason::ShuttingDown, SPREAD_MS, ctx),
+                Err(_) => session.bye(ByeReason::ShuttingDown, AWAY_MS, ctx),
             });
         ctx.spawn(joined);
     }
@@ -253,14 +251,13 @@ impl Handler<ToSession> for Session {
             self.bye(ByeReason::Revoked, 0, ctx);
             return;
         }
+        if let Some(away) = self.slot.goodbye() {
+            self.bye(ByeReason::ShuttingDown, away, ctx);
+            return;
+        }
         match message {
             ToSession::Look => {}
             ToSession::Hello | ToSession::Changes => self.say_head(ctx),
-            ToSession::ShutDown => self.bye(
-                ByeReason::ShuttingDown,
-                rand::random_range(0..SPREAD_MS),
-                ctx,
-            ),
         }
     }
 }
