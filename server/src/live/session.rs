@@ -4,6 +4,7 @@
 //! never reads rows. The only module that knows actix-web-actors.
 
 use super::flow::{Inflow, Outflow, PATIENCE};
+use super::hub::{Saying, say};
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
 use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
@@ -168,25 +169,22 @@ impl Session {
 
     /// The newest head, unless it waits in its slot for a slow device.
     fn say_head(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
-        if self.told.is_some() && self.outflow.is_full() {
-            return;
-        }
-        let head = self.slot.head();
-        match self.told {
-            None => self.send(
-                &ServerMessage::Hello {
+        let message = match say(self.told, self.slot.head(), self.outflow.is_full()) {
+            None => return,
+            Some(Saying::Hello(head)) => {
+                self.told = Some(head);
+                ServerMessage::Hello {
                     epoch: self.epoch.to_string(),
                     head,
-                },
-                ctx,
-            ),
-            Some(after) if after < head => {
-                meters::hint();
-                self.send(&ServerMessage::Changes { after, head }, ctx);
+                }
             }
-            Some(_) => return,
-        }
-        self.told = Some(head);
+            Some(Saying::Changes(after, head)) => {
+                meters::hint();
+                self.told = Some(head);
+                ServerMessage::Changes { after, head }
+            }
+        };
+        self.send(&message, ctx);
     }
 
     fn take_token(&mut self, token: String, ctx: &mut ws::WebsocketContext<Self>) {
