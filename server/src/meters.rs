@@ -5,6 +5,7 @@
 //! next to nothing. Labels have few values; none names a user or a device.
 
 use crate::admission::Class;
+use crate::rates::Limit;
 use crate::upload::UploadError;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
@@ -19,6 +20,9 @@ const DOWNLOAD_SECONDS: &str = "oversync_download_seconds";
 const QUIET_DOWNLOADS: &str = "oversync_quiet_downloads_total";
 const HEAD_QUESTIONS: &str = "oversync_head_questions_total";
 const SENT_AWAY: &str = "oversync_downloads_sent_away_total";
+const LIMITED: &str = "oversync_limited_total";
+const SHED: &str = "oversync_answers_shed_total";
+const ANSWER_BYTES: &str = "oversync_answer_bytes_in_flight";
 const REFUSALS: &str = "oversync_refusals_total";
 const SESSIONS: &str = "oversync_sessions";
 const HINTS: &str = "oversync_hints_total";
@@ -61,6 +65,19 @@ pub(crate) fn describe() {
     describe_counter!(
         SENT_AWAY,
         "Downloads refused because too many waited, by class: download, hydrate"
+    );
+    describe_counter!(
+        LIMITED,
+        "Requests refused by a configured limit: user_requests, address_requests, user_sockets, address_sockets"
+    );
+    describe_counter!(
+        SHED,
+        "Answers cut off because their client stood still and others needed the room"
+    );
+    describe_gauge!(
+        ANSWER_BYTES,
+        Unit::Bytes,
+        "Memory that large answers hold now, while they are sent"
     );
     describe_counter!(REFUSALS, "Requests answered with an error, by its code");
     describe_gauge!(SESSIONS, "Open WebSocket sessions");
@@ -134,6 +151,21 @@ pub(crate) fn heads_question() {
 /// A download found too many before it.
 pub(crate) fn sent_away(class: Class) {
     counter!(SENT_AWAY, "class" => class.name()).increment(1);
+}
+
+/// A configured limit was met.
+pub(crate) fn limited(limit: Limit) {
+    counter!(LIMITED, "limit" => limit.name()).increment(1);
+}
+
+/// An answer that stood still was cut off.
+pub(crate) fn shed() {
+    counter!(SHED).increment(1);
+}
+
+/// Memory that large answers hold now.
+pub(crate) fn answer_bytes(bytes: usize) {
+    gauge!(ANSWER_BYTES).set(bytes as f64);
 }
 
 /// A request has been answered with an error.

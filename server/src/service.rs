@@ -16,7 +16,9 @@ use crate::live::{
     Announcer, Board, Heads, LookAtRevoked, Notifier, Quiet, Relay, ShutDown, Watch,
 };
 use crate::meters;
+use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
+use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
 use crate::settings::{MAX_PAGE, Settings, SettingsError};
 use crate::store::handler::Handlers;
@@ -78,6 +80,8 @@ struct Inner {
     heads: Heads,
     quiet: Quiet,
     admission: Admission,
+    rates: Rates,
+    outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
     revoked: Revoked,
     admin_token: AdminToken,
@@ -157,6 +161,8 @@ impl SyncService {
             .max_in_flight_bytes
             .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
+            rates: Rates::new(&settings.rates),
+            outbox: Outbox::new(settings.limits.max_answer_bytes),
             settings,
             store,
             catalog,
@@ -218,6 +224,16 @@ impl SyncService {
     pub(crate) fn bytes_in_flight(&self) -> usize {
         let free = self.inner.in_flight.available_permits();
         self.inner.max_in_flight.saturating_sub(free)
+    }
+
+    /// Room for large answers.
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.inner.outbox
+    }
+
+    /// How much one user and one address may ask for.
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.inner.rates
     }
 
     /// What operators must show.

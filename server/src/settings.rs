@@ -6,10 +6,12 @@
 
 mod admin;
 mod auth;
+mod rates;
 
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
 pub(crate) use auth::secret_problem;
+pub use rates::{Rate, RateSettings};
 
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
@@ -115,6 +117,8 @@ pub struct Settings {
     pub log: String,
     /// What one request may carry.
     pub limits: LimitSettings,
+    /// How much one user and one address may ask for.
+    pub rates: RateSettings,
     /// Whether every synchronised table must exist in the database. Otherwise
     /// those that do are projected, and the others only synchronised.
     pub strict_tables: bool,
@@ -151,6 +155,12 @@ pub struct LimitSettings {
     pub max_page: usize,
     /// Bytes of upload bodies in memory at a time; beyond, 503.
     pub max_in_flight_bytes: usize,
+    /// Bytes of large answers in memory at a time, while their clients read
+    /// them; beyond, those that stand still are cut off, then 503.
+    pub max_answer_bytes: usize,
+    /// After how many seconds in which a client takes nothing of what is sent to
+    /// it its connection ends (on Linux).
+    pub stall_seconds: u64,
 }
 
 /// A synchronised table.
@@ -198,6 +208,8 @@ impl Default for LimitSettings {
             max_body_bytes: 8 * 1024 * 1024,
             max_page: 1_000,
             max_in_flight_bytes: 256 * 1024 * 1024,
+            max_answer_bytes: 64 * 1024 * 1024,
+            stall_seconds: 60,
         }
     }
 }
@@ -237,6 +249,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             limits: LimitSettings::default(),
+            rates: RateSettings::default(),
             strict_tables: false,
             foreign_keys: ForeignKeys::default(),
             leave_constraints_alone: false,
@@ -324,6 +337,7 @@ impl Settings {
     fn check(&self) -> Result<(), SettingsError> {
         self.check_auth()?;
         self.check_admin()?;
+        self.check_answers()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {
@@ -459,6 +473,13 @@ mod tests {
         assert!(problem("dev = true\nlissten = '127.0.0.1:1'").contains("lissten"));
         assert!(problem("dev = true\n[limits]\nmax_pages = 5").contains("max_pages"));
         assert!(problem("dev = true\n[limits]\nmax_page = 1001").contains("limits.max_page"));
+        assert!(problem("dev = true\n[limits]\nstall_seconds = 1").contains("stall_seconds"));
+        assert!(problem("dev = true\n[limits]\nmax_answer_bytes = 9").contains("max_answer"));
+        let rates = |text: &str| problem(&format!("dev = true\n[rates]\n{text}"));
+        assert!(rates("user_requests = 5").contains("user_requests"));
+        assert!(rates("user_requests = { per_second = 0, burst = 1 }").contains("per_second"));
+        assert!(rates("user_sockets = 0").contains("user_sockets"));
+        assert!(rates("trusted_proxies = ['nobody']").contains("trusted_proxies"));
         assert!(problem("dev = true\n[[tables]]\nschema = 'a'").contains("table"));
         assert!(problem("dev = true\nmin_schema_version = 3").contains("min_schema_version"));
     }

@@ -49,6 +49,10 @@ mod verify;
 mod hints;
 // Everybody at once: admission, heads from memory, times to come back.
 mod storms;
+// Limits per user and per address.
+mod rates;
+// Clients that ask and do not read.
+mod stalled;
 // Long poll: the HTTP-only client's way to be prompt.
 mod long_poll;
 

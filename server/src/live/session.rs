@@ -9,6 +9,7 @@ use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
 use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
 use crate::meters;
+use crate::rates::Places;
 use crate::service::SyncService;
 use actix::prelude::*;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -46,6 +47,7 @@ pub(super) enum ToSession {
 /// A connected device.
 pub struct Session {
     identity: Identity,
+    _places: Places,
     epoch: Arc<str>,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
@@ -64,9 +66,10 @@ pub struct Session {
 
 impl Session {
     /// A session for a device that has authenticated.
-    pub(crate) fn new(identity: Identity, service: &SyncService) -> Self {
+    pub(crate) fn new(identity: Identity, places: Places, service: &SyncService) -> Self {
         Self {
             identity,
+            _places: places,
             epoch: service.epoch().clone(),
             notifier: service.notifier().clone(),
             auth: service.auth().clone(),
