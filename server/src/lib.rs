@@ -33,6 +33,7 @@ pub mod verify;
 pub use admission::{Class, Crowded, DownloadError};
 pub use clock::Clock;
 pub use http::{ApiError, Caller, MetricsText, admin_routes, docs_routes, routes};
+pub use live::NatsError;
 pub use oversync_shared::upload::Base;
 pub use registration::RegistrationError;
 pub use serve::{Operators, ServeError, bound_connection, serve};

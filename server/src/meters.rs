@@ -19,6 +19,7 @@ const DOWNLOADS: &str = "oversync_downloads_total";
 const DOWNLOAD_SECONDS: &str = "oversync_download_seconds";
 const QUIET_DOWNLOADS: &str = "oversync_quiet_downloads_total";
 const HEAD_QUESTIONS: &str = "oversync_head_questions_total";
+const HEADS_HEARD: &str = "oversync_heads_heard_total";
 const SENT_AWAY: &str = "oversync_downloads_sent_away_total";
 const LIMITED: &str = "oversync_limited_total";
 const SHED: &str = "oversync_answers_shed_total";
@@ -62,6 +63,7 @@ pub(crate) fn describe() {
         HEAD_QUESTIONS,
         "Questions for heads put to the database, each of many users"
     );
+    describe_counter!(HEADS_HEARD, "Heads heard from other processes");
     describe_counter!(
         SENT_AWAY,
         "Downloads refused because too many waited, by class: download, hydrate"
@@ -146,6 +148,11 @@ pub(crate) fn quiet_download() {
 /// Heads of some users are asked for.
 pub(crate) fn heads_question() {
     counter!(HEAD_QUESTIONS).increment(1);
+}
+
+/// Another process told of a head.
+pub(crate) fn head_heard() {
+    counter!(HEADS_HEARD).increment(1);
 }
 
 /// A download found too many before it.

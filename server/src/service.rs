@@ -13,7 +13,8 @@ use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
 use crate::clock::Clock;
 use crate::commit::Lanes;
 use crate::live::{
-    Announcer, Board, Heads, LookAtRevoked, Notifier, Quiet, Relay, ShutDown, Watch,
+    Announcer, Board, Heads, LookAtRevoked, NatsBus, NatsError, Notifier, Quiet, Relay, ShutDown,
+    Watch,
 };
 use crate::meters;
 use crate::outbox::Outbox;
@@ -23,7 +24,7 @@ use crate::registration::{self, RegistrationError, register};
 use crate::settings::{MAX_PAGE, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+    self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -49,6 +50,9 @@ pub enum StartError {
     /// A setting.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The way to other processes.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// A file that a setting names.
     #[error("schema_file: {path}: {error}")]
     SchemaFile {
@@ -138,7 +142,12 @@ impl SyncService {
             authenticator: auth,
             revoked: revoked.clone(),
         });
-        let relay = store.bus().map(|bus| {
+        let nats = NatsBus::start(&settings.nats, &epoch).await?;
+        let bus = match nats {
+            Some(nats) => Some(Arc::new(nats) as Arc<dyn Bus>),
+            None => store.bus(),
+        };
+        let relay = bus.map(|bus| {
             let relay = Relay::default();
             relay.start(bus, heads.clone(), board.clone(), notifier.clone());
             relay

@@ -6,11 +6,13 @@
 
 mod admin;
 mod auth;
+mod nats;
 mod rates;
 
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
 pub(crate) use auth::secret_problem;
+pub use nats::NatsSettings;
 pub use rates::{Rate, RateSettings};
 
 use crate::auth::TokenAuthenticator;
@@ -117,6 +119,8 @@ pub struct Settings {
     pub log: String,
     /// What one request may carry.
     pub limits: LimitSettings,
+    /// How processes tell each other of commits.
+    pub nats: NatsSettings,
     /// How much one user and one address may ask for.
     pub rates: RateSettings,
     /// Whether every synchronised table must exist in the database. Otherwise
@@ -249,6 +253,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             limits: LimitSettings::default(),
+            nats: NatsSettings::default(),
             rates: RateSettings::default(),
             strict_tables: false,
             foreign_keys: ForeignKeys::default(),
@@ -338,6 +343,7 @@ impl Settings {
         self.check_auth()?;
         self.check_admin()?;
         self.check_answers()?;
+        self.check_nats()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {
@@ -530,6 +536,21 @@ mod tests {
             "{printed}"
         );
         assert!(!printed.contains("hunter2"));
+    }
+
+    #[test]
+    fn nats_needs_an_address_and_a_database_to_share() {
+        let nats = |text: &str| load(&format!("dev = true\n{text}"));
+        let problem = |text: &str| nats(text).expect_err("must be refused").to_string();
+        let shared = "database_url = 'postgres://localhost/app'\n[nats]\n";
+        let url = "url = 'nats://me:hunter2@n.example:4222'\n";
+        assert!(problem(&format!("{shared}url = 'example'")).contains("nats.url"));
+        assert!(problem(&format!("{shared}url = 'http://n.example'")).contains("nats.url"));
+        assert!(problem(&format!("{shared}{url}subject = 'a.*'")).contains("nats.subject"));
+        assert!(problem(&format!("{shared}{url}subject = 'a..b'")).contains("nats.subject"));
+        assert!(problem(&format!("[nats]\n{url}")).contains("embedded"));
+        let settings = nats(&format!("{shared}{url}")).expect("valid");
+        assert!(!settings.to_toml().contains("hunter2"));
     }
 
     #[test]

@@ -38,6 +38,8 @@ mod writer;
 mod library;
 // Two processes on one database: what one has cached, the other has overtaken.
 mod processes;
+// What one process tells the other: PostgreSQL, NATS, and the loss of each.
+mod bus;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
 // `oversync verify`: silent beside busy servers, and every kind of planted damage

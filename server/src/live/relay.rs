@@ -52,15 +52,22 @@ impl Relay {
 }
 
 async fn send(waiting: Arc<Waiting>, bus: Arc<dyn Bus>) {
+    let mut is_lost = false;
     loop {
         waiting.wake.notified().await;
         tokio::time::sleep(GATHER).await;
         let heads =
             std::mem::take(&mut *waiting.heads.lock().expect("BUG: no panic under this lock"));
-        if let Err(error) = bus.publish(heads.into_iter().collect()).await {
+        let published = bus.publish(heads.into_iter().collect()).await;
+        match &published {
+            Ok(()) if is_lost => tracing::info!("heads are published to other processes again"),
             // Not sent again: the other processes read heads themselves, later.
-            tracing::warn!(%error, "heads could not be published to the other processes");
+            Err(error) if !is_lost => {
+                tracing::warn!(%error, "heads cannot be published to the other processes");
+            }
+            Ok(()) | Err(_) => {}
         }
+        is_lost = published.is_err();
     }
 }
 
@@ -69,6 +76,7 @@ async fn receive(bus: Arc<dyn Bus>, heads: Heads, board: Board, notifier: Addr<N
         match bus.listen().await {
             Ok(mut told) => {
                 while let Some((user, head)) = told.recv().await {
+                    crate::meters::head_heard();
                     heads.raise(&user, head);
                     board.announce(&notifier, &user, head);
                 }
