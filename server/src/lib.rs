@@ -21,6 +21,7 @@ pub mod projection;
 mod rates;
 mod references;
 mod registration;
+mod requests;
 mod serve;
 mod service;
 pub mod settings;

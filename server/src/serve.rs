@@ -3,6 +3,7 @@
 use crate::auth::{Authenticator, TokenAuthenticator};
 use crate::clock::Clock;
 use crate::http::{self, MetricsText};
+use crate::requests::Requests;
 use crate::service::{StartError, SyncService};
 use crate::settings::{Settings, SettingsError};
 use actix_web::body::MessageBody;
@@ -75,7 +76,7 @@ pub async fn serve(
     let mut server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(name_request))
-            .wrap(TracingLogger::default())
+            .wrap(TracingLogger::<Requests>::new())
             .configure(http::routes(&app_service))
             .configure(http::docs_routes(&app_service))
             .default_service(web::to(http::not_found))
@@ -99,7 +100,7 @@ pub async fn serve(
             let metrics = metrics.clone().map(web::Data::new);
             App::new()
                 .wrap(from_fn(name_request))
-                .wrap(TracingLogger::default())
+                .wrap(TracingLogger::<Requests>::new())
                 .configure(|config| {
                     if let Some(metrics) = metrics {
                         config.app_data(metrics);

@@ -65,6 +65,8 @@ mod settings;
 mod admin;
 // Devices that may not come in any more: refused at every process, and told.
 mod revocation;
+// No token in any log.
+mod canary;
 // Tokens: algorithms, key files and sets, rotation, audience and issuer.
 mod auth;
 

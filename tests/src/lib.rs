@@ -10,6 +10,7 @@ pub mod admin;
 pub mod app;
 pub mod backend;
 pub mod browser;
+pub mod canary;
 pub mod conformance;
 pub mod device;
 mod eventually;
