@@ -4,9 +4,10 @@
 #   ./test.sh                 everything
 #   ./test.sh order::         tests whose names contain "order::"
 #
-# Needs Rust and Debian's packages of PostgreSQL (a private one is started), Python
-# (for the HTTP-only client of the documentation) and Chromium (for pages): installed
-# here when they are missing and this user may (root, or sudo without a password).
+# Needs Rust and Debian's packages of PostgreSQL (a private one is started), NATS (so
+# are its), Python (for the HTTP-only client of the documentation) and Chromium (for
+# pages): installed here when they are missing and this user may (root, or sudo without
+# a password).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -16,6 +17,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 packages=()
 have_postgres || packages+=(postgresql)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
+[ -x /usr/sbin/nats-server ] || command -v nats-server >/dev/null || packages+=(nats-server)
 command -v python3 >/dev/null || packages+=(python3)
 command -v chromedriver >/dev/null && command -v chromium >/dev/null || packages+=(chromium chromium-driver)
 if [ ${#packages[@]} -gt 0 ]; then

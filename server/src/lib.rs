@@ -8,6 +8,7 @@
 //! ([`store::handler`]). [`admin_routes`] are the operators' routes, for a listener
 //! of their own.
 
+mod admission;
 pub mod auth;
 pub mod cli;
 mod clock;
@@ -15,9 +16,12 @@ mod commit;
 mod http;
 mod live;
 mod meters;
+mod outbox;
 pub mod projection;
+mod rates;
 mod references;
 mod registration;
+mod requests;
 mod serve;
 mod service;
 pub mod settings;
@@ -27,11 +31,13 @@ mod upload;
 mod user;
 pub mod verify;
 
+pub use admission::{Class, Crowded, DownloadError};
 pub use clock::Clock;
 pub use http::{ApiError, Caller, MetricsText, admin_routes, docs_routes, routes};
+pub use live::NatsError;
 pub use oversync_shared::upload::Base;
 pub use registration::RegistrationError;
-pub use serve::{Operators, ServeError, serve};
+pub use serve::{Operators, ServeError, bound_connection, serve};
 pub use service::{RowError, StartError, SyncService};
 pub use settings::Settings;
 pub use store::handler::Handlers;

@@ -4,6 +4,8 @@
 //! a host application may install its own, and without one all of this costs
 //! next to nothing. Labels have few values; none names a user or a device.
 
+use crate::admission::Class;
+use crate::rates::Limit;
 use crate::upload::UploadError;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
@@ -15,6 +17,13 @@ const UPLOAD_SECONDS: &str = "oversync_upload_seconds";
 const CHANGES: &str = "oversync_changes_total";
 const DOWNLOADS: &str = "oversync_downloads_total";
 const DOWNLOAD_SECONDS: &str = "oversync_download_seconds";
+const QUIET_DOWNLOADS: &str = "oversync_quiet_downloads_total";
+const HEAD_QUESTIONS: &str = "oversync_head_questions_total";
+const HEADS_HEARD: &str = "oversync_heads_heard_total";
+const SENT_AWAY: &str = "oversync_downloads_sent_away_total";
+const LIMITED: &str = "oversync_limited_total";
+const SHED: &str = "oversync_answers_shed_total";
+const ANSWER_BYTES: &str = "oversync_answer_bytes_in_flight";
 const REFUSALS: &str = "oversync_refusals_total";
 const SESSIONS: &str = "oversync_sessions";
 const HINTS: &str = "oversync_hints_total";
@@ -45,6 +54,32 @@ pub(crate) fn describe() {
         DOWNLOAD_SECONDS,
         Unit::Seconds,
         "Reading one page, without waiting"
+    );
+    describe_counter!(
+        QUIET_DOWNLOADS,
+        "Downloads that found nothing new, answered without reading a page"
+    );
+    describe_counter!(
+        HEAD_QUESTIONS,
+        "Questions for heads put to the database, each of many users"
+    );
+    describe_counter!(HEADS_HEARD, "Heads heard from other processes");
+    describe_counter!(
+        SENT_AWAY,
+        "Downloads refused because too many waited, by class: download, hydrate"
+    );
+    describe_counter!(
+        LIMITED,
+        "Requests refused by a configured limit: user_requests, address_requests, user_sockets, address_sockets"
+    );
+    describe_counter!(
+        SHED,
+        "Answers cut off because their client stood still and others needed the room"
+    );
+    describe_gauge!(
+        ANSWER_BYTES,
+        Unit::Bytes,
+        "Memory that large answers hold now, while they are sent"
     );
     describe_counter!(REFUSALS, "Requests answered with an error, by its code");
     describe_gauge!(SESSIONS, "Open WebSocket sessions");
@@ -103,6 +138,41 @@ pub(crate) fn page(is_read: bool, took: Duration) {
     }
     let status = if is_read { "answered" } else { "failed" };
     counter!(DOWNLOADS, "status" => status).increment(1);
+}
+
+/// A download was answered from memory.
+pub(crate) fn quiet_download() {
+    counter!(QUIET_DOWNLOADS).increment(1);
+}
+
+/// Heads of some users are asked for.
+pub(crate) fn heads_question() {
+    counter!(HEAD_QUESTIONS).increment(1);
+}
+
+/// Another process told of a head.
+pub(crate) fn head_heard() {
+    counter!(HEADS_HEARD).increment(1);
+}
+
+/// A download found too many before it.
+pub(crate) fn sent_away(class: Class) {
+    counter!(SENT_AWAY, "class" => class.name()).increment(1);
+}
+
+/// A configured limit was met.
+pub(crate) fn limited(limit: Limit) {
+    counter!(LIMITED, "limit" => limit.name()).increment(1);
+}
+
+/// An answer that stood still was cut off.
+pub(crate) fn shed() {
+    counter!(SHED).increment(1);
+}
+
+/// Memory that large answers hold now.
+pub(crate) fn answer_bytes(bytes: usize) {
+    gauge!(ANSWER_BYTES).set(bytes as f64);
 }
 
 /// A request has been answered with an error.

@@ -3,6 +3,7 @@
 use crate::auth::{Authenticator, TokenAuthenticator};
 use crate::clock::Clock;
 use crate::http::{self, MetricsText};
+use crate::requests::Requests;
 use crate::service::{StartError, SyncService};
 use crate::settings::{Settings, SettingsError};
 use actix_web::body::MessageBody;
@@ -10,6 +11,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpMessage as _, HttpServer, web};
+use std::any::Any;
 use std::future::Future;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -68,16 +70,18 @@ pub async fn serve(
         .into());
     }
     let grace = service.settings().shutdown_seconds;
+    let stall = Duration::from_secs(service.settings().limits.stall_seconds);
 
     let app_service = service.clone();
     let mut server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(name_request))
-            .wrap(TracingLogger::default())
+            .wrap(TracingLogger::<Requests>::new())
             .configure(http::routes(&app_service))
             .configure(http::docs_routes(&app_service))
             .default_service(web::to(http::not_found))
     })
+    .on_connect(move |connection, _| bound_connection(connection, stall))
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(grace)
@@ -96,7 +100,7 @@ pub async fn serve(
             let metrics = metrics.clone().map(web::Data::new);
             App::new()
                 .wrap(from_fn(name_request))
-                .wrap(TracingLogger::default())
+                .wrap(TracingLogger::<Requests>::new())
                 .configure(|config| {
                     if let Some(metrics) = metrics {
                         config.app_data(metrics);
@@ -134,6 +138,31 @@ pub async fn serve(
     service.close().await;
     tracing::info!("shut down");
     Ok(())
+}
+
+/// Bytes that the system keeps for a connection before anything more is written to
+/// it. Without this a client that does not read costs the system 4 MiB.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 * 1024;
+
+/// Bounds what a client that does not read what is sent to it costs, in memory and
+/// time. For `HttpServer::on_connect` of a host application; [`serve()`] does it
+/// itself. Does nothing for what is no TCP connection, and on other systems than
+/// Linux.
+pub fn bound_connection(connection: &dyn Any, stall: Duration) {
+    #[cfg(target_os = "linux")]
+    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+        let socket = socket2::SockRef::from(stream);
+        let bounded = socket
+            .set_tcp_user_timeout(Some(stall))
+            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT));
+        if let Err(error) = bounded {
+            // It has just closed.
+            tracing::debug!(%error, "a connection could not be bounded");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (connection, stall);
 }
 
 /// Names the request in the answer as in the logs.

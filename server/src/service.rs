@@ -8,17 +8,23 @@ mod write;
 
 pub use write::RowError;
 
+use crate::admission::{Admission, Class, DownloadError};
 use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
 use crate::clock::Clock;
 use crate::commit::Lanes;
-use crate::live::{Announcer, Board, LookAtRevoked, Notifier, Relay, ShutDown, Watch};
+use crate::live::{
+    Announcer, Board, Heads, LookAtRevoked, NatsBus, NatsError, Notifier, Quiet, Relay, ShutDown,
+    Watch,
+};
 use crate::meters;
+use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
+use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{MAX_PAGE, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+    self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -44,6 +50,9 @@ pub enum StartError {
     /// A setting.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The way to other processes.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// A file that a setting names.
     #[error("schema_file: {path}: {error}")]
     SchemaFile {
@@ -72,6 +81,11 @@ struct Inner {
     catalog: Arc<Catalog>,
     users: Users,
     notifier: Addr<Notifier>,
+    heads: Heads,
+    quiet: Quiet,
+    admission: Admission,
+    rates: Rates,
+    outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
     revoked: Revoked,
     admin_token: AdminToken,
@@ -120,19 +134,26 @@ impl SyncService {
         let epoch = store.epoch().await?;
         let lanes = Lanes::start(&store);
         let board = Board::default();
-        let notifier = Notifier::new(store.clone(), board.clone()).start();
+        let heads = Heads::new(store.clone(), epoch.clone());
+        let notifier = Notifier::new(heads.clone(), board.clone()).start();
         let revoked = Revoked::start(store.clone()).await?;
         tokio::spawn(tell_of_revoked(revoked.subscribe(), notifier.clone()));
         let auth = Arc::new(Gate {
             authenticator: auth,
             revoked: revoked.clone(),
         });
-        let relay = store.bus().map(|bus| {
+        let nats = NatsBus::start(&settings.nats, &epoch).await?;
+        let bus = match nats {
+            Some(nats) => Some(Arc::new(nats) as Arc<dyn Bus>),
+            None => store.bus(),
+        };
+        let relay = bus.map(|bus| {
             let relay = Relay::default();
-            relay.start(bus, board.clone(), notifier.clone());
+            relay.start(bus, heads.clone(), board.clone(), notifier.clone());
             relay
         });
         let announcer = Announcer {
+            heads: heads.clone(),
             board,
             notifier: notifier.clone(),
             relay,
@@ -149,11 +170,16 @@ impl SyncService {
             .max_in_flight_bytes
             .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
+            rates: Rates::new(&settings.rates),
+            outbox: Outbox::new(settings.limits.max_answer_bytes),
             settings,
             store,
             catalog,
             users,
             notifier,
+            quiet: Quiet::new(heads.clone()),
+            heads,
+            admission: Admission::default(),
             auth,
             revoked,
             admin_token,
@@ -209,6 +235,16 @@ impl SyncService {
         self.inner.max_in_flight.saturating_sub(free)
     }
 
+    /// Room for large answers.
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.inner.outbox
+    }
+
+    /// How much one user and one address may ask for.
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.inner.rates
+    }
+
     /// What operators must show.
     pub(crate) fn admin_token(&self) -> &AdminToken {
         &self.inner.admin_token
@@ -243,8 +279,9 @@ impl SyncService {
 
     /// Reads a page. With `wait`, an empty page is answered when something for
     /// the caller arrives, the time has passed, or the device is revoked, which
-    /// the route then refuses.
-    pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, StoreError> {
+    /// the route then refuses. A device that has everything is answered from
+    /// memory, or with one question to the database for many such devices.
+    pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, DownloadError> {
         let deadline = Instant::now() + wait;
         let page = self.page(query.clone()).await?;
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
@@ -279,11 +316,42 @@ impl SyncService {
         }
     }
 
-    async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
+    async fn page(&self, query: PageQuery) -> Result<Page, DownloadError> {
+        if let Some(page) = self.inner.quiet.answer(&query).await? {
+            return Ok(page);
+        }
+        let class = self.class_of(&query);
+        self.read_page(query, class).await
+    }
+
+    /// Reads the next piece of a page whose answer has begun: it is not cut off for
+    /// those who only begin.
+    pub(crate) async fn next_piece(&self, query: PageQuery) -> Result<Page, DownloadError> {
+        self.read_page(query, Class::Download).await
+    }
+
+    async fn read_page(&self, query: PageQuery, class: Class) -> Result<Page, DownloadError> {
+        let _place = self.inner.admission.enter(class).await?;
+        let mark = self.inner.heads.mark();
         let start = Instant::now();
-        let page = self.inner.store.page(query).await;
+        let page = self.inner.store.page(query.clone()).await;
         meters::page(page.is_ok(), start.elapsed());
-        page
+        let page = page?;
+        self.inner.quiet.learn(mark, &query, &page);
+        Ok(page)
+    }
+
+    /// How far behind its reader is, as far as this process knows.
+    fn class_of(&self, query: &PageQuery) -> Class {
+        let is_far = match self.inner.heads.remembered(&query.user) {
+            Some(head) => head.get().saturating_sub(query.after.get()) > MAX_PAGE as i64,
+            None => query.after == ServerId::ZERO,
+        };
+        if is_far {
+            Class::Hydrate
+        } else {
+            Class::Download
+        }
     }
 
     /// The user's rows that could not be projected, newest first: a piece of the
@@ -309,8 +377,7 @@ impl SyncService {
 
     /// A user's head; 0 for one never seen.
     pub async fn head(&self, user: &UserId) -> Result<ServerId, StoreError> {
-        let heads = self.inner.store.heads(std::slice::from_ref(user)).await?;
-        Ok(heads.get(user).copied().unwrap_or(ServerId::ZERO))
+        Ok(self.inner.heads.now_of(user).await?.1)
     }
 
     /// What this server can do.

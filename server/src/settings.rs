@@ -6,10 +6,14 @@
 
 mod admin;
 mod auth;
+mod nats;
+mod rates;
 
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
 pub(crate) use auth::secret_problem;
+pub use nats::NatsSettings;
+pub use rates::{Rate, RateSettings};
 
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
@@ -115,6 +119,10 @@ pub struct Settings {
     pub log: String,
     /// What one request may carry.
     pub limits: LimitSettings,
+    /// How processes tell each other of commits.
+    pub nats: NatsSettings,
+    /// How much one user and one address may ask for.
+    pub rates: RateSettings,
     /// Whether every synchronised table must exist in the database. Otherwise
     /// those that do are projected, and the others only synchronised.
     pub strict_tables: bool,
@@ -151,6 +159,12 @@ pub struct LimitSettings {
     pub max_page: usize,
     /// Bytes of upload bodies in memory at a time; beyond, 503.
     pub max_in_flight_bytes: usize,
+    /// Bytes of large answers in memory at a time, while their clients read
+    /// them; beyond, those that stand still are cut off, then 503.
+    pub max_answer_bytes: usize,
+    /// After how many seconds in which a client takes nothing of what is sent to
+    /// it its connection ends (on Linux).
+    pub stall_seconds: u64,
 }
 
 /// A synchronised table.
@@ -199,6 +213,8 @@ impl Default for LimitSettings {
             max_body_bytes: 8 * 1024 * 1024,
             max_page: 1_000,
             max_in_flight_bytes: 256 * 1024 * 1024,
+            max_answer_bytes: 64 * 1024 * 1024,
+            stall_seconds: 60,
         }
     }
 }
@@ -238,6 +254,8 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             log: "info".to_owned(),
             limits: LimitSettings::default(),
+            nats: NatsSettings::default(),
+            rates: RateSettings::default(),
             strict_tables: false,
             foreign_keys: ForeignKeys::default(),
             leave_constraints_alone: false,
@@ -325,6 +343,8 @@ impl Settings {
     fn check(&self) -> Result<(), SettingsError> {
         self.check_auth()?;
         self.check_admin()?;
+        self.check_answers()?;
+        self.check_nats()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {
@@ -460,6 +480,13 @@ mod tests {
         assert!(problem("dev = true\nlissten = '127.0.0.1:1'").contains("lissten"));
         assert!(problem("dev = true\n[limits]\nmax_pages = 5").contains("max_pages"));
         assert!(problem("dev = true\n[limits]\nmax_page = 1001").contains("limits.max_page"));
+        assert!(problem("dev = true\n[limits]\nstall_seconds = 1").contains("stall_seconds"));
+        assert!(problem("dev = true\n[limits]\nmax_answer_bytes = 9").contains("max_answer"));
+        let rates = |text: &str| problem(&format!("dev = true\n[rates]\n{text}"));
+        assert!(rates("user_requests = 5").contains("user_requests"));
+        assert!(rates("user_requests = { per_second = 0, burst = 1 }").contains("per_second"));
+        assert!(rates("user_sockets = 0").contains("user_sockets"));
+        assert!(rates("trusted_proxies = ['nobody']").contains("trusted_proxies"));
         assert!(problem("dev = true\n[[tables]]\nschema = 'a'").contains("table"));
         assert!(problem("dev = true\nmin_schema_version = 3").contains("min_schema_version"));
     }
@@ -510,6 +537,21 @@ mod tests {
             "{printed}"
         );
         assert!(!printed.contains("hunter2"));
+    }
+
+    #[test]
+    fn nats_needs_an_address_and_a_database_to_share() {
+        let nats = |text: &str| load(&format!("dev = true\n{text}"));
+        let problem = |text: &str| nats(text).expect_err("must be refused").to_string();
+        let shared = "database_url = 'postgres://localhost/app'\n[nats]\n";
+        let url = "url = 'nats://me:hunter2@n.example:4222'\n";
+        assert!(problem(&format!("{shared}url = 'example'")).contains("nats.url"));
+        assert!(problem(&format!("{shared}url = 'http://n.example'")).contains("nats.url"));
+        assert!(problem(&format!("{shared}{url}subject = 'a.*'")).contains("nats.subject"));
+        assert!(problem(&format!("{shared}{url}subject = 'a..b'")).contains("nats.subject"));
+        assert!(problem(&format!("[nats]\n{url}")).contains("embedded"));
+        let settings = nats(&format!("{shared}{url}")).expect("valid");
+        assert!(!settings.to_toml().contains("hunter2"));
     }
 
     #[test]

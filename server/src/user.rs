@@ -6,7 +6,7 @@
 //! Idle actors end; the next upload starts a new one with an empty cache.
 
 use crate::commit::Lanes;
-use crate::live::Announcer;
+use crate::live::{Announcer, Head};
 use crate::store::{Store, StoreError};
 use crate::upload::{self, Applied, Upload, UploadError, UserCache};
 use actix::prelude::*;
@@ -41,11 +41,15 @@ impl UploadContext {
     /// Applies one upload and tells of the new head, even if nobody waits for
     /// the answer any more.
     async fn apply(&self, cache: &mut UserCache, upload: &Upload) -> Result<Applied, UploadError> {
+        // After an error or a panic it may have been committed all the same.
+        let doubt = self.announcer.doubt(&upload.user);
         let applied =
             upload::apply(&*self.store, &self.lanes, &self.catalog, cache, upload).await?;
-        if applied.wrote {
-            self.announcer.announce(&upload.user, applied.head);
-        }
+        doubt.settle(if applied.wrote {
+            Head::Moved(applied.head)
+        } else {
+            Head::Found(applied.head)
+        });
         Ok(applied)
     }
 }

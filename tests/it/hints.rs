@@ -279,11 +279,32 @@ async fn a_foreign_origin_is_refused_before_the_upgrade() {
     let config = Config::default().set("allowed_origins", allowed);
     let server = Server::start(&database, config).await;
     let device = server.target().one_device();
+    let port = server.address().port();
+    let (other_port, userinfo) = (
+        format!("http://127.0.0.1:{}", port.wrapping_add(1)),
+        format!("http://evil@{}", server.address()),
+    );
+    let (suffix, other_scheme) = (
+        format!("http://{}.evil.example", server.address()),
+        format!("ftp://{}", server.address()),
+    );
     for origin in [
         "https://evil.example",
         "null",
+        "",
         "http://127.0.0.1",
+        other_port.as_str(),
+        userinfo.as_str(),
+        suffix.as_str(),
+        other_scheme.as_str(),
         "https://app.example.evil.example",
+        "https://evil-app.example",
+        "http://app.example",
+        "https://app.example:444",
+        "https://app.example/",
+        "https://app.example, https://evil.example",
+        "file://",
+        "chrome-extension://abcdefgh",
     ] {
         let refused = device
             .try_connect(&[("origin", origin)])
@@ -295,6 +316,13 @@ async fn a_foreign_origin_is_refused_before_the_upgrade() {
             "{origin}"
         );
     }
+    // Two of them are none, even when one is allowed.
+    let two = [
+        ("origin", "https://app.example"),
+        ("origin", "https://evil.example"),
+    ];
+    let refused = device.try_connect(&two).await.expect_err("two origins");
+    assert_eq!(refused.status, 403);
     let own = format!("http://{}", server.address());
     for origin in [own.as_str(), "https://app.example"] {
         let mut socket = device
@@ -342,6 +370,7 @@ async fn an_upgrade_without_a_good_token_is_401() {
         assert_eq!((refused.status, &refused.body), (401, &body), "{value}");
     }
     // Never in the URL, where logs would keep it.
+    server.expect_tokens_in_addresses();
     let url = format!(
         "{}/sync/ws?token={token}&access_token={token}",
         target.base()

@@ -44,6 +44,8 @@ mod writer;
 mod library;
 // Two processes on one database: what one has cached, the other has overtaken.
 mod processes;
+// What one process tells the other: PostgreSQL, NATS, and the loss of each.
+mod bus;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
 // `oversync verify`: silent beside busy servers, and every kind of planted damage
@@ -53,6 +55,12 @@ mod verify;
 // ---------------------------------------------------------------- what it tells
 // WebSocket hints: hello, changes, bye, and who may not connect.
 mod hints;
+// Everybody at once: admission, heads from memory, times to come back.
+mod storms;
+// Limits per user and per address.
+mod rates;
+// Clients that ask and do not read.
+mod stalled;
 // Long poll: the HTTP-only client's way to be prompt.
 mod long_poll;
 
@@ -65,6 +73,8 @@ mod registration;
 mod admin;
 // Devices that may not come in any more: refused at every process, and told.
 mod revocation;
+// No token in any log.
+mod canary;
 // Tokens: algorithms, key files and sets, rotation, audience and issuer.
 mod auth;
 

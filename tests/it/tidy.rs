@@ -159,6 +159,7 @@ fn only_the_edge_of_the_server_knows_actix() {
         "server/src/user.rs",
         "server/src/service.rs",
         "server/src/serve.rs",
+        "server/src/requests.rs",
         "server/src/cli.rs",
         "server/src/auth/mod.rs",
     ];

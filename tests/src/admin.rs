@@ -96,6 +96,11 @@ impl Admin {
         assert_eq!(self.post(path, &body).await.ok(), expected);
     }
 
+    /// [`Self::metric`] of a name that is made up.
+    pub async fn metric_named(&self, name_and_labels: String) -> f64 {
+        self.metric(&name_and_labels).await
+    }
+
     /// A metric's value, given as it stands in the text; 0 when it has not been
     /// counted yet.
     pub async fn metric(&self, name_and_labels: &str) -> f64 {

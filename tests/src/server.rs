@@ -1,12 +1,14 @@
 //! A real server process: the binary `oversync`, on a free port.
 //!
 //! It ends with its [`Server`]. When a test panics, what the process logged is
-//! printed.
+//! printed; otherwise it is looked through for tokens.
 
 use crate::admin::{ADMIN_TOKEN, Admin};
 use crate::backend::Database;
+use crate::canary;
 use crate::eventually::within;
 use crate::target::Target;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -35,13 +37,14 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// The tables of the conformance suite, two workers, quiet logs.
+    /// The tables of the conformance suite, two workers, logs as an operator has
+    /// them who looks closely.
     fn default() -> Self {
         let tables = include_str!("conformance/tables.toml");
         let mut table: Table = tables.parse().expect("the tables are TOML");
         table.insert("jwt_secret".into(), SECRET.into());
         table.insert("workers".into(), 2.into());
-        table.insert("log".into(), "warn,oversync=info".into());
+        table.insert("log".into(), "info,oversync=debug".into());
         Self { table }
     }
 }
@@ -104,6 +107,8 @@ pub struct Server {
     process: Process,
     config: PathBuf,
     log: PathBuf,
+    /// Whether tests put tokens into addresses here.
+    misused: Cell<bool>,
     _folder: TempDir,
 }
 
@@ -140,6 +145,7 @@ impl Server {
             process,
             config: config_file,
             log,
+            misused: Cell::new(false),
             _folder: folder,
         }
     }
@@ -245,6 +251,12 @@ impl Server {
         &self.config
     }
 
+    /// A test puts tokens where they do not belong, into addresses: the server must
+    /// say so at the end of its life. Otherwise it must not.
+    pub fn expect_tokens_in_addresses(&self) {
+        self.misused.set(true);
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -253,13 +265,19 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let log = self.log();
         if std::thread::panicking() {
-            eprintln!(
-                "--- log of the server on {} ---\n{}",
-                self.address(),
-                self.log()
+            eprintln!("--- log of the server on {} ---\n{log}", self.address());
+            return;
+        }
+        if let Some(line) = canary::leak(&log) {
+            panic!(
+                "a token in the log of the server on {}: {line}",
+                self.address()
             );
         }
+        let is_misused = log.contains(canary::TOKEN_IN_ADDRESS);
+        assert_eq!(is_misused, self.misused.get(), "tokens in addresses");
     }
 }
 

@@ -1,5 +1,6 @@
 //! A server as seen from outside: its address and the secret of its tokens.
 
+use crate::canary;
 use crate::device::HttpDevice;
 use oversync::Clock;
 use oversync::auth::mint_token;
@@ -76,13 +77,15 @@ impl Target {
 
     /// A token that is good for `lifetime`.
     pub fn token(&self, user: &str, device: &str, lifetime: Duration) -> String {
-        mint_token(
+        let token = mint_token(
             &self.secret,
             &UserId::new(user).expect("a valid user"),
             &DeviceId::new(device).expect("a valid device"),
             Clock::system().now(),
             lifetime,
-        )
+        );
+        canary::minted(&token);
+        token
     }
 
     /// A device of a user, with a token for an hour.

@@ -2,15 +2,18 @@
 
 use super::error::ApiError;
 use crate::auth::Identity;
+use crate::rates::Address;
 use crate::service::SyncService;
 use actix_web::dev::Payload;
+use actix_web::http::header::X_FORWARDED_FOR;
 use actix_web::{FromRequest, HttpRequest, web};
 use oversync_shared::wire::SCHEMA_VERSION_HEADER;
 use std::future::Future;
 use std::pin::Pin;
 
 /// Who is calling, as the service's authenticator says. As a handler argument
-/// it refuses requests that it does not know.
+/// it refuses requests that it does not know, and more of them than the settings
+/// allow one address and one user.
 #[derive(Debug, Clone)]
 pub struct Caller(pub Identity);
 
@@ -24,6 +27,9 @@ impl FromRequest for Caller {
             let service = request
                 .app_data::<web::Data<SyncService>>()
                 .expect("BUG: the routes are mounted with their service");
+            if let Some(address) = address_of(&request, service) {
+                service.rates().address_request(address)?;
+            }
             let token = service
                 .auth()
                 .token_of(&request)
@@ -33,9 +39,21 @@ impl FromRequest for Caller {
                 .authenticate(token)
                 .await
                 .map_err(|_| ApiError::Unauthenticated)?;
+            service.rates().user_request(&identity.user)?;
             Ok(Self(identity))
         })
     }
+}
+
+/// Where a request comes from; unknown of a listener that is no network's.
+pub(super) fn address_of(request: &HttpRequest, service: &SyncService) -> Option<Address> {
+    let peer = request.peer_addr()?.ip();
+    let forwarded: Vec<&str> = request
+        .headers()
+        .get_all(X_FORWARDED_FOR)
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    Some(service.rates().address(peer, forwarded.into_iter()))
 }
 
 /// Refuses a device that was revoked since its request began.

@@ -1,13 +1,13 @@
 //! `GET /sync/download`: a page of the stream, payloads spliced as stored.
 
+use super::answer;
 use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
+use crate::admission::DownloadError;
 use crate::service::SyncService;
 use crate::settings::MAX_PAGE;
 use crate::store::{Page, PageQuery, StoreError};
-use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use futures_util::{Stream, stream};
 use oversync_shared::ServerId;
 use oversync_shared::names::is_plain_name;
@@ -60,6 +60,7 @@ struct Query {
         (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
         (status = 409, description = "`epoch_mismatch`, with `epoch`; or `schema_version_unsupported`, with `schema_version` and `min_schema_version`.", body = ErrorBody),
         (status = 410, description = "`history_pruned`, with `floor`: synchronise again from `after=0`.", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more than one user or address may ask for; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
         (status = 500, description = "`download_failed`", body = ErrorBody),
         (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
@@ -95,20 +96,20 @@ pub(super) async fn download(
         return Err(ApiError::HistoryPruned(page.floor));
     }
     let until = query.until.unwrap_or(page.head);
-    let mut response = HttpResponse::Ok();
-    response.content_type(ContentType::json());
     if !page.is_cut {
         let mut text = Vec::with_capacity(size_of(&page));
         text.extend_from_slice(START);
         write_entries(&mut text, &page, true);
         write_end(&mut text, &page, query.after, until);
-        return Ok(response.body(text));
+        return answer::whole(text, service.outbox());
     }
+    let room = service.outbox().reserve(size_of(&page))?;
     let rest = PageQuery {
         until: Some(until),
         ..page_query
     };
-    Ok(response.streaming(pieces(service.into_inner(), rest, page)))
+    let pieces = pieces(service.into_inner(), rest, page);
+    Ok(answer::in_pieces(pieces, room, PIECE_BYTES))
 }
 
 /// Bytes of payload of one answer held in memory at a time. Far above a usual
@@ -123,7 +124,7 @@ fn pieces(
     service: Arc<SyncService>,
     query: PageQuery,
     first: Page,
-) -> impl Stream<Item = Result<Bytes, StoreError>> {
+) -> impl Stream<Item = Result<Vec<u8>, DownloadError>> {
     let (after, until) = (query.after, query.until.unwrap_or(first.head));
     let epoch = first.epoch.clone();
     let state = (query, Some(first), true);
@@ -133,12 +134,11 @@ fn pieces(
             let page = match page {
                 Some(page) => page,
                 None if query.limit == 0 => return Ok(None),
-                None => service.download(query.clone(), Duration::ZERO).await?,
+                None => service.next_piece(query.clone()).await?,
             };
             if page.epoch != epoch || (query.after > ServerId::ZERO && query.after < page.floor) {
-                return Err(StoreError::Failed(
-                    "the history changed while a page was sent".to_owned(),
-                ));
+                let changed = "the history changed while a page was sent";
+                return Err(StoreError::Failed(changed.to_owned()).into());
             }
             let mut text = Vec::with_capacity(size_of(&page));
             if is_first {
@@ -156,7 +156,7 @@ fn pieces(
                 write_end(&mut text, &page, after.max(last), until);
                 query.limit = 0;
             }
-            Ok(Some((Bytes::from(text), (query, None, false))))
+            Ok(Some((text, (query, None, false))))
         }
     })
 }

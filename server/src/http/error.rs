@@ -1,17 +1,28 @@
 //! Every error answer, in one match.
 
+use crate::admission::{Class, Crowded, DownloadError};
+use crate::outbox::Full;
+use crate::rates::Exceeded;
 use crate::store::StoreError;
 use crate::upload::{NotAnUpload, UploadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use oversync_shared::ServerId;
 use oversync_shared::wire::{ErrorBody, error_code};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Devices told to come back spread over this many seconds.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=3;
+
+/// … and those that are far behind: what they want takes longest, and they have
+/// been away for long already.
+const HYDRATE_RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 5..=15;
+
+/// … and those that have too many sockets open, which nobody knows the end of.
+const SOCKETS_RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 10..=30;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +57,12 @@ pub enum ApiError {
     Encoding,
     /// More than the server carries at the moment.
     Overloaded,
+    /// More downloads than the server carries at the moment, of devices that are
+    /// far behind.
+    HydrationsCrowded,
+    /// More than this user or address may ask for; when there is room again, where
+    /// that is known.
+    TooMany(Option<Duration>),
     /// Somebody retries this failure right now.
     RetryInProgress,
     /// Our fault, on the way to an upload's answer.
@@ -63,10 +80,12 @@ impl ApiError {
     }
 
     /// For a storage error while downloading, whose cause goes to the log.
-    pub(super) fn from_download(error: StoreError) -> Self {
+    pub(super) fn from_download(error: DownloadError) -> Self {
         match error {
-            StoreError::Overloaded => Self::Overloaded,
-            StoreError::Failed(_) => {
+            DownloadError::Crowded(Crowded(Class::Hydrate)) => Self::HydrationsCrowded,
+            DownloadError::Crowded(Crowded(Class::Download))
+            | DownloadError::Store(StoreError::Overloaded) => Self::Overloaded,
+            DownloadError::Store(StoreError::Failed(_)) => {
                 tracing::error!(%error, "download failed");
                 Self::DownloadFailed
             }
@@ -116,7 +135,14 @@ impl ApiError {
                 error_code::UNSUPPORTED_ENCODING,
                 "Content-Encoding must be identity",
             ),
-            Self::Overloaded => (503, error_code::OVERLOADED, "overloaded, try again later"),
+            Self::Overloaded | Self::HydrationsCrowded => {
+                (503, error_code::OVERLOADED, "overloaded, try again later")
+            }
+            Self::TooMany(_) => (
+                429,
+                error_code::OVERLOADED,
+                "too many requests, try again later",
+            ),
             Self::RetryInProgress => (
                 409,
                 "retry_in_progress",
@@ -134,6 +160,15 @@ impl ApiError {
 /// The answer to a refused request.
 pub(super) fn refuse(error: ApiError) -> HttpResponse {
     error.error_response()
+}
+
+/// Rounded up: no sooner than there is room.
+fn whole_seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
+fn retry_after(response: &mut HttpResponseBuilder, seconds: std::ops::RangeInclusive<u32>) {
+    response.insert_header((RETRY_AFTER, rand::random_range(seconds).to_string()));
 }
 
 impl ResponseError for ApiError {
@@ -162,15 +197,28 @@ impl ResponseError for ApiError {
                 body.schema_version = Some(*newest);
                 body.min_schema_version = Some(*oldest);
             }
-            Self::Overloaded => {
-                response.insert_header((
-                    RETRY_AFTER,
-                    rand::random_range(RETRY_AFTER_SECONDS).to_string(),
-                ));
+            Self::Overloaded => retry_after(&mut response, RETRY_AFTER_SECONDS),
+            Self::TooMany(None) => retry_after(&mut response, SOCKETS_RETRY_AFTER_SECONDS),
+            Self::TooMany(Some(wait)) => {
+                let soonest = whole_seconds(*wait);
+                retry_after(&mut response, soonest..=soonest.saturating_add(1));
             }
+            Self::HydrationsCrowded => retry_after(&mut response, HYDRATE_RETRY_AFTER_SECONDS),
             _ => {}
         }
         response.json(body)
+    }
+}
+
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::TooMany(exceeded.wait)
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(_: Full) -> Self {
+        Self::Overloaded
     }
 }
 

@@ -1,15 +1,13 @@
 //! `/admin/materialize-failures`: the caller's own rows that could not be
 //! projected into their business tables, and trying them again.
 
-use super::body;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::{answer, body};
 use crate::projection::{Failure, Retried};
 use crate::service::SyncService;
 use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError};
-use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use futures_util::{Stream, stream};
 use oversync_shared::names::is_plain_name;
 use oversync_shared::wire::ErrorBody;
@@ -23,6 +21,9 @@ const DEFAULT_LIMIT: i64 = 100;
 
 /// Most failures listed at a time.
 const MAX_LIMIT: i64 = 1_000;
+
+/// Room for one piece of a list.
+const PIECE_BYTES: usize = FAILURE_PIECE_BYTES as usize;
 
 /// More than any `{"id": n}`.
 const MAX_BYTES: usize = 1_024;
@@ -41,6 +42,7 @@ const MAX_BYTES: usize = 1_024;
     responses(
         (status = 200, description = "The failures.", body = Vec<Failure>),
         (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more than one user or address may ask for; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
         (status = 500, description = "`internal_error`", body = ErrorBody),
         (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
@@ -74,17 +76,16 @@ pub(super) async fn list(
         .await
         .map_err(ApiError::from_store)?;
     if is_whole(&first, limit) {
-        return Ok(HttpResponse::Ok().json(first));
+        return answer::value(&first, service.outbox());
     }
+    let room = service.outbox().reserve(PIECE_BYTES)?;
     let rest = Rest {
         service: service.into_inner(),
         user: identity.user,
         only,
         limit,
     };
-    let mut response = HttpResponse::Ok();
-    response.content_type(ContentType::json());
-    Ok(response.streaming(pieces(rest, first)))
+    Ok(answer::in_pieces(pieces(rest, first), room, PIECE_BYTES))
 }
 
 /// Whether nothing was left for another piece.
@@ -104,7 +105,7 @@ struct Rest {
 
 /// A list of large rows, piece by piece: the next one is read when the caller has
 /// taken the last.
-fn pieces(rest: Rest, first: Vec<Failure>) -> impl Stream<Item = Result<Bytes, StoreError>> {
+fn pieces(rest: Rest, first: Vec<Failure>) -> impl Stream<Item = Result<Vec<u8>, StoreError>> {
     let state = (rest, Some(first), true);
     stream::try_unfold(state, |(mut rest, piece, is_first)| async move {
         let piece = match piece {
@@ -115,19 +116,19 @@ fn pieces(rest: Rest, first: Vec<Failure>) -> impl Stream<Item = Result<Bytes, S
                 rest.service.failures(&rest.user, only, rest.limit).await?
             }
         };
-        let mut text = Vec::new();
+        let mut text = String::new();
         for (index, failure) in piece.iter().enumerate() {
-            text.push(if is_first && index == 0 { b'[' } else { b',' });
-            serde_json::to_writer(&mut text, failure).expect("BUG: a failure serialises");
+            text.push(if is_first && index == 0 { '[' } else { ',' });
+            text.push_str(&serde_json::to_string(failure).expect("BUG: a failure serialises"));
         }
         rest.only.before = piece.last().map(|failure| failure.id);
         if is_whole(&piece, rest.limit) {
             rest.limit = 0;
-            text.push(b']');
+            text.push(']');
         } else {
             rest.limit -= piece.len() as i64;
         }
-        Ok(Some((Bytes::from(text), (rest, None, false))))
+        Ok(Some((text.into_bytes(), (rest, None, false))))
     })
 }
 
@@ -192,6 +193,7 @@ impl RetryReply {
         (status = 409, description = "`retry_in_progress`", body = ErrorBody),
         (status = 413, description = "`request_too_large`, with `limit_bytes`.", body = ErrorBody),
         (status = 415, description = "`unsupported_encoding`: a Content-Encoding other than identity.", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more than one user or address may ask for; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
         (status = 500, description = "`internal_error`", body = ErrorBody),
         (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),

@@ -1,6 +1,6 @@
 //! `GET /sync/ws`: the upgrade to a session of hints.
 
-use super::caller::Caller;
+use super::caller::{Caller, address_of};
 use super::error::ApiError;
 use crate::live::Session;
 use crate::service::SyncService;
@@ -29,6 +29,7 @@ use oversync_shared::wire::ErrorBody;
         (status = 400, description = "`invalid_request`: no WebSocket upgrade.", body = ErrorBody),
         (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
         (status = 403, description = "`origin_not_allowed`", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more requests or sockets than one user or address may have; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
 )]
 pub(super) async fn connect(
@@ -38,7 +39,9 @@ pub(super) async fn connect(
     stream: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     check_origin(&request, &service.settings().allowed_origins)?;
-    Session::new(identity, &service)
+    let address = address_of(&request, &service);
+    let places = service.rates().socket(&identity.user, address)?;
+    Session::new(identity, places, &service)
         .start_on(&request, stream)
         .map_err(|_| ApiError::invalid("a WebSocket upgrade is required"))
 }

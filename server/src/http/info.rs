@@ -16,6 +16,7 @@ use utoipa::ToSchema;
     responses(
         (status = 200, description = "The version.", body = SchemaVersion),
         (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more than one user or address may ask for; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
 )]
 pub(super) async fn schema_version(service: web::Data<SyncService>, _: Caller) -> HttpResponse {
@@ -33,6 +34,7 @@ pub(super) async fn schema_version(service: web::Data<SyncService>, _: Caller) -
     responses(
         (status = 200, description = "What this server can do.", body = Capabilities),
         (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more than one user or address may ask for; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
 )]
 pub(super) async fn capabilities(service: web::Data<SyncService>, _: Caller) -> HttpResponse {

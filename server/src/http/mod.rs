@@ -8,6 +8,7 @@
 //! ```
 
 mod admin;
+mod answer;
 mod body;
 mod caller;
 mod demo;

@@ -1,9 +1,12 @@
 //! `POST /sync/upload`
 
-use super::body::{self, Body};
 use super::caller::{Caller, check_not_revoked, check_schema_version};
 use super::error::ApiError;
 use super::openapi::UploadBody;
+use super::{
+    answer,
+    body::{self, Body},
+};
 use crate::service::SyncService;
 use crate::upload::{NotAnUpload, ReadError, Upload, UploadError};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -28,6 +31,7 @@ use oversync_shared::wire::{ErrorBody, UploadReply};
         (status = 409, description = "`epoch_mismatch`, with `epoch`; or `schema_version_unsupported`, with `schema_version` and `min_schema_version`. Nothing was applied.", body = ErrorBody),
         (status = 413, description = "`request_too_large`, with `limit_bytes`.", body = ErrorBody),
         (status = 415, description = "`unsupported_encoding`: a Content-Encoding other than identity.", body = ErrorBody),
+        (status = 429, description = "`overloaded`: more than one user or address may ask for; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
         (status = 500, description = "`upload_failed`", body = ErrorBody),
         (status = 503, description = "`overloaded`: try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
@@ -76,5 +80,6 @@ pub(in crate::http) async fn apply(
         UploadError::AnswerTooLarge => ApiError::TooLarge(service.settings().limits.max_body_bytes),
         other => other.into(),
     })?;
-    Ok(HttpResponse::Ok().json(reply))
+    // Where there is no room for it: a retry gets the same answer.
+    answer::value(&reply, service.outbox())
 }

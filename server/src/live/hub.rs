@@ -18,10 +18,30 @@ enum Told {
     UpTo(ServerId),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Audience<M> {
     announced: ServerId,
     members: HashMap<M, Told>,
+}
+
+/// What a session says next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saying {
+    /// Its first head.
+    Hello(ServerId),
+    /// New changes: after the last head it was told, up to this one.
+    Changes(ServerId, ServerId),
+}
+
+/// What a session that was last `told` says of the newest head, if anything. While
+/// too much is unread hints wait, and the newest alone comes of them.
+pub fn say(told: Option<ServerId>, newest: ServerId, is_full: bool) -> Option<Saying> {
+    match told {
+        None => Some(Saying::Hello(newest)),
+        Some(_) if is_full => None,
+        Some(told) if told < newest => Some(Saying::Changes(told, newest)),
+        Some(_) => None,
+    }
 }
 
 /// What the shell has to do.
@@ -46,7 +66,7 @@ pub enum Action<M> {
 }
 
 /// The members of all connected users.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Hub<M> {
     audiences: HashMap<UserId, Audience<M>>,
 }
@@ -124,126 +144,4 @@ impl<M: Copy + Eq + Hash> Hub<M> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn user() -> UserId {
-        UserId::new("u").expect("valid")
-    }
-
-    fn id(n: i64) -> ServerId {
-        ServerId::new(n)
-    }
-
-    /// Every interleaving of one member's joining with commits 1 and 2: at the
-    /// end it has been told of 2, in rising order, without a gap.
-    #[test]
-    fn no_commit_falls_between_joining_and_hello() {
-        // The head is read some time after joining; announcements come some
-        // time after their commits, perhaps in the wrong order.
-        #[derive(Clone, Copy, PartialEq)]
-        enum Step {
-            Join,
-            Read,
-            Deliver,
-            Commit(i64),
-            Announce(i64),
-        }
-        use Step::{Announce, Commit, Deliver, Join, Read};
-        fn explore(done: &mut Vec<Step>, left: &[Step], count: &mut usize) {
-            if left.is_empty() {
-                *count += 1;
-                check(done);
-                return;
-            }
-            for (index, step) in left.iter().enumerate() {
-                let has = |wanted: Step| done.contains(&wanted);
-                let allowed = match step {
-                    Join | Commit(1) => true,
-                    Read => has(Join),
-                    Deliver => has(Read),
-                    Commit(_) => has(Commit(1)),
-                    Announce(n) => has(Commit(*n)),
-                };
-                if allowed {
-                    let mut rest = left.to_vec();
-                    rest.remove(index);
-                    done.push(*step);
-                    explore(done, &rest, count);
-                    done.pop();
-                }
-            }
-        }
-        fn check(steps: &[Step]) {
-            let mut hub = Hub::default();
-            let (mut head, mut read, mut told) = (0, 0, None);
-            for step in steps {
-                let actions = match step {
-                    Join => {
-                        hub.join(&user(), 7);
-                        vec![]
-                    }
-                    Read => {
-                        read = head;
-                        vec![]
-                    }
-                    Deliver => hub.head_read(&user(), 7, id(read)).into_iter().collect(),
-                    Commit(n) => {
-                        head = *n;
-                        vec![]
-                    }
-                    Announce(n) => hub.announce(&user(), id(*n)),
-                };
-                for action in actions {
-                    match action {
-                        Action::Hello { head, .. } => {
-                            assert_eq!(told, None);
-                            told = Some(head);
-                        }
-                        Action::Changes { after, head, .. } => {
-                            assert_eq!(told, Some(after));
-                            assert!(after < head);
-                            told = Some(head);
-                        }
-                    }
-                }
-            }
-            assert_eq!(told, Some(id(2)));
-        }
-        let mut count = 0;
-        explore(
-            &mut Vec::new(),
-            &[
-                Join,
-                Read,
-                Deliver,
-                Commit(1),
-                Commit(2),
-                Announce(1),
-                Announce(2),
-            ],
-            &mut count,
-        );
-        assert!(count > 100, "{count} interleavings");
-    }
-
-    #[test]
-    fn an_announced_head_only_rises() {
-        let mut hub = Hub::default();
-        hub.join(&user(), 1);
-        hub.head_read(&user(), 1, id(5));
-        assert_eq!(hub.announce(&user(), id(4)), vec![]);
-        assert_eq!(
-            hub.announce(&user(), id(6)),
-            vec![Action::Changes {
-                member: 1,
-                after: id(5),
-                head: id(6)
-            }]
-        );
-        assert_eq!(hub.announce(&user(), id(6)), vec![]);
-        assert_eq!(hub.announce(&user(), id(5)), vec![]);
-        hub.leave(&user(), 1);
-        assert_eq!(hub.users().count(), 0);
-    }
-}
+mod tests;

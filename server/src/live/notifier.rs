@@ -5,14 +5,15 @@
 //! newest head and a wake.
 
 use super::board::Board;
+use super::heads::Heads;
 use super::hub::{Action, Hub};
 use super::session::{Session, ToSession};
-use crate::store::{RevokedDevices, Store};
+use crate::store::RevokedDevices;
 use actix::prelude::*;
 use oversync_shared::{ServerId, UserId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -34,19 +35,49 @@ const SWEEP: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(u64);
 
-/// The newest head a session has not been told yet, if any.
+/// What a session is to be told: each wake has it look here.
 #[derive(Debug, Default)]
-pub struct HintSlot(AtomicI64);
+pub struct HintSlot {
+    /// The newest head.
+    head: AtomicI64,
+    /// Once the server stops, how long the device is to stay away, in milliseconds
+    /// and one more.
+    goodbye: AtomicU64,
+}
 
 impl HintSlot {
     fn raise(&self, head: ServerId) {
-        self.0.fetch_max(head.get(), Ordering::AcqRel);
+        self.head.fetch_max(head.get(), Ordering::AcqRel);
     }
 
     /// The newest head.
     pub fn head(&self) -> ServerId {
-        ServerId::new(self.0.load(Ordering::Acquire))
+        ServerId::new(self.head.load(Ordering::Acquire))
     }
+
+    fn say_goodbye(&self, away: Duration) {
+        let away = u64::try_from(away.as_millis()).unwrap_or(u64::MAX - 1);
+        self.goodbye.store(away + 1, Ordering::Release);
+    }
+
+    /// Whether the server stops: for how many milliseconds the device is to stay
+    /// away.
+    pub fn goodbye(&self) -> Option<u64> {
+        self.goodbye.load(Ordering::Acquire).checked_sub(1)
+    }
+}
+
+/// After a restart devices come back over at least this time …
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// … and no more than so many in a second.
+const RETURNS_PER_SECOND: u32 = 1_000;
+
+/// The own delay of the device at this place among `count`: one after another, each
+/// at some moment of its own slot.
+fn delay(place: u32, count: u32, chance: f64) -> Duration {
+    let spread = SPREAD.max(Duration::from_secs(1) * count / RETURNS_PER_SECOND);
+    (spread / count.max(1)).mul_f64(f64::from(place) + chance)
 }
 
 enum Member {
@@ -59,7 +90,7 @@ enum Member {
 
 /// Knows every connected device of this process.
 pub struct Notifier {
-    store: Arc<dyn Store>,
+    heads: Heads,
     board: Board,
     hub: Hub<MemberId>,
     members: HashMap<MemberId, (UserId, Member)>,
@@ -67,6 +98,7 @@ pub struct Notifier {
     to_greet: Vec<(UserId, MemberId)>,
     reading: bool,
     rereading: bool,
+    is_closing: bool,
 }
 
 /// A session wants hints.
@@ -108,10 +140,10 @@ pub struct ShutDown;
 pub struct LookAtRevoked(pub Arc<RevokedDevices>);
 
 impl Notifier {
-    /// An actor for one store and board; to be started.
-    pub fn new(store: Arc<dyn Store>, board: Board) -> Self {
+    /// An actor for one store's heads and board; to be started.
+    pub fn new(heads: Heads, board: Board) -> Self {
         Self {
-            store,
+            heads,
             board,
             hub: Hub::default(),
             members: HashMap::new(),
@@ -119,6 +151,7 @@ impl Notifier {
             to_greet: Vec::new(),
             reading: false,
             rereading: false,
+            is_closing: false,
         }
     }
 
@@ -151,8 +184,8 @@ impl Notifier {
             .collect::<HashSet<_>>()
             .into_iter()
             .collect();
-        let store = self.store.clone();
-        let read = async move { store.heads(&users).await };
+        let source = self.heads.clone();
+        let read = async move { source.now(&users).await };
         ctx.spawn(read.into_actor(self).map(move |heads, actor, ctx| {
             actor.reading = false;
             match heads {
@@ -179,8 +212,8 @@ impl Notifier {
             return;
         }
         self.rereading = true;
-        let store = self.store.clone();
-        let read = async move { store.heads(&users).await };
+        let source = self.heads.clone();
+        let read = async move { source.now(&users).await };
         ctx.spawn(read.into_actor(self).map(|heads, actor, _| {
             actor.rereading = false;
             match heads {
@@ -249,7 +282,7 @@ impl Actor for Notifier {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAX_WAITING);
         ctx.run_interval(SWEEP, |actor, _| actor.sweep());
-        if self.store.is_shared() {
+        if self.heads.is_shared() {
             ctx.run_interval(REREAD, |actor, ctx| actor.reread_heads(ctx));
         }
     }
@@ -259,6 +292,11 @@ impl Handler<JoinSession> for Notifier {
     type Result = MessageResult<JoinSession>;
 
     fn handle(&mut self, join: JoinSession, ctx: &mut Self::Context) -> Self::Result {
+        if self.is_closing {
+            // It came while the others were told.
+            join.slot.say_goodbye(delay(0, 1, rand::random()));
+            let _ = join.address.try_send(ToSession::Look);
+        }
         let member = Member::Session {
             slot: join.slot,
             address: join.address,
@@ -312,10 +350,19 @@ impl Handler<ShutDown> for Notifier {
     type Result = ();
 
     fn handle(&mut self, _: ShutDown, _: &mut Self::Context) {
-        for (_, member) in self.members.values() {
-            if let Member::Session { address, .. } = member {
-                let _ = address.try_send(ToSession::ShutDown);
-            }
+        self.is_closing = true;
+        let sessions = self
+            .members
+            .values()
+            .filter_map(|(_, member)| match member {
+                Member::Session { slot, address } => Some((slot, address)),
+                Member::Poll(_) => None,
+            });
+        let count = u32::try_from(sessions.clone().count()).unwrap_or(u32::MAX);
+        for (place, (slot, address)) in (0..).zip(sessions) {
+            slot.say_goodbye(delay(place, count, rand::random()));
+            // A full mailbox holds a wake already.
+            let _ = address.try_send(ToSession::Look);
         }
         let polls = self
             .members
@@ -323,6 +370,26 @@ impl Handler<ShutDown> for Notifier {
             .filter(|(_, (_, member))| matches!(member, Member::Poll(_)));
         for id in polls.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.leave(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_come_back_one_after_another() {
+        for (count, seconds) in [(1, 2), (100, 2), (2_000, 2), (5_000, 5), (20_000, 20)] {
+            let whole = Duration::from_secs(seconds);
+            let delays = (0..count).map(|place| delay(place, count, 0.5));
+            for (place, delay) in (0..).zip(delays) {
+                let slot = whole / count;
+                assert!(
+                    delay >= slot * place && delay <= slot * (place + 1),
+                    "{delay:?}"
+                );
+            }
         }
     }
 }

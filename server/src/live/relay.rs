@@ -1,6 +1,7 @@
 //! Carries announced heads between the processes that share a database.
 
 use super::board::Board;
+use super::heads::Heads;
 use super::notifier::Notifier;
 use crate::store::Bus;
 use actix::Addr;
@@ -44,30 +45,39 @@ impl Relay {
     }
 
     /// Starts both directions on the current runtime; they end with it.
-    pub fn start(&self, bus: Arc<dyn Bus>, board: Board, notifier: Addr<Notifier>) {
+    pub fn start(&self, bus: Arc<dyn Bus>, heads: Heads, board: Board, notifier: Addr<Notifier>) {
         tokio::spawn(send(self.waiting.clone(), bus.clone()));
-        tokio::spawn(receive(bus, board, notifier));
+        tokio::spawn(receive(bus, heads, board, notifier));
     }
 }
 
 async fn send(waiting: Arc<Waiting>, bus: Arc<dyn Bus>) {
+    let mut is_lost = false;
     loop {
         waiting.wake.notified().await;
         tokio::time::sleep(GATHER).await;
         let heads =
             std::mem::take(&mut *waiting.heads.lock().expect("BUG: no panic under this lock"));
-        if let Err(error) = bus.publish(heads.into_iter().collect()).await {
+        let published = bus.publish(heads.into_iter().collect()).await;
+        match &published {
+            Ok(()) if is_lost => tracing::info!("heads are published to other processes again"),
             // Not sent again: the other processes read heads themselves, later.
-            tracing::warn!(%error, "heads could not be published to the other processes");
+            Err(error) if !is_lost => {
+                tracing::warn!(%error, "heads cannot be published to the other processes");
+            }
+            Ok(()) | Err(_) => {}
         }
+        is_lost = published.is_err();
     }
 }
 
-async fn receive(bus: Arc<dyn Bus>, board: Board, notifier: Addr<Notifier>) {
+async fn receive(bus: Arc<dyn Bus>, heads: Heads, board: Board, notifier: Addr<Notifier>) {
     while notifier.connected() {
         match bus.listen().await {
-            Ok(mut heads) => {
-                while let Some((user, head)) = heads.recv().await {
+            Ok(mut told) => {
+                while let Some((user, head)) = told.recv().await {
+                    crate::meters::head_heard();
+                    heads.raise(&user, head);
                     board.announce(&notifier, &user, head);
                 }
             }

@@ -4,10 +4,12 @@
 //! never reads rows. The only module that knows actix-web-actors.
 
 use super::flow::{Inflow, Outflow, PATIENCE};
+use super::hub::{Saying, say};
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
 use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
 use crate::meters;
+use crate::rates::Places;
 use crate::service::SyncService;
 use actix::prelude::*;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -26,27 +28,26 @@ const PING: Duration = Duration::from_secs(25);
 /// A device that has been silent for two pings is gone.
 const SILENT: Duration = Duration::from_secs(60);
 
-/// How long a device should stay away after a restart: a random time up to
-/// this, so that they do not all come back at once.
-const SPREAD_MS: u64 = 2_000;
+/// How long a device that is let go should stay away.
+const AWAY_MS: u64 = 2_000;
 
 /// Messages from the notifier that may wait; each is only a wake.
 const MAX_WAITING: usize = 16;
 
-/// Messages to a session. They carry nothing: the head is in the slot, and who
-/// is revoked in a list that is looked at with each.
+/// Messages to a session. They carry nothing: the head is in the slot, and so is
+/// the server's end; who is revoked is in a list that is looked at with each.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToSession {
     Hello,
     Changes,
     Look,
-    ShutDown,
 }
 
 /// A connected device.
 pub struct Session {
     identity: Identity,
+    _places: Places,
     epoch: Arc<str>,
     notifier: Addr<Notifier>,
     auth: Arc<dyn Authenticator>,
@@ -65,9 +66,10 @@ pub struct Session {
 
 impl Session {
     /// A session for a device that has authenticated.
-    pub(crate) fn new(identity: Identity, service: &SyncService) -> Self {
+    pub(crate) fn new(identity: Identity, places: Places, service: &SyncService) -> Self {
         Self {
             identity,
+            _places: places,
             epoch: service.epoch().clone(),
             notifier: service.notifier().clone(),
             auth: service.auth().clone(),
@@ -126,7 +128,7 @@ impl Session {
             }
             if session.outflow.oldest() == oldest {
                 tracing::info!(device = %session.identity.device, "a slow consumer is let go");
-                session.bye(ByeReason::SlowConsumer, SPREAD_MS, ctx);
+                session.bye(ByeReason::SlowConsumer, AWAY_MS, ctx);
             } else {
                 session.watch_slowness(ctx);
             }
@@ -170,25 +172,22 @@ impl Session {
 
     /// The newest head, unless it waits in its slot for a slow device.
     fn say_head(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
-        if self.told.is_some() && self.outflow.is_full() {
-            return;
-        }
-        let head = self.slot.head();
-        match self.told {
-            None => self.send(
-                &ServerMessage::Hello {
+        let message = match say(self.told, self.slot.head(), self.outflow.is_full()) {
+            None => return,
+            Some(Saying::Hello(head)) => {
+                self.told = Some(head);
+                ServerMessage::Hello {
                     epoch: self.epoch.to_string(),
                     head,
-                },
-                ctx,
-            ),
-            Some(after) if after < head => {
-                meters::hint();
-                self.send(&ServerMessage::Changes { after, head }, ctx);
+                }
             }
-            Some(_) => return,
-        }
-        self.told = Some(head);
+            Some(Saying::Changes(after, head)) => {
+                meters::hint();
+                self.told = Some(head);
+                ServerMessage::Changes { after, head }
+            }
+        };
+        self.send(&message, ctx);
     }
 
     fn take_token(&mut self, token: String, ctx: &mut ws::WebsocketContext<Self>) {
@@ -230,7 +229,7 @@ impl Actor for Session {
             .into_actor(self)
             .map(|member, session, ctx| match member {
                 Ok(member) => session.member = Some(member),
-                Err(_) => session.bye(ByeReason::ShuttingDown, SPREAD_MS, ctx),
+                Err(_) => session.bye(ByeReason::ShuttingDown, AWAY_MS, ctx),
             });
         ctx.spawn(joined);
     }
@@ -253,14 +252,13 @@ impl Handler<ToSession> for Session {
             self.bye(ByeReason::Revoked, 0, ctx);
             return;
         }
+        if let Some(away) = self.slot.goodbye() {
+            self.bye(ByeReason::ShuttingDown, away, ctx);
+            return;
+        }
         match message {
             ToSession::Look => {}
             ToSession::Hello | ToSession::Changes => self.say_head(ctx),
-            ToSession::ShutDown => self.bye(
-                ByeReason::ShuttingDown,
-                rand::random_range(0..SPREAD_MS),
-                ctx,
-            ),
         }
     }
 }

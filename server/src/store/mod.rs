@@ -10,6 +10,7 @@ pub mod audit;
 mod devices;
 mod embedded;
 pub mod handler;
+pub(crate) mod heads_message;
 mod postgres;
 
 pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};

@@ -5,7 +5,7 @@
 //! message costs time: heads of connected users are read again every few
 //! seconds.
 
-use crate::store::{Bus, StoreError};
+use crate::store::{Bus, StoreError, heads_message};
 use async_trait::async_trait;
 use oversync_shared::{ServerId, UserId};
 use sqlx::PgPool;
@@ -27,7 +27,7 @@ pub(super) struct PostgresBus {
 #[async_trait]
 impl Bus for PostgresBus {
     async fn publish(&self, heads: Vec<(UserId, ServerId)>) -> Result<(), StoreError> {
-        let payloads = payloads(&heads);
+        let payloads = heads_message::write(&heads, MAX_PAYLOAD);
         sqlx::query("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS p (payload)")
             .bind(CHANNEL)
             .bind(payloads)
@@ -46,7 +46,7 @@ impl Bus for PostgresBus {
             // A lost connection is made again inside `recv`; it fails for good
             // only when the pool is closed.
             while let Ok(message) = listener.recv().await {
-                for (user, head) in read(message.payload()) {
+                for (user, head) in heads_message::read(message.payload().as_bytes()) {
                     if sender.send((user, head)).await.is_err() {
                         return;
                     }
@@ -55,56 +55,5 @@ impl Bus for PostgresBus {
             tracing::debug!("no longer listening for the heads of other processes");
         });
         Ok(heads)
-    }
-}
-
-/// JSON arrays of pairs, each below the limit.
-fn payloads(heads: &[(UserId, ServerId)]) -> Vec<String> {
-    let mut payloads = Vec::new();
-    let mut current = String::new();
-    for head in heads {
-        let pair = serde_json::to_string(head).expect("BUG: a pair serialises");
-        if current.len() + pair.len() + 2 > MAX_PAYLOAD {
-            payloads.push(format!("[{}]", std::mem::take(&mut current)));
-        }
-        if !current.is_empty() {
-            current.push(',');
-        }
-        current.push_str(&pair);
-    }
-    if !current.is_empty() {
-        payloads.push(format!("[{current}]"));
-    }
-    payloads
-}
-
-/// What is not understood is some other version's; the net below takes care.
-fn read(payload: &str) -> Vec<(UserId, ServerId)> {
-    let pairs: Vec<(String, ServerId)> = serde_json::from_str(payload).unwrap_or_default();
-    pairs
-        .into_iter()
-        .filter_map(|(user, head)| Some((UserId::new(user).ok()?, head)))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_stay_below_the_limit_and_nothing_is_lost() {
-        let heads: Vec<(UserId, ServerId)> = (0..500)
-            .map(|n| {
-                (
-                    UserId::new(format!("{n}-{}", "ü".repeat(100))).expect("valid"),
-                    ServerId::new(n),
-                )
-            })
-            .collect();
-        let messages = payloads(&heads);
-        assert!(messages.len() > 1 && messages.iter().all(|message| message.len() < 8_000));
-        let found: Vec<_> = messages.iter().flat_map(|message| read(message)).collect();
-        assert_eq!(found, heads);
-        assert!(payloads(&[]).is_empty() && read("{}").is_empty());
     }
 }
