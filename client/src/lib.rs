@@ -45,6 +45,7 @@ mod apply;
 mod backoff;
 mod capture;
 mod changes;
+mod claims;
 mod client;
 mod clock;
 mod config;
@@ -87,6 +88,7 @@ mod upload;
 mod wake;
 
 pub use changes::{Changed, Changes};
+pub use claims::Claims;
 pub use client::{Client, Inspection, Synced, inspect};
 pub use config::{Config, TableSpec};
 pub use conflicts::ConflictRecord;

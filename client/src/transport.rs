@@ -11,7 +11,7 @@ use oversync_shared::wire::{
     UploadReply, UploadRequest, error_code,
 };
 use oversync_shared::{DeviceId, ServerId};
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -23,6 +23,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No `Retry-After` is honoured for longer: a slip of the server's, or of
+/// something in between, must not keep a device away for days.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Talks to one server.
 pub(crate) struct Transport {
@@ -175,11 +179,11 @@ impl Transport {
         let token = self.tokens.get().await?;
         match self.send_as(&request, &token).await {
             Err(NetworkError::Unauthorised) => {
-                self.tokens.refused(&token).await;
+                self.tokens.refused(&token);
                 let token = self.tokens.get().await?;
                 let second = self.send_as(&request, &token).await;
                 if matches!(second, Err(NetworkError::Unauthorised)) {
-                    self.tokens.refused(&token).await;
+                    self.tokens.refused(&token);
                 }
                 second
             }
@@ -228,14 +232,16 @@ async fn read<T: DeserializeOwned>(
         return serde_json::from_slice(&body)
             .map_err(|error| NetworkError::Protocol(error.to_string()));
     }
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = retry_after(response.headers());
     let body = response.bytes().await.unwrap_or_default();
     let body: Option<ErrorBody> = serde_json::from_slice(&body).ok();
     Err(refusal(status, retry_after, body))
+}
+
+/// How long the server asks to stay away, where it says so in seconds.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 fn refusal(

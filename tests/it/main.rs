@@ -71,6 +71,10 @@ mod life;
 mod merging;
 // WebSocket, long poll, polling; pauses; two clients on one file.
 mod ways;
+// Tokens that end: the next one over the open socket, and none at all.
+mod tokens;
+// A server that asks for patience, calls that are dropped, a status that is true.
+mod patience;
 // The server is killed again and again; the devices converge all the same.
 mod outages;
 // The programs people try first: the command line, the examples.
