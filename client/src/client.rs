@@ -168,6 +168,7 @@ impl Client {
             if !page.has_more {
                 return Ok(applied);
             }
+            self.inner.core.progressed().await?;
         }
     }
 
@@ -192,6 +193,7 @@ impl Client {
                 if done.sent == 0 {
                     break;
                 }
+                core.progressed().await?;
             }
             total.downloaded += self.first_pass().await?;
             if !core.db.read(crate::capture::has_work).await? {

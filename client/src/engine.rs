@@ -300,6 +300,7 @@ impl Engine {
                     self.due.upload |= core.db.read(capture::has_work).await?;
                 }
             }
+            core.progressed().await?;
         }
     }
 

@@ -54,11 +54,16 @@ impl Client {
             self.rounds().await?;
             core.refresh_status().await?;
         }
+        // The engine has been waiting for the turn: it never sees the empty file,
+        // also when nobody waits for this any more.
+        let client = self.clone();
         core.db
-            .run(move |store| wipe(store, how == SignOut::Discard))
+            .run(move |store| {
+                wipe(store, how == SignOut::Discard)?;
+                client.tell_to_stop();
+                Ok(())
+            })
             .await?;
-        // The engine has been waiting for the turn: it never sees the empty file.
-        self.tell_to_stop();
         drop(turn);
         self.stop().await;
         Ok(())
