@@ -297,6 +297,14 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    pub(crate) fn into_connection(self) -> Connection {
+        self.conn
+    }
+
+    pub(crate) fn as_connection(&self) -> &Connection {
+        &self.conn
+    }
+
     /// The status as far as it stands in the file.
     pub fn status(&self) -> Result<Status, Error> {
         status::read(&self.conn)

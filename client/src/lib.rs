@@ -53,6 +53,7 @@ mod conflicts;
 mod core;
 mod db;
 mod discover;
+mod doctor;
 mod download;
 mod engine;
 mod error;
@@ -83,6 +84,7 @@ mod tls;
 mod token;
 mod transport;
 mod triggers;
+mod unsent;
 mod upgrade;
 mod upload;
 mod wake;
@@ -92,12 +94,17 @@ pub use claims::Claims;
 pub use client::{Client, Inspection, Synced, inspect};
 pub use config::{Config, TableSpec};
 pub use conflicts::ConflictRecord;
+pub use doctor::{
+    Diagnosis, Finding, Gravity, RowDiagnosis, RowHere, RowThere, RowVerdict, ServerFacts, Symptom,
+    diagnose,
+};
 pub use download::Downloaded;
 pub use error::{Error, NetworkError, SetupError, StorageError};
 pub use field_merge::{DeletePolicy, FieldMerge};
 pub use oversync_shared::merge::{
     ColumnChoice, ColumnConflict, ColumnPolicy, Lost, Merged, Side, Stands,
 };
+pub use oversync_shared::wire::SignInReply;
 pub use oversync_shared::{DeviceId, RowKey, RowVersion, ServerId, UserId};
 pub use pause::{Direction, Paused};
 pub use rejected::Rejected;
@@ -106,4 +113,5 @@ pub use sign_out::SignOut;
 pub use status::{ConnectionState, Status};
 pub use token::{TokenError, TokenFuture, TokenProvider};
 pub use transport::sign_in;
+pub use unsent::{Stage, Unsent};
 pub use upload::Uploaded;

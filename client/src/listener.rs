@@ -208,6 +208,20 @@ fn refused(end: End, refusals: &mut u32) -> End {
     }
 }
 
+/// Whether a WebSocket gets through; why not, in words.
+pub(crate) async fn try_connect(transport: &Transport, token: &str) -> Result<(), String> {
+    match timeout(CONNECT_TIMEOUT, connect(transport, token)).await {
+        Ok(Ok(mut socket)) => {
+            let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
+            Ok(())
+        }
+        Ok(Err(End::Lost(why, _))) => Err(why),
+        Ok(Err(End::Unauthorised)) => Err("the token was refused".to_owned()),
+        Ok(Err(_)) => Err("the upgrade was refused".to_owned()),
+        Err(_) => Err("it took too long".to_owned()),
+    }
+}
+
 async fn connect(transport: &Transport, token: &str) -> Result<Socket, End> {
     let lost = |error: &dyn std::fmt::Display| End::Lost(error.to_string(), None);
     let mut request = transport

@@ -11,7 +11,7 @@ use oversync_shared::wire::{
     UploadReply, UploadRequest, error_code,
 };
 use oversync_shared::{DeviceId, ServerId};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -47,15 +47,26 @@ pub(crate) struct PageRequest {
     pub(crate) epoch: Option<String>,
 }
 
+/// The answer to a knock.
+pub(crate) struct Knock {
+    /// Its `Date`, in seconds since 1970.
+    pub(crate) date: Option<i64>,
+}
+
 /// Checks a server's address and makes it a base that paths can be added to.
 pub(crate) fn base_url(text: &str) -> Result<Url, SetupError> {
     let bad = |why: &str| SetupError::Url {
         url: text.to_owned(),
         why: why.to_owned(),
     };
-    let mut url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
+    let needed = "it must start with http:// or https://";
+    let mut url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) => return Err(bad(needed)),
+        Err(error) => return Err(bad(&error.to_string())),
+    };
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(bad("it must start with http:// or https://"));
+        return Err(bad(needed));
     }
     if !url.path().ends_with('/') {
         let path = format!("{}/", url.path());
@@ -153,6 +164,40 @@ impl Transport {
             .append_pair("wait", &wait.as_secs().to_string());
         self.send(|| self.http.request(Method::GET, url.clone()))
             .await
+    }
+
+    /// Asks whether anybody is there, without a token, and what time it is there.
+    pub(crate) async fn knock(&self) -> Result<Knock, NetworkError> {
+        let answer = self.http.get(self.endpoint("health")).send().await;
+        let answer = answer.map_err(unreachable)?;
+        let date = answer.headers().get(DATE).and_then(|value| {
+            let time = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+            let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+            i64::try_from(since.as_secs()).ok()
+        });
+        Ok(Knock { date })
+    }
+
+    /// An upload of changes with an operation that does not exist, one for each
+    /// table: none can be applied, and each is answered `unregistered_table` or
+    /// not.
+    pub(crate) async fn are_registered(
+        &self,
+        schema: &str,
+        tables: &[String],
+    ) -> Result<UploadReply, NetworkError> {
+        let changes: Vec<serde_json::Value> = tables
+            .iter()
+            .map(|table| serde_json::json!({"schema": schema, "table": table, "op": "NONE"}))
+            .collect();
+        let body = serde_json::json!({ "changes": changes }).to_string();
+        self.send(|| {
+            self.http
+                .request(Method::POST, self.endpoint("sync/upload"))
+                .header("content-type", "application/json")
+                .body(body.clone())
+        })
+        .await
     }
 
     /// `None` from a server that has no such endpoint.

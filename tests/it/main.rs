@@ -86,6 +86,8 @@ mod demo;
 // The command line when something is in the way: conflicts, refusals, two
 // processes on one file, signing out, no server.
 mod commands;
+// `oversqlite doctor`: planted faults, each found by it alone.
+mod doctor;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.
