@@ -43,6 +43,7 @@
 
 mod apply;
 mod backoff;
+pub mod blocking;
 mod capture;
 mod changes;
 mod claims;

@@ -73,6 +73,8 @@ mod merging;
 mod ways;
 // Tokens that end: the next one over the open socket, and none at all.
 mod tokens;
+// The blocking client, in programs without an async runtime.
+mod blocking;
 // A server that asks for patience, calls that are dropped, a status that is true.
 mod patience;
 // The server is killed again and again; the devices converge all the same.
