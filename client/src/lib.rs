@@ -5,31 +5,59 @@
 //! captures every commit by triggers, uploads it, hears of other devices'
 //! changes by hints, downloads and applies them. Offline edits wait in the file.
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("notes.db");
+//! # let server = "http://127.0.0.1:1";
+//! # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
 //! use oversqlite::{Client, Config, UserId};
 //!
-//! let token = || async { Ok("from your own sign-in".to_owned()) };
 //! let user = UserId::new("user-ada")?;
-//! let config = Config::new("notes.db", "https://sync.example.org", user, token)
-//!     .schema("business")
-//!     .table("users")
-//!     .table("posts");
+//! let token = || async { Ok("from your own sign-in".to_owned()) };
+//! let config = Config::new(&path, server, user, token).table("notes");
 //! let client = Client::open(config).await?;
 //! client.start()?;
 //!
-//! // Write as ever: the engine wakes by itself.
-//! let db = client.connection()?;
-//! db.execute("UPDATE posts SET title = 'Hello' WHERE id = ?1", ["…"])?;
-//!
-//! // Hear what other devices have changed.
+//! // Hear what other devices change, as it happens.
 //! let mut changes = client.changes();
-//! while let Some(change) = changes.next().await {
-//!     println!("{change:?}");
-//! }
+//! tokio::spawn(async move {
+//!     while let Some(change) = changes.next().await {
+//!         println!("{change:?}");
+//!     }
+//! });
+//!
+//! // Write as ever, online or not: the engine wakes by itself.
+//! let db = client.connection()?;
+//! db.execute("INSERT INTO notes VALUES ('0f8fad5b-d9cb-469f-a165-70867728950e', 'hello')", [])?;
+//!
+//! // Is everything on the server? Nobody listens at this one.
+//! let status = client.status().await?;
+//! assert_eq!(status.unsent, 1);
+//! client.stop().await;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | a program without an async runtime | [`blocking`] |
+//! | one exchange when asked, instead of the engine | [`Client::sync`], [`Client::upload_once`], [`Client::download_once`] |
+//! | whether all is sent, how far behind, why not | [`Client::status`], [`Client::status_stream`] |
+//! | screens that follow the data | [`Client::changes`] |
+//! | what two devices changed differently | [`Config::merge_column`], [`Config::resolver`], [`Client::conflicts`] |
+//! | what the server refused | [`Client::rejected`] |
+//! | tokens that end | [`TokenProvider`] |
+//! | holding back, handing the device on | [`Client::pause`], [`Client::sign_out`] |
+//! | why a row is not where it should be | [`diagnose`] |
+//!
+//! The examples `quickstart`, `blocking` and `two_devices` run against a server.
+//!
+//! Every future of this crate may be dropped at any time: what was frozen is sent
+//! again, and what was begun in the file is finished there.
 //!
 //! # What synchronised tables need
 //!

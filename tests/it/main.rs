@@ -90,6 +90,8 @@ mod demo;
 mod commands;
 // `oversqlite doctor`: planted faults, each found by it alone.
 mod doctor;
+// The same as a library, with rarer faults.
+mod examined;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

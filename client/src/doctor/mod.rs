@@ -37,53 +37,84 @@ pub enum Gravity {
 /// What can be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(
-    missing_docs,
-    reason = "the names are the findings; `what` of each says more"
-)]
 pub enum Symptom {
-    // The file.
+    /// No client has opened the file yet.
     NotInitialised,
+    /// The file is another user's than the configuration says.
     ForeignFile,
+    /// A listed table is missing here, or cannot be synchronised.
     TableUnfit,
+    /// A table has lost its triggers: edits are not captured.
     TriggersMissing,
+    /// A table was altered since the client last looked.
     SchemaChanged,
+    /// The triggers are switched off.
     CaptureSilenced,
+    /// The first pass over the server's data, or a new one, is not complete.
     FirstPassIncomplete,
+    /// The application holds uploads back.
     UploadsPaused,
+    /// The application holds downloads back.
     DownloadsPaused,
+    /// Another process synchronises the file.
     LeaseHeld,
+    /// Something is to do, and no process synchronises the file.
     NobodySynchronises,
+    /// Another file has used this device's name.
     SharedDevice,
+    /// Edits were refused.
     Rejected,
+    /// Edits wait for a row whose own edit was refused.
     WaitsForRejected,
+    /// Edits wait for a row that is on its way.
     WaitsForRow,
+    /// Edits have not been acknowledged.
     Unsent,
+    /// Rows of other devices cannot be written here until somebody acts.
     ParkedForGood,
+    /// Rows of other devices cannot be written here yet.
     ParkedForNow,
+    /// Something lost in a conflict, and is kept.
     ConflictsKept,
-    // The way to the server.
+    /// The server's address cannot be used.
     BadAddress,
+    /// Nobody answers at the server's address.
     Unreachable,
+    /// Something answers there that is not this kind of server.
     NotTheServer,
+    /// The server has trouble of its own.
     ServerFails,
+    /// The server asks for patience.
     Overloaded,
+    /// The clocks are more than a minute apart.
     ClockSkew,
+    /// No WebSocket gets through; news come more slowly.
     NoHints,
-    // The token.
+    /// The application's provider gives no token.
     NoToken,
+    /// The token is no JWT: nothing can be told from it.
     OpaqueToken,
+    /// The token has ended.
     TokenExpired,
+    /// The token is good only later.
     TokenNotYetValid,
+    /// The token is another user's than the file.
     TokenOfAnotherUser,
+    /// The token is for another device than the file.
     TokenOfAnotherDevice,
+    /// The server refuses a token that looks good from here.
     TokenRefused,
-    // The server's data.
+    /// The server does not take the application's schema version.
     SchemaVersion,
+    /// The server does not synchronise a listed table.
     TableUnregistered,
+    /// The server has another history than the file knows.
     HistoryReplaced,
+    /// The server ends before the place up to which the file has applied.
     ServerBehind,
+    /// The server has newer change ids of this device than the file has given out.
     CopiedFile,
+    /// The server has more than the file has applied.
     Behind,
 }
 
