@@ -270,7 +270,7 @@ impl Client {
     }
 
     /// How things stand, as it changes. The engine refreshes it after every
-    /// step, in long work four times a second.
+    /// step, in long work a few times a second.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -26,9 +26,11 @@ const MAX_PAGE: usize = 1000;
 /// Share of the body limit to fill: sizes are estimated, escapes are not.
 const FILL: (usize, usize) = (3, 4);
 
-/// How often a long upload or download says how far it is: reading the status
-/// counts rows.
+/// How often a long upload or download says how far it is, at most.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Reading the status counts rows: it may take this part of the time.
+const PROGRESS_PART: u32 = 20;
 
 /// What the server allows and can do.
 #[derive(Debug, Clone, Copy)]
@@ -103,8 +105,8 @@ pub(crate) struct Core {
     live: Mutex<Live>,
     /// The file's part of the status, as last read.
     file: Mutex<Status>,
-    /// When the status was last read in the middle of something long.
-    progressed: Mutex<Option<Instant>>,
+    /// When the status is next to be read in the middle of something long.
+    next_progress: Mutex<Option<Instant>>,
     changed: broadcast::Sender<Changed>,
     status: watch::Sender<Status>,
 }
@@ -124,7 +126,7 @@ impl Core {
             server: Mutex::new(None),
             live: Mutex::new(Live::default()),
             file: Mutex::new(status.clone()),
-            progressed: Mutex::new(None),
+            next_progress: Mutex::new(None),
             changed: broadcast::channel(changes::BUFFER).0,
             status: watch::Sender::new(status),
         }
@@ -228,18 +230,13 @@ impl Core {
     /// One step of many is done: publishes how far it has come, a few times a
     /// second.
     pub(crate) async fn progressed(&self) -> Result<(), Error> {
-        let now = Instant::now();
-        let is_due = {
-            let mut last = lock(&self.progressed);
-            let is_due = last.is_none_or(|last| now - last >= PROGRESS_EVERY);
-            if is_due {
-                *last = Some(now);
-            }
-            is_due
-        };
-        if is_due {
-            self.refresh_status().await?;
+        let start = Instant::now();
+        if lock(&self.next_progress).is_some_and(|next| start < next) {
+            return Ok(());
         }
+        self.refresh_status().await?;
+        let pause = PROGRESS_EVERY.max(start.elapsed() * PROGRESS_PART);
+        *lock(&self.next_progress) = Some(Instant::now() + pause);
         Ok(())
     }
 

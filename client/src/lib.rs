@@ -124,8 +124,8 @@ pub use client::{Client, Inspection, Synced, inspect};
 pub use config::{Config, TableSpec};
 pub use conflicts::ConflictRecord;
 pub use doctor::{
-    Diagnosis, Finding, Gravity, RowDiagnosis, RowHere, RowThere, RowVerdict, ServerFacts, Symptom,
-    diagnose,
+    Diagnosis, Finding, Gravity, LastChange, Obstacle, RowDiagnosis, RowHere, RowThere, RowVerdict,
+    ServerFacts, Symptom, diagnose,
 };
 pub use download::Downloaded;
 pub use error::{Error, NetworkError, SetupError, StorageError};

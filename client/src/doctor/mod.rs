@@ -14,7 +14,7 @@ pub use explain::RowVerdict;
 pub(crate) use file::tables;
 pub use network::ServerFacts;
 pub(crate) use row::name;
-pub use row::{RowHere, RowThere};
+pub use row::{LastChange, Obstacle, RowHere, RowThere};
 
 use crate::config::Config;
 use crate::error::Error;

@@ -18,7 +18,7 @@ const FACTS: &str = include_str!("../../../migrations/device/row_facts.sql");
 
 /// A refusal, or an entry that cannot be written: which, why, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Why {
+pub struct Obstacle {
     /// The number in the rejected list, or the version of the parked entry.
     pub number: i64,
     /// A code.
@@ -53,9 +53,9 @@ pub struct RowHere {
     /// A newer version of the server's that met the edit, and waits for it.
     pub met_version: Option<i64>,
     /// The refused edit.
-    pub rejected: Option<Why>,
+    pub rejected: Option<Obstacle>,
     /// The newest version of the server's that cannot be written here.
-    pub parked: Option<Why>,
+    pub parked: Option<Obstacle>,
     /// Conflicts of the past in which something was lost.
     pub conflicts: i64,
 }
@@ -96,7 +96,7 @@ pub(super) enum Look {
     UnknownTable,
     /// The key is no UUID; whether such a row stands in the table, and its
     /// refusal.
-    BadKey(bool, Option<Why>),
+    BadKey(bool, Option<Obstacle>),
     Row(RowHere),
 }
 
@@ -143,8 +143,8 @@ pub(super) fn look(
     Ok(Look::Row(here))
 }
 
-fn why(row: &rusqlite::Row<'_>) -> rusqlite::Result<Why> {
-    Ok(Why {
+fn why(row: &rusqlite::Row<'_>) -> rusqlite::Result<Obstacle> {
+    Ok(Obstacle {
         number: row.get(0)?,
         reason: row.get(1)?,
         detail: row.get(2)?,
@@ -155,11 +155,11 @@ fn facts(conn: &Connection, table: &Table, row: RowRef) -> Result<RowHere, Error
     type Parent = (Option<i64>, Option<Uuid>);
     let parameters = params![row.tbl, row.pk(), table.wire, row.key.to_string()];
     let (mut here, parent): (RowHere, Parent) = conn.query_row(FACTS, parameters, |found| {
-        let one = |number: usize| -> rusqlite::Result<Option<Why>> {
+        let one = |number: usize| -> rusqlite::Result<Option<Obstacle>> {
             let Some(reason) = found.get(number + 1)? else {
                 return Ok(None);
             };
-            Ok(Some(Why {
+            Ok(Some(Obstacle {
                 number: found.get(number)?,
                 reason,
                 detail: found.get(number + 2)?,
