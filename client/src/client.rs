@@ -168,11 +168,35 @@ impl Client {
             if !page.has_more {
                 return Ok(applied);
             }
+            self.inner.core.progressed().await?;
         }
     }
 
     /// Uploads until nothing is left, downloads until there is no more, and
-    /// again while conflicts leave something to upload.
+    /// again while conflicts leave something to upload. Does not retry: an error
+    /// is returned, and what was to be sent stays in the file.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("notes.db");
+    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
+    /// # let token = || async { Ok(String::new()) };
+    /// # let user = oversqlite::UserId::new("user-ada")?;
+    /// # let config = oversqlite::Config::new(&path, "http://127.0.0.1:1", user, token).table("notes");
+    /// # let client = oversqlite::Client::open(config).await?;
+    /// use oversqlite::{Error, NetworkError};
+    ///
+    /// match client.sync().await {
+    ///     Ok(done) => println!("{} sent, {} come", done.uploaded.applied, done.downloaded),
+    ///     Err(Error::Network(NetworkError::Unreachable(why))) => println!("offline: {why}"),
+    ///     Err(other) => return Err(other.into()),
+    /// }
+    /// # client.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn sync(&self) -> Result<Synced, Error> {
         let core = &self.inner.core;
         let _turn = core.turn().await?;
@@ -192,6 +216,7 @@ impl Client {
                 if done.sent == 0 {
                     break;
                 }
+                core.progressed().await?;
             }
             total.downloaded += self.first_pass().await?;
             if !core.db.read(crate::capture::has_work).await? {
@@ -245,7 +270,30 @@ impl Client {
     }
 
     /// How things stand, as it changes. The engine refreshes it after every
-    /// step.
+    /// step, in long work a few times a second.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("notes.db");
+    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
+    /// # let token = || async { Ok(String::new()) };
+    /// # let user = oversqlite::UserId::new("user-ada")?;
+    /// # let config = oversqlite::Config::new(&path, "http://127.0.0.1:1", user, token).table("notes");
+    /// # let client = oversqlite::Client::open(config).await?;
+    /// use oversqlite::ConnectionState;
+    ///
+    /// client.start()?;
+    /// let mut status = client.status_stream();
+    /// let told = status.wait_for(|status| status.stalled_reason.is_some()).await?;
+    /// assert_eq!(told.connection, ConnectionState::Offline);
+    /// println!("{:?}", told.stalled_reason);
+    /// # drop(told);
+    /// # client.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status_stream(&self) -> watch::Receiver<Status> {
         self.inner.core.status()
     }
@@ -295,6 +343,14 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    pub(crate) fn into_connection(self) -> Connection {
+        self.conn
+    }
+
+    pub(crate) fn as_connection(&self) -> &Connection {
+        &self.conn
+    }
+
     /// The status as far as it stands in the file.
     pub fn status(&self) -> Result<Status, Error> {
         status::read(&self.conn)

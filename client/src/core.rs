@@ -13,8 +13,10 @@ use crate::status::{self, Live, Status};
 use crate::transport::Transport;
 use oversync_shared::ServerId;
 use oversync_shared::wire::{Capabilities, feature};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::{broadcast, watch};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedMutexGuard, broadcast, watch};
+use tokio::time::Instant;
 
 /// What a server without capabilities takes (PROTOCOL.md sections 1 and 3).
 const MAX_CHANGES: usize = 1000;
@@ -23,6 +25,12 @@ const MAX_PAGE: usize = 1000;
 
 /// Share of the body limit to fill: sizes are estimated, escapes are not.
 const FILL: (usize, usize) = (3, 4);
+
+/// How often a long upload or download says how far it is, at most.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Reading the status counts rows: it may take this part of the time.
+const PROGRESS_PART: u32 = 20;
 
 /// What the server allows and can do.
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +69,28 @@ impl Server {
 }
 
 /// The right to exchange changes with the server.
-pub(crate) struct Turn<'a> {
-    // Dropped in this order: the lease goes back while nobody else can take it.
-    _lease: Holding<'a>,
-    _turn: tokio::sync::MutexGuard<'a, ()>,
+///
+/// Whoever asked for something may drop the future in the middle. A job that it
+/// has left at the database thread still runs; until that one is done, neither
+/// another process nor another task may begin.
+pub(crate) struct Turn {
+    held: Option<Held>,
+    db: Db,
+}
+
+/// Dropped in this order: the lease goes back while nobody else can take it.
+struct Held {
+    _lease: Holding,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let held = self.held.take();
+        if self.db.was_left() {
+            self.db.after(move || drop(held));
+        }
+    }
 }
 
 /// Shared by a client and its engine.
@@ -72,13 +98,15 @@ pub(crate) struct Core {
     pub(crate) db: Db,
     pub(crate) transport: Transport,
     /// Held during a network step, by one task of this process.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// Held as well: by one process of all that have the file open.
     pub(crate) lease: Lease,
     server: Mutex<Option<Server>>,
     live: Mutex<Live>,
     /// The file's part of the status, as last read.
     file: Mutex<Status>,
+    /// When the status is next to be read in the middle of something long.
+    next_progress: Mutex<Option<Instant>>,
     changed: broadcast::Sender<Changed>,
     status: watch::Sender<Status>,
 }
@@ -93,11 +121,12 @@ impl Core {
         Self {
             db,
             transport,
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::default(),
             lease,
             server: Mutex::new(None),
             live: Mutex::new(Live::default()),
             file: Mutex::new(status.clone()),
+            next_progress: Mutex::new(None),
             changed: broadcast::channel(changes::BUFFER).0,
             status: watch::Sender::new(status),
         }
@@ -106,12 +135,15 @@ impl Core {
     /// Waits for this process's turn, and takes the lease on the file: fails
     /// with [`SetupError::InUse`](crate::SetupError::InUse) while another
     /// process synchronises it.
-    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Error> {
-        let turn = self.turn.lock().await;
-        let lease = self.lease.take()?;
-        Ok(Turn {
-            _lease: lease,
+    pub(crate) async fn turn(&self) -> Result<Turn, Error> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let held = Held {
+            _lease: self.lease.take()?,
             _turn: turn,
+        };
+        Ok(Turn {
+            held: Some(held),
+            db: self.db.clone(),
         })
     }
 
@@ -193,6 +225,19 @@ impl Core {
         let new = lock(&self.live).complete(read);
         self.publish(new.clone());
         Ok(new)
+    }
+
+    /// One step of many is done: publishes how far it has come, a few times a
+    /// second.
+    pub(crate) async fn progressed(&self) -> Result<(), Error> {
+        let start = Instant::now();
+        if lock(&self.next_progress).is_some_and(|next| start < next) {
+            return Ok(());
+        }
+        self.refresh_status().await?;
+        let pause = PROGRESS_EVERY.max(start.elapsed() * PROGRESS_PART);
+        *lock(&self.next_progress) = Some(Instant::now() + pause);
+        Ok(())
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<Status> {

@@ -19,7 +19,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long to wait for another connection's write transaction.
@@ -229,6 +231,22 @@ enum Job {
 #[derive(Clone)]
 pub(crate) struct Db {
     jobs: mpsc::Sender<Job>,
+    /// Somebody has left before a job was done.
+    left: Arc<AtomicBool>,
+}
+
+/// Somebody who waits for a job.
+struct Waiting<'a> {
+    left: &'a AtomicBool,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.left.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Db {
@@ -262,7 +280,10 @@ impl Db {
             })
             .map_err(|source| StorageError::File { path, source })?;
         answer.await.map_err(|_| Error::Stopped)??;
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs,
+            left: Arc::default(),
+        })
     }
 
     /// Runs a job and waits for its result.
@@ -275,7 +296,35 @@ impl Db {
             let _ = done.send(work(store));
         }));
         self.jobs.send(job).await.map_err(|_| Error::Stopped)?;
-        result.await.map_err(|_| Error::Stopped)?
+        let mut waiting = Waiting {
+            left: &self.left,
+            is_answered: false,
+        };
+        let done = result.await;
+        waiting.is_answered = true;
+        done.map_err(|_| Error::Stopped)?
+    }
+
+    /// Whether a future was dropped, since the last question, whose job may still
+    /// be running.
+    pub(crate) fn was_left(&self) -> bool {
+        self.left.swap(false, Ordering::AcqRel)
+    }
+
+    /// Runs something small once all jobs before it are done; at once when the
+    /// file has been closed.
+    pub(crate) fn after(&self, work: impl FnOnce() + Send + 'static) {
+        let job = Job::Run(Box::new(|_| work()));
+        match self.jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job)) => {
+                let jobs = self.jobs.clone();
+                // Not on this thread: it may be one of an async runtime. Where no
+                // thread can be had, the job is dropped, and what it holds with it.
+                let _ = std::thread::Builder::new().spawn(move || jobs.blocking_send(job));
+            }
+            Err(TrySendError::Closed(job)) => drop(job),
+        }
     }
 
     /// Runs a job that writes, in one transaction.

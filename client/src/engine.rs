@@ -50,6 +50,8 @@ struct Engine {
     backoff: Backoff,
     /// Nothing is tried before this time.
     not_before: Option<Instant>,
+    /// The server has named it: nothing shortens it.
+    is_asked: bool,
     cursor: ServerId,
 }
 
@@ -84,6 +86,7 @@ pub(crate) async fn run(
         held: Due::default(),
         backoff: Backoff::default(),
         not_before: None,
+        is_asked: false,
         cursor: ServerId::ZERO,
     };
     let mut poll = interval(pace.poll);
@@ -107,6 +110,7 @@ pub(crate) async fn run(
             _ = foreign.tick() => engine.look_for_foreign_writes().await,
             () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
                 engine.not_before = None;
+                engine.is_asked = false;
             }
         }
     }
@@ -177,9 +181,8 @@ impl Engine {
                 self.core
                     .live(|live| live.connection = ConnectionState::Online);
                 self.core.saw_head(Some(head));
-                // The server is back: no reason to wait. One look after every
-                // connect, whatever the head says.
-                self.not_before = None;
+                // One look after every connect, whatever the head says.
+                self.wait_no_longer();
                 self.due = Due {
                     upload: true,
                     download: true,
@@ -197,7 +200,7 @@ impl Engine {
             Signal::LongPoll => {
                 self.core
                     .live(|live| live.connection = ConnectionState::LongPoll);
-                self.not_before = None;
+                self.wait_no_longer();
                 self.due = Due {
                     upload: true,
                     download: true,
@@ -207,6 +210,13 @@ impl Engine {
                 self.core
                     .live(|live| live.connection = ConnectionState::Polling);
             }
+        }
+    }
+
+    /// The server is back: no reason to wait, unless it has asked for that.
+    fn wait_no_longer(&mut self) {
+        if !self.is_asked {
+            self.not_before = None;
         }
     }
 
@@ -231,6 +241,7 @@ impl Engine {
             Ok(()) => {
                 self.backoff.reset();
                 self.not_before = None;
+                self.is_asked = false;
                 self.core.live(|live| live.stalled = None);
             }
             Err(error) => {
@@ -241,6 +252,7 @@ impl Engine {
                 let wait = self.backoff.next(asked);
                 tracing::debug!(%error, ?wait, "will try again");
                 self.not_before = Some(Instant::now() + wait);
+                self.is_asked = asked.is_some();
                 self.core
                     .live(|live| live.stalled = Some(Stalled::by(&error)));
                 // Offline, the edits wait in good order: folded per row, with
@@ -288,6 +300,7 @@ impl Engine {
                     self.due.upload |= core.db.read(capture::has_work).await?;
                 }
             }
+            core.progressed().await?;
         }
     }
 

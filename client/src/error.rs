@@ -4,6 +4,7 @@
 //! first.
 
 use oversync_shared::ServerId;
+use rusqlite::ErrorCode;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,7 +39,10 @@ impl Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Storage(StorageError::Sqlite(error))
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy) => StorageError::Busy.into(),
+            _ => StorageError::Sqlite(error).into(),
+        }
     }
 }
 
@@ -159,7 +163,7 @@ pub enum SetupError {
     },
     /// Another process synchronises this file; edits are captured all the same.
     #[error(
-        "{} is being synchronised by another client: that one sends what is written here, too; an engine would wait and take over",
+        "{} is being synchronised by another client, which sends what is written here, too; an engine (Client::start, `oversqlite watch`) waits for its end and takes over",
         path.display()
     )]
     InUse {
@@ -220,6 +224,9 @@ pub enum SetupError {
         /// What SQLite says.
         why: String,
     },
+    /// A blocking call on a thread of an async runtime.
+    #[error("a blocking call inside an async program: use oversqlite::Client there")]
+    InsideRuntime,
     /// The engine runs already.
     #[error("the engine has been started already")]
     AlreadyStarted,
@@ -238,6 +245,11 @@ fn foreign_hint(what: &str) -> &'static str {
 /// What the file did.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
+    /// Another connection writes, and has not ended its transaction in time.
+    #[error(
+        "the file is locked: another connection has held a write transaction for longer than this one waits; commit it before calling the client, or retry"
+    )]
+    Busy,
     /// SQLite's error.
     #[error("SQLite: {0}")]
     Sqlite(#[from] rusqlite::Error),

@@ -5,31 +5,59 @@
 //! captures every commit by triggers, uploads it, hears of other devices'
 //! changes by hints, downloads and applies them. Offline edits wait in the file.
 //!
-//! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("notes.db");
+//! # let server = "http://127.0.0.1:1";
+//! # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
 //! use oversqlite::{Client, Config, UserId};
 //!
-//! let token = || async { Ok("from your own sign-in".to_owned()) };
 //! let user = UserId::new("user-ada")?;
-//! let config = Config::new("notes.db", "https://sync.example.org", user, token)
-//!     .schema("business")
-//!     .table("users")
-//!     .table("posts");
+//! let token = || async { Ok("from your own sign-in".to_owned()) };
+//! let config = Config::new(&path, server, user, token).table("notes");
 //! let client = Client::open(config).await?;
 //! client.start()?;
 //!
-//! // Write as ever: the engine wakes by itself.
-//! let db = client.connection()?;
-//! db.execute("UPDATE posts SET title = 'Hello' WHERE id = ?1", ["…"])?;
-//!
-//! // Hear what other devices have changed.
+//! // Hear what other devices change, as it happens.
 //! let mut changes = client.changes();
-//! while let Some(change) = changes.next().await {
-//!     println!("{change:?}");
-//! }
+//! tokio::spawn(async move {
+//!     while let Some(change) = changes.next().await {
+//!         println!("{change:?}");
+//!     }
+//! });
+//!
+//! // Write as ever, online or not: the engine wakes by itself.
+//! let db = client.connection()?;
+//! db.execute("INSERT INTO notes VALUES ('0f8fad5b-d9cb-469f-a165-70867728950e', 'hello')", [])?;
+//!
+//! // Is everything on the server? Nobody listens at this one.
+//! let status = client.status().await?;
+//! assert_eq!(status.unsent, 1);
+//! client.stop().await;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! |---|---|
+//! | a program without an async runtime | [`blocking`] |
+//! | one exchange when asked, instead of the engine | [`Client::sync`], [`Client::upload_once`], [`Client::download_once`] |
+//! | whether all is sent, how far behind, why not | [`Client::status`], [`Client::status_stream`] |
+//! | screens that follow the data | [`Client::changes`] |
+//! | what two devices changed differently | [`Config::merge_column`], [`Config::resolver`], [`Client::conflicts`] |
+//! | what the server refused | [`Client::rejected`] |
+//! | tokens that end | [`TokenProvider`] |
+//! | holding back, handing the device on | [`Client::pause`], [`Client::sign_out`] |
+//! | why a row is not where it should be | [`diagnose`] |
+//!
+//! The examples `quickstart`, `blocking` and `two_devices` run against a server.
+//!
+//! Every future of this crate may be dropped at any time: what was frozen is sent
+//! again, and what was begun in the file is finished there.
 //!
 //! # What synchronised tables need
 //!
@@ -43,8 +71,10 @@
 
 mod apply;
 mod backoff;
+pub mod blocking;
 mod capture;
 mod changes;
+mod claims;
 mod client;
 mod clock;
 mod config;
@@ -52,6 +82,7 @@ mod conflicts;
 mod core;
 mod db;
 mod discover;
+mod doctor;
 mod download;
 mod engine;
 mod error;
@@ -82,20 +113,27 @@ mod tls;
 mod token;
 mod transport;
 mod triggers;
+mod unsent;
 mod upgrade;
 mod upload;
 mod wake;
 
 pub use changes::{Changed, Changes};
+pub use claims::Claims;
 pub use client::{Client, Inspection, Synced, inspect};
 pub use config::{Config, TableSpec};
 pub use conflicts::ConflictRecord;
+pub use doctor::{
+    Diagnosis, Finding, Gravity, LastChange, Obstacle, RowDiagnosis, RowHere, RowThere, RowVerdict,
+    ServerFacts, Symptom, diagnose,
+};
 pub use download::Downloaded;
 pub use error::{Error, NetworkError, SetupError, StorageError};
 pub use field_merge::{DeletePolicy, FieldMerge};
 pub use oversync_shared::merge::{
     ColumnChoice, ColumnConflict, ColumnPolicy, Lost, Merged, Side, Stands,
 };
+pub use oversync_shared::wire::SignInReply;
 pub use oversync_shared::{DeviceId, RowKey, RowVersion, ServerId, UserId};
 pub use pause::{Direction, Paused};
 pub use rejected::Rejected;
@@ -104,4 +142,5 @@ pub use sign_out::SignOut;
 pub use status::{ConnectionState, Status};
 pub use token::{TokenError, TokenFuture, TokenProvider};
 pub use transport::sign_in;
+pub use unsent::{Stage, Unsent};
 pub use upload::Uploaded;

@@ -4,6 +4,7 @@
 //! tried again from time to time.
 //!
 //! A hint carries no rows and decides nothing: all it does is ring the engine.
+//! Before a token ends, the next one is handed over the open socket.
 //! A connection that is silent for too long is given up, so that a half-open
 //! one is noticed.
 
@@ -11,14 +12,18 @@ use crate::backoff::Backoff;
 use crate::core::Core;
 use crate::error::NetworkError;
 use crate::long_poll;
+use crate::token::Tokens;
+use crate::transport::{Transport, retry_after};
 use futures_util::{SinkExt as _, StreamExt as _};
 use oversync_shared::ServerId;
-use oversync_shared::wire::{ByeReason, ServerMessage, WS_SUBPROTOCOL};
+use oversync_shared::wire::{
+    ByeReason, ClientMessage, ServerMessage, WS_MAX_CLIENT_FRAME, WS_SUBPROTOCOL,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
@@ -60,8 +65,8 @@ pub(crate) enum Signal {
 
 /// Why a session ended.
 enum End {
-    /// Lost, or never got.
-    Lost(String),
+    /// Lost, or never got; how long the server asked to stay away.
+    Lost(String, Option<Duration>),
     /// The server said so.
     Bye { reason: ByeReason, wait: Duration },
     /// The token was refused.
@@ -71,6 +76,12 @@ enum End {
     NoHints,
     /// Nobody listens to us any more.
     Done,
+}
+
+impl End {
+    fn lost(error: &NetworkError) -> Self {
+        Self::Lost(error.to_string(), error.retry_after())
+    }
 }
 
 /// Listens until the engine is gone.
@@ -90,7 +101,7 @@ pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
             end = match without_hints(&core, &engine, retry_at).await {
                 long_poll::End::TimeIsUp => continue,
                 long_poll::End::Useless => End::NoHints,
-                long_poll::End::Lost(why) => End::Lost(why),
+                long_poll::End::Lost(error) => End::lost(&error),
                 long_poll::End::Done => End::Done,
             };
         }
@@ -112,9 +123,9 @@ pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
             }
             End::NoHints => NO_HINTS_RETRY,
             End::Unauthorised => backoff.next(None),
-            End::Lost(why) => {
+            End::Lost(why, asked) => {
                 tracing::debug!(why, "no socket");
-                backoff.next(None)
+                backoff.next(asked)
             }
             End::Done => return,
         };
@@ -130,7 +141,7 @@ async fn without_hints(
     match core.server().await {
         Ok(server) if server.wait => long_poll::run(core, engine, retry_at).await,
         Ok(_) => long_poll::End::Useless,
-        Err(error) => long_poll::End::Lost(error.to_string()),
+        Err(error) => long_poll::End::Lost(error),
     }
 }
 
@@ -146,33 +157,34 @@ async fn session(
         // Nothing gets through: no reason to blame the WebSocket.
         Err(error) => {
             *refusals = 0;
-            return End::Lost(error.to_string());
+            return End::lost(&error);
         }
     }
-    let token = match core.transport.tokens.get().await {
+    let tokens = &core.transport.tokens;
+    let mut token = match tokens.get().await {
         Ok(token) => token,
-        Err(error) => return End::Lost(error.to_string()),
+        Err(error) => return End::lost(&error),
     };
-    let mut socket = match timeout(CONNECT_TIMEOUT, connect(core, &token)).await {
+    let mut socket = match timeout(CONNECT_TIMEOUT, connect(&core.transport, &token)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(end)) => {
             if matches!(end, End::Unauthorised) {
-                core.transport.tokens.refused(&token).await;
+                tokens.refused(&token);
             }
             return refused(end, refusals);
         }
         Err(_) => {
-            let end = End::Lost("connecting took too long".to_owned());
+            let end = End::Lost("connecting took too long".to_owned(), None);
             return refused(end, refusals);
         }
     };
-    let end = listen(&mut socket, engine, greeted).await;
+    let end = listen(&mut socket, engine, greeted, tokens, &mut token).await;
     if let End::Bye {
         reason: ByeReason::TokenExpired,
         ..
     } = end
     {
-        core.transport.tokens.refused(&token).await;
+        tokens.refused(&token);
     }
     let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
     end
@@ -181,7 +193,9 @@ async fn session(
 /// An upgrade that fails again and again is not going to succeed.
 fn refused(end: End, refusals: &mut u32) -> End {
     match end {
-        End::Lost(_) => {
+        // The server answers, and asks for patience.
+        End::Lost(_, Some(_)) => end,
+        End::Lost(_, None) => {
             *refusals += 1;
             if *refusals >= REFUSALS {
                 // After a while with the other way, one more try is enough.
@@ -194,10 +208,23 @@ fn refused(end: End, refusals: &mut u32) -> End {
     }
 }
 
-async fn connect(core: &Core, token: &str) -> Result<Socket, End> {
-    let lost = |error: &dyn std::fmt::Display| End::Lost(error.to_string());
-    let mut request = core
-        .transport
+/// Whether a WebSocket gets through; why not, in words.
+pub(crate) async fn try_connect(transport: &Transport, token: &str) -> Result<(), String> {
+    match timeout(CONNECT_TIMEOUT, connect(transport, token)).await {
+        Ok(Ok(mut socket)) => {
+            let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
+            Ok(())
+        }
+        Ok(Err(End::Lost(why, _))) => Err(why),
+        Ok(Err(End::Unauthorised)) => Err("the token was refused".to_owned()),
+        Ok(Err(_)) => Err("the upgrade was refused".to_owned()),
+        Err(_) => Err("it took too long".to_owned()),
+    }
+}
+
+async fn connect(transport: &Transport, token: &str) -> Result<Socket, End> {
+    let lost = |error: &dyn std::fmt::Display| End::Lost(error.to_string(), None);
+    let mut request = transport
         .socket_url()
         .as_str()
         .into_client_request()
@@ -217,7 +244,7 @@ async fn connect(core: &Core, token: &str) -> Result<Socket, End> {
             StatusCode::UNAUTHORIZED => End::Unauthorised,
             // The server has trouble, perhaps only now.
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                End::Lost(status.to_string())
+                End::Lost(status.to_string(), retry_after(response.headers()))
             }
             _ => End::NoHints,
         }),
@@ -225,7 +252,16 @@ async fn connect(core: &Core, token: &str) -> Result<Socket, End> {
     }
 }
 
-async fn listen(socket: &mut Socket, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> End {
+/// Hears hints until the socket ends; `token` is the one it was last shown.
+async fn listen(
+    socket: &mut Socket,
+    engine: &mpsc::Sender<Signal>,
+    greeted: &mut bool,
+    tokens: &Tokens,
+    token: &mut Arc<str>,
+) -> End {
+    let lost = |why: &str| End::Lost(why.to_owned(), None);
+    let mut next_token = Box::pin(following(tokens, Arc::clone(token)));
     let mut ping = interval(PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard_at = Instant::now();
@@ -235,27 +271,65 @@ async fn listen(socket: &mut Socket, engine: &mpsc::Sender<Signal>, greeted: &mu
             received = socket.next() => {
                 heard_at = Instant::now();
                 match received {
-                    None => return End::Lost("closed".to_owned()),
-                    Some(Err(error)) => return End::Lost(error.to_string()),
+                    None => return lost("closed"),
+                    Some(Err(error)) => return lost(&error.to_string()),
                     Some(Ok(Message::Text(text))) => {
                         if let Some(end) = hear(&text, engine, greeted).await {
                             return end;
                         }
                     }
-                    Some(Ok(Message::Close(_))) => return End::Lost("closed".to_owned()),
+                    Some(Ok(Message::Close(_))) => return lost("closed"),
                     Some(Ok(_)) => {}
                 }
             }
             _ = ping.tick() => {
                 if heard_at.elapsed() > SILENCE {
-                    return End::Lost("the server is silent".to_owned());
+                    return lost("the server is silent");
                 }
                 if let Err(error) = socket.send(Message::Ping(Vec::new().into())).await {
-                    return End::Lost(error.to_string());
+                    return lost(&error.to_string());
                 }
+            }
+            fresh = &mut next_token => {
+                if let Some(message) = token_message(&fresh)
+                    && let Err(error) = socket.send(Message::text(message)).await
+                {
+                    return lost(&error.to_string());
+                }
+                token.clone_from(&fresh);
+                next_token.set(following(tokens, fresh));
             }
         }
     }
+}
+
+/// The token that follows on `held`, shortly before that one ends. Waits for as
+/// long as the provider has none, and for ever on a token that does not say when
+/// it ends.
+async fn following(tokens: &Tokens, held: Arc<str>) -> Arc<str> {
+    let mut backoff = Backoff::default();
+    loop {
+        match tokens.due(&held) {
+            Some(due) => sleep_until(due).await,
+            None => return std::future::pending().await,
+        }
+        match tokens.renew(&held).await {
+            Ok(fresh) if fresh != held => return fresh,
+            Ok(_) => tracing::debug!("the provider gives the old token again"),
+            Err(error) => tracing::debug!(%error, "no fresh token yet"),
+        }
+        sleep(backoff.next(None)).await;
+    }
+}
+
+/// None when the server would take the frame for too long: then the socket ends
+/// with the token, and the next one begins with a fresh one.
+fn token_message(token: &str) -> Option<String> {
+    let message = ClientMessage::Token {
+        token: token.to_owned(),
+    };
+    let text = serde_json::to_string(&message).expect("BUG: messages serialise");
+    (text.len() <= WS_MAX_CLIENT_FRAME).then_some(text)
 }
 
 async fn hear(text: &str, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> Option<End> {

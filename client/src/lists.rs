@@ -13,12 +13,21 @@ impl Client {
     /// Conflicts of the past in which something was lost, oldest first, for as
     /// long as [`Config::keep_conflicts`](crate::Config::keep_conflicts) says.
     ///
-    /// ```no_run
-    /// # async fn example(client: oversqlite::Client) -> Result<(), oversqlite::Error> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("notes.db");
+    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
+    /// # let token = || async { Ok(String::new()) };
+    /// # let user = oversqlite::UserId::new("user-ada")?;
+    /// # let config = oversqlite::Config::new(&path, "http://127.0.0.1:1", user, token).table("notes");
+    /// # let client = oversqlite::Client::open(config).await?;
     /// for conflict in client.conflicts().await? {
     ///     println!("{} {}: lost {:?}", conflict.table, conflict.key, conflict.lost);
     ///     client.restore_conflict(conflict.id).await?;
     /// }
+    /// # client.stop().await;
     /// # Ok(())
     /// # }
     /// ```
@@ -50,6 +59,32 @@ impl Client {
     }
 
     /// Local edits that can never succeed as they are, oldest first.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("notes.db");
+    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
+    /// # let token = || async { Ok(String::new()) };
+    /// # let user = oversqlite::UserId::new("user-ada")?;
+    /// # let config = oversqlite::Config::new(&path, "http://127.0.0.1:1", user, token).table("notes");
+    /// # let client = oversqlite::Client::open(config).await?;
+    /// // Its key is no UUID: it stays on this device.
+    /// let db = client.connection()?;
+    /// db.execute("INSERT INTO notes VALUES ('note 1', 'hello')", [])?;
+    /// # client.start()?;
+    /// # let mut told = client.status_stream();
+    /// # told.wait_for(|status| status.rejected == 1).await?;
+    /// let rejected = client.rejected().await?;
+    /// assert_eq!(rejected[0].reason, "bad_key");
+    /// // Mended by an edit, tried again as it is, or given up:
+    /// client.drop_rejected(rejected[0].id).await?;
+    /// assert!(client.rejected().await?.is_empty());
+    /// # client.stop().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn rejected(&self) -> Result<Vec<Rejected>, Error> {
         self.core().db.read(rejected::list).await
     }

@@ -7,12 +7,13 @@
 use crate::error::{Error, SetupError, StorageError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A lease on one file, held or not.
+/// A lease on one file, held or not; clones share it.
+#[derive(Clone)]
 pub(crate) struct Lease {
     database: PathBuf,
-    held: Mutex<Held>,
+    held: Arc<Mutex<Held>>,
 }
 
 #[derive(Default)]
@@ -24,13 +25,13 @@ struct Held {
 
 /// Held by whoever exchanges changes with the server; gives the lease back at
 /// its end unless the engine keeps it.
-pub(crate) struct Holding<'a>(&'a Lease);
+pub(crate) struct Holding(Lease);
 
 impl Lease {
     pub(crate) fn new(database: &Path) -> Self {
         Self {
             database: database.to_owned(),
-            held: Mutex::default(),
+            held: Arc::default(),
         }
     }
 
@@ -41,12 +42,13 @@ impl Lease {
 
     /// Takes the lease, or fails with [`SetupError::InUse`] while another
     /// client has it. Never waits.
-    pub(crate) fn take(&self) -> Result<Holding<'_>, Error> {
+    pub(crate) fn take(&self) -> Result<Holding, Error> {
         let mut held = self.held();
         if held.file.is_none() {
             held.file = Some(self.lock()?);
         }
-        Ok(Holding(self))
+        drop(held);
+        Ok(Holding(self.clone()))
     }
 
     /// Takes it until [`Lease::release`].
@@ -55,6 +57,15 @@ impl Lease {
         self.held().keep = true;
         drop(holding);
         Ok(())
+    }
+
+    /// Whether somebody has it now, this process included.
+    pub(crate) fn is_taken(&self) -> Result<bool, Error> {
+        match self.lock() {
+            Ok(_) => Ok(false),
+            Err(Error::Setup(SetupError::InUse { .. })) => Ok(true),
+            Err(other) => Err(other),
+        }
     }
 
     /// The engine has ended.
@@ -90,7 +101,7 @@ impl Lease {
     }
 }
 
-impl Drop for Holding<'_> {
+impl Drop for Holding {
     fn drop(&mut self) {
         let mut held = self.0.held();
         if !held.keep {

@@ -35,7 +35,7 @@ pub(crate) enum End {
     /// The server does not wait: there is nothing but polling.
     Useless,
     /// No answer.
-    Lost(String),
+    Lost(NetworkError),
     /// Nobody listens any more.
     Done,
 }
@@ -76,7 +76,7 @@ pub(crate) async fn run(core: &Core, engine: &mpsc::Sender<Signal>, deadline: In
                 | NetworkError::Token(_)
                 | NetworkError::Unauthorised
                 | NetworkError::Overloaded { .. }),
-            ) => return End::Lost(error.to_string()),
+            ) => return End::Lost(error),
             // The engine's own download says what this means.
             Err(error) => {
                 tracing::debug!(%error, "no long poll");

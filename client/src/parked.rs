@@ -26,6 +26,19 @@ pub(crate) enum Why {
 }
 
 impl Why {
+    const ALL: [Self; 6] = [
+        Self::UnknownTable,
+        Self::BadKey,
+        Self::MissingParent,
+        Self::Blocked,
+        Self::Refused,
+        Self::ForeignKeys,
+    ];
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.as_str() == text)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::UnknownTable => "unknown_table",

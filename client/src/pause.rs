@@ -65,14 +65,24 @@ impl Client {
     /// captured; [`Status::paused`](crate::Status::paused) says what is held
     /// back.
     ///
-    /// ```no_run
-    /// # async fn example(client: oversqlite::Client) -> Result<(), oversqlite::Error> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("notes.db");
+    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
+    /// # let token = || async { Ok(String::new()) };
+    /// # let user = oversqlite::UserId::new("user-ada")?;
+    /// # let config = oversqlite::Config::new(&path, "http://127.0.0.1:1", user, token).table("notes");
+    /// # let client = oversqlite::Client::open(config).await?;
     /// use oversqlite::Direction;
     ///
     /// // On an expensive line: look, but send nothing.
     /// client.pause(Direction::Uploads).await?;
+    /// assert!(client.status().await?.paused.uploads);
     /// // At home again.
     /// client.resume(Direction::Both).await?;
+    /// # client.stop().await;
     /// # Ok(())
     /// # }
     /// ```

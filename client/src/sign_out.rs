@@ -34,16 +34,27 @@ impl Client {
     /// What is deleted is overwritten in the file; pages that became free
     /// earlier may hold older values until SQLite uses them again.
     ///
-    /// ```no_run
-    /// # async fn example(client: oversqlite::Client) -> Result<(), oversqlite::Error> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("notes.db");
+    /// # rusqlite::Connection::open(&path)?.execute_batch("CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)")?;
+    /// # let token = || async { Ok(String::new()) };
+    /// # let user = oversqlite::UserId::new("user-ada")?;
+    /// # let config = oversqlite::Config::new(&path, "http://127.0.0.1:1", user, token).table("notes");
+    /// # let client = oversqlite::Client::open(config).await?;
+    /// # client.connection()?.execute("INSERT INTO notes VALUES ('0f8fad5b-d9cb-469f-a165-70867728950e', 'hello')", [])?;
     /// use oversqlite::{Error, SetupError, SignOut};
     ///
-    /// match client.sign_out(SignOut::SyncFirst).await {
+    /// match client.sign_out(SignOut::Refuse).await {
     ///     Err(Error::Setup(SetupError::Unsent { unsent, rejected })) => {
     ///         println!("{} edits would be lost", unsent + rejected);
     ///     }
     ///     other => other?,
     /// }
+    /// # assert_eq!(client.status().await?.unsent, 1);
+    /// # client.stop().await;
     /// # Ok(())
     /// # }
     /// ```
@@ -54,11 +65,16 @@ impl Client {
             self.rounds().await?;
             core.refresh_status().await?;
         }
+        // The engine has been waiting for the turn: it never sees the empty file,
+        // also when nobody waits for this any more.
+        let client = self.clone();
         core.db
-            .run(move |store| wipe(store, how == SignOut::Discard))
+            .run(move |store| {
+                wipe(store, how == SignOut::Discard)?;
+                client.tell_to_stop();
+                Ok(())
+            })
             .await?;
-        // The engine has been waiting for the turn: it never sees the empty file.
-        self.tell_to_stop();
         drop(turn);
         self.stop().await;
         Ok(())

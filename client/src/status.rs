@@ -71,6 +71,15 @@ pub struct Status {
     pub stalled_reason: Option<String>,
 }
 
+impl Status {
+    /// For how many seconds that has been, by the device's clock now; 0 when the
+    /// clock was set back since.
+    pub fn last_confirmed_age(&self) -> Option<i64> {
+        let age = unix_now().saturating_sub(self.last_confirmed_at?);
+        Some(age.max(0))
+    }
+}
+
 const COUNTS: &str = include_str!("../../migrations/device/counts.sql");
 
 /// Reads the part that stands in the file.

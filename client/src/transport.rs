@@ -11,7 +11,7 @@ use oversync_shared::wire::{
     UploadReply, UploadRequest, error_code,
 };
 use oversync_shared::{DeviceId, ServerId};
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -23,6 +23,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No `Retry-After` is honoured for longer: a slip of the server's, or of
+/// something in between, must not keep a device away for days.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Talks to one server.
 pub(crate) struct Transport {
@@ -43,15 +47,26 @@ pub(crate) struct PageRequest {
     pub(crate) epoch: Option<String>,
 }
 
+/// The answer to a knock.
+pub(crate) struct Knock {
+    /// Its `Date`, in seconds since 1970.
+    pub(crate) date: Option<i64>,
+}
+
 /// Checks a server's address and makes it a base that paths can be added to.
 pub(crate) fn base_url(text: &str) -> Result<Url, SetupError> {
     let bad = |why: &str| SetupError::Url {
         url: text.to_owned(),
         why: why.to_owned(),
     };
-    let mut url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
+    let needed = "it must start with http:// or https://";
+    let mut url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) => return Err(bad(needed)),
+        Err(error) => return Err(bad(&error.to_string())),
+    };
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(bad("it must start with http:// or https://"));
+        return Err(bad(needed));
     }
     if !url.path().ends_with('/') {
         let path = format!("{}/", url.path());
@@ -151,6 +166,40 @@ impl Transport {
             .await
     }
 
+    /// Asks whether anybody is there, without a token, and what time it is there.
+    pub(crate) async fn knock(&self) -> Result<Knock, NetworkError> {
+        let answer = self.http.get(self.endpoint("health")).send().await;
+        let answer = answer.map_err(unreachable)?;
+        let date = answer.headers().get(DATE).and_then(|value| {
+            let time = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+            let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+            i64::try_from(since.as_secs()).ok()
+        });
+        Ok(Knock { date })
+    }
+
+    /// An upload of changes with an operation that does not exist, one for each
+    /// table: none can be applied, and each is answered `unregistered_table` or
+    /// not.
+    pub(crate) async fn are_registered(
+        &self,
+        schema: &str,
+        tables: &[String],
+    ) -> Result<UploadReply, NetworkError> {
+        let changes: Vec<serde_json::Value> = tables
+            .iter()
+            .map(|table| serde_json::json!({"schema": schema, "table": table, "op": "NONE"}))
+            .collect();
+        let body = serde_json::json!({ "changes": changes }).to_string();
+        self.send(|| {
+            self.http
+                .request(Method::POST, self.endpoint("sync/upload"))
+                .header("content-type", "application/json")
+                .body(body.clone())
+        })
+        .await
+    }
+
     /// `None` from a server that has no such endpoint.
     pub(crate) async fn capabilities(&self) -> Result<Option<Capabilities>, NetworkError> {
         let url = self.endpoint("sync/capabilities");
@@ -175,11 +224,11 @@ impl Transport {
         let token = self.tokens.get().await?;
         match self.send_as(&request, &token).await {
             Err(NetworkError::Unauthorised) => {
-                self.tokens.refused(&token).await;
+                self.tokens.refused(&token);
                 let token = self.tokens.get().await?;
                 let second = self.send_as(&request, &token).await;
                 if matches!(second, Err(NetworkError::Unauthorised)) {
-                    self.tokens.refused(&token).await;
+                    self.tokens.refused(&token);
                 }
                 second
             }
@@ -228,14 +277,16 @@ async fn read<T: DeserializeOwned>(
         return serde_json::from_slice(&body)
             .map_err(|error| NetworkError::Protocol(error.to_string()));
     }
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse().ok())
-        .map(Duration::from_secs);
+    let retry_after = retry_after(response.headers());
     let body = response.bytes().await.unwrap_or_default();
     let body: Option<ErrorBody> = serde_json::from_slice(&body).ok();
     Err(refusal(status, retry_after, body))
+}
+
+/// How long the server asks to stay away, where it says so in seconds.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 fn refusal(

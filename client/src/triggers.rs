@@ -55,6 +55,34 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
     Ok(())
 }
 
+/// What stands in the file of a table's triggers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Installed {
+    /// What should.
+    Current,
+    /// Not all of them.
+    Incomplete,
+    /// Those of another shape of the table.
+    Outdated,
+}
+
+/// Compares without changing anything; `install` mends.
+pub(crate) fn look(conn: &Connection, table: &Table) -> Result<Installed, Error> {
+    let (wanted, base) = (
+        statements(&fill(TRIGGERS, table)),
+        statements(&fill(BASE_TABLE, table)),
+    );
+    let found = installed(conn, table)?;
+    let expected: BTreeSet<&str> = wanted.iter().chain(&base).map(String::as_str).collect();
+    let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
+    let triggers = found.iter().filter(|object| object.kind == "trigger");
+    Ok(match expected == current {
+        true => Installed::Current,
+        false if triggers.count() < wanted.len() => Installed::Incomplete,
+        false => Installed::Outdated,
+    })
+}
+
 /// Removes the triggers of a table that is no longer listed.
 pub(crate) fn remove(conn: &Connection, n: i64) -> Result<(), Error> {
     for name in NAMES {

@@ -277,3 +277,184 @@ async fn a_server_that_cannot_be_reached_is_no_bad_token() {
         (&1.into(), &0.into())
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_this_device_has_is_exported_as_json_lines() {
+    let database = Backend::Embedded.database().await;
+    let small = Config::default()
+        .set("dev", true)
+        .set("limits.max_payload_bytes", 500);
+    let server = Server::start(&database, small).await;
+    let folder = folder();
+    let (a, b) = (
+        init(&folder, "a.db", &server),
+        init(&folder, "b.db", &server),
+    );
+    let (both, large) = (fresh_key(), fresh_key());
+    add(&a, &both);
+    told(&a, &["sync"]);
+    told(&b, &["sync"]);
+    write(&a, "UPDATE users SET name = 'Anna'");
+    write(&b, "UPDATE users SET name = 'Anne'");
+    told(&a, &["sync"]);
+    let wide = format!("INSERT INTO users (id, name) VALUES ('{large}', printf('%.600c', 'x'))");
+    write(&b, &wide);
+    assert_eq!(code(&b, &["sync"]).0, Some(5));
+    let (captured, waits) = (fresh_key(), fresh_key());
+    write(
+        &b,
+        &format!("INSERT INTO posts (id, title, author_id) VALUES ('{waits}', 't', '{large}')"),
+    );
+    assert_eq!(code(&b, &["sync"]).0, Some(5));
+    write(
+        &b,
+        &format!(
+            "INSERT INTO users (id, name, email) VALUES ('{captured}', 'new', 9223372036854775807)"
+        ),
+    );
+    write(&b, &format!("DELETE FROM users WHERE id = '{both}'"));
+    // Beside a process that has the file.
+    let mut watch = Watch::start(&b);
+    drop(watch.0.stdout.take());
+    told(&b, &["pause", "uploads"]);
+    watch.kill();
+    write(
+        &b,
+        &format!("UPDATE users SET name = 'newer' WHERE id = '{captured}'"),
+    );
+
+    let lines = |arguments: &[&str]| -> Vec<Value> {
+        let all: Vec<&str> = ["export"].iter().chain(arguments).copied().collect();
+        let text = told(&b, &all);
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    };
+    let all = lines(&[]);
+    let of = |list: &str| all.iter().filter(|line| line["list"] == list).count();
+    assert_eq!((of("rejected"), of("conflict")), (1, 1), "{all:?}");
+    assert_eq!(
+        lines(&["--rejected"]).len() + lines(&["--conflicts"]).len(),
+        2
+    );
+    let unsent = lines(&["--unsent"]);
+    assert_eq!(unsent.len(), all.len() - 2);
+    let find = |key: &str| {
+        let found = unsent.iter().rfind(|line| line["key"] == key);
+        found
+            .unwrap_or_else(|| panic!("{key} in {unsent:?}"))
+            .clone()
+    };
+    assert_eq!(find(&waits)["stage"], "waiting");
+    assert_eq!(find(&waits)["waits_for"], format!("users/{large}"));
+    assert_eq!(find(&captured)["payload"]["name"], "newer");
+    let text = told(&b, &["export", "--unsent"]);
+    assert!(
+        text.contains("9223372036854775807"),
+        "digit for digit: {text}"
+    );
+    let file = folder.path().join("export.jsonl");
+    let path = file.to_str().expect("a path");
+    let done = json(&b, &["export", "--output", path]);
+    assert_eq!(done[0]["lines"], all.len());
+    assert_eq!(
+        std::fs::read_to_string(&file)
+            .expect("written")
+            .lines()
+            .count(),
+        all.len()
+    );
+    let (exit, said) = code(&b, &["export", "--output", path]);
+    assert_eq!(exit, Some(1), "{said}");
+    assert!(
+        said.contains("export.jsonl"),
+        "nothing is overwritten: {said}"
+    );
+}
+
+/// Every command that can fail says so in JSON, too, with its exit code.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_are_json_where_json_is_asked_for() {
+    let (mut server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let a = init(&folder, "a.db", &server);
+    server.terminate().await;
+    add(&a, &fresh_key());
+    let none = folder.path().join("none.db");
+    for (file, arguments, exit) in [
+        (&a, &["sync"][..], 3),
+        (&a, &["sign-out"], 6),
+        (&a, &["conflicts", "restore", "7"], 2),
+        (&a, &["rejected", "drop", "7"], 2),
+        (&a, &["doctor", "--row", "users"], 2),
+        (&none, &["status"], 1),
+        (&none, &["doctor"], 1),
+        (&none, &["export"], 1),
+        (&none, &["watch"], 1),
+        (&none, &["sql", "SELECT 1"], 1),
+    ] {
+        let mut command = oversqlite(file);
+        let output = command
+            .arg("--json")
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        assert_eq!(
+            output.status.code(),
+            Some(exit),
+            "{arguments:?}: {output:?}"
+        );
+        let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(value["type"], "error", "{value}");
+        assert_eq!(value["code"], exit, "{value}");
+        assert!(
+            value["message"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty())
+        );
+    }
+    assert!(!none.exists(), "a typing error makes no file");
+}
+
+/// At a terminal long work has a bar; in a pipe it has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_work_has_a_progress_bar_at_a_terminal() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let (a, b) = (
+        init(&folder, "a.db", &server),
+        init(&folder, "b.db", &server),
+    );
+    write(
+        &a,
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000)
+         INSERT INTO users (id, name) SELECT lower(hex(randomblob(16))), 'x' FROM n",
+    );
+    let at_terminal = |file: &Path| {
+        let line = format!(
+            "{} --db {} sync",
+            oversync_tests::server::binary("oversqlite").display(),
+            file.display()
+        );
+        let output = std::process::Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env("TERM", "xterm")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("script runs");
+        assert!(output.status.success(), "{output:?}");
+        text(&output)
+    };
+    let said = at_terminal(&a);
+    assert!(
+        said.contains("uploading") && said.contains("/9000"),
+        "{said}"
+    );
+    let said = at_terminal(&b);
+    assert!(
+        said.contains("downloading") && said.contains("/9000"),
+        "{said}"
+    );
+    let output = run(oversqlite(&a).arg("sync"));
+    assert_eq!(output.stderr, b"");
+}

@@ -89,6 +89,12 @@ mod life;
 mod merging;
 // WebSocket, long poll, polling; pauses; two clients on one file.
 mod ways;
+// Tokens that end: the next one over the open socket, and none at all.
+mod tokens;
+// The blocking client, in programs without an async runtime.
+mod blocking;
+// A server that asks for patience, calls that are dropped, a status that is true.
+mod patience;
 // The server is killed again and again; the devices converge all the same.
 mod outages;
 // The programs people try first: the command line, the examples.
@@ -100,6 +106,10 @@ mod demo;
 // The command line when something is in the way: conflicts, refusals, two
 // processes on one file, signing out, no server.
 mod commands;
+// `oversqlite doctor`: planted faults, each found by it alone.
+mod doctor;
+// The same as a library, with rarer faults.
+mod examined;
 
 // --------------------------------------------------------------- how it is built
 // The rules of the house that a machine can check.

@@ -178,6 +178,39 @@ async fn the_quickstart_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_blocking_example_runs() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
+    let url = format!("http://{}", server.address());
+    for (file, users) in [("one.db", "1 users"), ("two.db", "2 users")] {
+        let output = run(Command::new(binary("examples/blocking"))
+            .args([file, &url])
+            .current_dir(&folder));
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(text.contains("sent: true"), "{text}");
+        assert!(text.contains(users), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_of_two_devices_runs() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
+    let url = format!("http://{}", server.address());
+    let output = run(Command::new(binary("examples/two_devices"))
+        .args([".", &url])
+        .current_dir(&folder));
+    let text = String::from_utf8(output.stdout).expect("text");
+    for said in [
+        "the laptop hears of users",
+        r#"lost on the phone: {"name":"Evi"}"#,
+        "on the laptop: Evi",
+    ] {
+        assert!(text.contains(said), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedding_example_serves_its_own_users_on_postgres() {
     let database = Backend::Postgres.database().await;
     let mut child = Command::new(binary("examples/embed"))

@@ -3,7 +3,7 @@
 
 use crate::eventually::eventually;
 use crate::target::Target;
-use oversqlite::{Client, Config, DeviceId, UserId};
+use oversqlite::{Client, Config, DeviceId, TokenProvider, UserId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,19 +38,32 @@ impl App {
         device: &str,
         tune: impl FnOnce(Config) -> Config,
     ) -> Self {
-        let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
-        let path = folder.path().join("app.db");
-        Connection::open(&path)
-            .and_then(|file| file.execute_batch(BLOG))
-            .expect("the tables are made");
-        let client = Client::open(tune(config(&path, target, user, device)))
-            .await
-            .expect("the client opens");
+        let (folder, path) = fresh_file();
+        Self::on(folder, &path, tune(config(&path, target, user, device))).await
+    }
+
+    async fn on(folder: TempDir, path: &Path, config: Config) -> Self {
         Self {
-            client,
-            path,
+            client: Client::open(config).await.expect("the client opens"),
+            path: path.to_owned(),
             _folder: Arc::new(folder),
         }
+    }
+
+    /// The same with tokens of its own.
+    pub async fn open_as(
+        target: &Target,
+        user: &str,
+        device: &str,
+        tokens: impl TokenProvider,
+    ) -> Self {
+        let (folder, path) = fresh_file();
+        Self::on(
+            folder,
+            &path,
+            config_as(&path, target, user, device, tokens),
+        )
+        .await
     }
 
     /// Another client on the same file, which notices by itself what others
@@ -126,21 +139,36 @@ pub fn people(path: &Path) -> Vec<(String, String)> {
     rows.collect::<Result<_, _>>().expect("two texts")
 }
 
+fn fresh_file() -> (TempDir, PathBuf) {
+    let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
+    let path = folder.path().join("app.db");
+    Connection::open(&path)
+        .and_then(|file| file.execute_batch(BLOG))
+        .expect("the tables are made");
+    (folder, path)
+}
+
 fn config(path: &Path, target: &Target, user: &str, device: &str) -> Config {
     let token = target.token(user, device, NEVER);
-    Config::new(
-        path,
-        target.base(),
-        UserId::new(user).expect("a user"),
-        move || {
-            let token = token.clone();
-            async move { Ok(token) }
-        },
-    )
-    .device(DeviceId::new(device).expect("a device"))
-    .schema("business")
-    .table("users")
-    .table("posts")
-    .poll_interval(NEVER)
-    .foreign_writers_interval(NEVER)
+    config_as(path, target, user, device, move || {
+        let token = token.clone();
+        async move { Ok(token) }
+    })
+}
+
+fn config_as(
+    path: &Path,
+    target: &Target,
+    user: &str,
+    device: &str,
+    tokens: impl TokenProvider,
+) -> Config {
+    let user = UserId::new(user).expect("a user");
+    Config::new(path, target.base(), user, tokens)
+        .device(DeviceId::new(device).expect("a device"))
+        .schema("business")
+        .table("users")
+        .table("posts")
+        .poll_interval(NEVER)
+        .foreign_writers_interval(NEVER)
 }

@@ -5,6 +5,8 @@
 //! refuses, the rest passes unchanged.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -16,6 +18,10 @@ pub enum Verdict {
     Pass,
     /// Answers by this status itself.
     Refuse(u16),
+    /// Answers 503, and asks to stay away for so many seconds.
+    Busy(u32),
+    /// Passes it on, and what time it is according to the answer is this.
+    Date(&'static str),
     /// Closes the connection without a word.
     Cut,
 }
@@ -24,8 +30,12 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    seen: Seen,
     task: JoinHandle<()>,
 }
+
+/// First lines of requests, and when they came.
+type Seen = Arc<Mutex<Vec<(Instant, String)>>>;
 
 impl Drop for Proxy {
     fn drop(&mut self) {
@@ -35,18 +45,40 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// In front of the server at `upstream`.
-    pub async fn start(upstream: SocketAddr, judge: fn(&str) -> Verdict) -> Self {
+    pub async fn start(
+        upstream: SocketAddr,
+        judge: impl Fn(&str) -> Verdict + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
+        let (judge, seen) = (Arc::new(judge), Seen::default());
+        let log = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // A connection that breaks is the business of its two ends.
+                let (judge, log) = (Arc::clone(&judge), Arc::clone(&log));
                 tokio::spawn(async move {
+                    let judge = |line: &str| {
+                        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                        log.push((Instant::now(), line.to_owned()));
+                        judge(line)
+                    };
                     let _ = serve(client, upstream, judge).await;
                 });
             }
         });
-        Self { address, task }
+        Self {
+            address,
+            seen,
+            task,
+        }
+    }
+
+    /// When requests came whose first line contains this.
+    pub fn seen(&self, what: &str) -> Vec<Instant> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = seen.iter().filter(|(_, line)| line.contains(what));
+        found.map(|(at, _)| *at).collect()
     }
 
     /// Where devices find it.
@@ -58,7 +90,7 @@ impl Proxy {
 async fn serve(
     mut client: TcpStream,
     upstream: SocketAddr,
-    judge: fn(&str) -> Verdict,
+    judge: impl Fn(&str) -> Verdict,
 ) -> std::io::Result<()> {
     let mut head = Vec::new();
     let end = loop {
@@ -70,8 +102,16 @@ async fn serve(
         }
     };
     let text = String::from_utf8_lossy(&head[..end]).into_owned();
+    let mut date = None;
     match judge(text.lines().next().unwrap_or_default()) {
         Verdict::Pass => {}
+        Verdict::Date(shown) => date = Some(shown),
+        Verdict::Busy(seconds) => {
+            let answer = format!(
+                "HTTP/1.1 503 Busy\r\nretry-after: {seconds}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            return client.write_all(answer.as_bytes()).await;
+        }
         Verdict::Cut => return Ok(()),
         Verdict::Refuse(status) => {
             let answer = format!(
@@ -92,6 +132,29 @@ async fn serve(
     }
     server.write_all(passed.as_bytes()).await?;
     server.write_all(&head[end..]).await?;
+    if let Some(date) = date {
+        return answer_at(date, client, server).await;
+    }
     tokio::io::copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
+}
+
+/// Passes an answer on with another Date. The request must have come whole.
+async fn answer_at(
+    date: &str,
+    mut client: TcpStream,
+    mut server: TcpStream,
+) -> std::io::Result<()> {
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).await?;
+    let end = answer.windows(4).position(|part| part == b"\r\n\r\n");
+    let (head, body) = answer.split_at(end.unwrap_or(answer.len()));
+    let head = String::from_utf8_lossy(head);
+    let kept = head
+        .lines()
+        .filter(|line| !line.to_lowercase().starts_with("date:"));
+    let head = kept.collect::<Vec<_>>().join("\r\n");
+    let head = format!("{head}\r\ndate: {date}");
+    client.write_all(head.as_bytes()).await?;
+    client.write_all(body).await
 }

@@ -1,7 +1,7 @@
 //! `oversqlite init`: makes a file a user's, and remembers in it how to reach the
 //! server.
 
-use super::print;
+use super::{Usage, print};
 use crate::settings::{Settings, TokenSource};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
@@ -69,6 +69,12 @@ pub(super) async fn run(database: &Path, init: &Init, as_json: bool) -> anyhow::
         (None, None, None) => bail!("one of --signin, --token-env, --token-command is needed"),
     };
     let (user, device) = identity(init, &token).await?;
+    if init.schema_sql.is_none() && !database.exists() {
+        bail!(Usage(format!(
+            "{} does not exist: make the file and its tables first, or name their SQL with --schema-sql",
+            database.display()
+        )));
+    }
     let settings = Settings {
         server: init.server.clone(),
         schema: init.schema.clone(),

@@ -6,9 +6,8 @@
 
 use super::{look_at, print};
 use crate::settings::Settings;
-use anyhow::Context as _;
 use clap::Subcommand;
-use oversqlite::{Client, ConflictRecord, Rejected};
+use oversqlite::{Client, ConflictRecord, Error, Rejected, SetupError};
 use serde_json::json;
 use std::io::Write as _;
 use std::path::Path;
@@ -104,7 +103,12 @@ pub(super) async fn conflicts(
             let entry = found
                 .into_iter()
                 .find(|entry| entry.id == *id)
-                .with_context(|| format!("there is no conflict {id}"))?;
+                .ok_or_else(|| {
+                    Error::from(SetupError::NoSuchEntry {
+                        list: "conflict",
+                        id: *id,
+                    })
+                })?;
             let base = entry.base.as_deref().unwrap_or("not known");
             let text = format!("{}\n  before: {base}", conflict_text(&entry));
             print(as_json, &entry, &text);

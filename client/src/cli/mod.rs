@@ -1,12 +1,17 @@
 //! The command line of `oversqlite`: arguments in, text or JSON out, an exit
 //! code.
 
+mod doctor;
+mod export;
 mod init;
 mod lists;
+mod progress;
+mod watch;
 
 use crate::settings::Settings;
 use clap::{Parser, Subcommand};
-use oversqlite::{Changed, Client, Error, Inspection, NetworkError, SetupError, SignOut, Status};
+use oversqlite::{Client, Direction, Error, Inspection, NetworkError, SetupError, SignOut, Status};
+use progress::Bar;
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write as _;
@@ -31,14 +36,19 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes:
-  0  done
+  0  done; `doctor`: all is well
   1  the file or the system failed
   2  wrong arguments, or a table, file or server that does not fit (the message says what to do)
   3  the server could not be reached, or asks for patience
   4  the server refused the token, or there is none
   5  done, but rejected edits are in the file (see `rejected`)
   6  sign-out: unsent or rejected edits are in the file; nothing was done
-  7  another process synchronises the file: it sends what is in it, too";
+  7  another process synchronises the file: it sends what is in it, too
+  8  `doctor`: something waits, and goes by itself
+  9  `doctor`: something will not go until somebody acts
+
+With --json, a failure is {\"type\":\"error\",\"code\":CODE,\"message\":TEXT} on
+standard output.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -62,6 +72,29 @@ enum Command {
     },
     /// Show how things stand, without the network.
     Status,
+    /// Find out why something is not on the server or not here, and what to do;
+    /// without a connection, from the file alone. Changes nothing.
+    Doctor {
+        /// Explain this row; reads the server's history for it.
+        #[arg(long, value_name = "TABLE/KEY")]
+        row: Option<String>,
+    },
+    /// Print what only this device has, as JSON lines: refused edits, what lost in
+    /// conflicts, unsent edits; all of them unless some are named.
+    Export(export::Export),
+    /// Hold uploads, downloads or both back, also in other processes, until
+    /// `resume`. `sync` is not held back.
+    Pause {
+        /// Which way.
+        #[arg(value_enum, default_value_t = Way::Both)]
+        which: Way,
+    },
+    /// Let uploads, downloads or both go again.
+    Resume {
+        /// Which way.
+        #[arg(value_enum, default_value_t = Way::Both)]
+        which: Way,
+    },
     /// Local edits that the server can never take: list them with the reason,
     /// try them again, give them up, or export them.
     Rejected {
@@ -86,6 +119,29 @@ enum Command {
     },
 }
 
+/// What is held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Way {
+    Uploads,
+    Downloads,
+    Both,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Uploads => Self::Uploads,
+            Way::Downloads => Self::Downloads,
+            Way::Both => Self::Both,
+        }
+    }
+}
+
+/// Arguments that clap cannot judge.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
 /// Runs the command line.
 pub(crate) async fn run() -> ExitCode {
     let arguments = Arguments::parse();
@@ -96,7 +152,7 @@ pub(crate) async fn run() -> ExitCode {
             if arguments.json {
                 println!(
                     "{}",
-                    json!({"type": "error", "message": format!("{error:#}")})
+                    json!({"type": "error", "code": code, "message": format!("{error:#}")})
                 );
             }
             eprintln!("oversqlite: {error:#}");
@@ -106,6 +162,9 @@ pub(crate) async fn run() -> ExitCode {
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
+    if error.is::<Usage>() {
+        return 2;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Setup(SetupError::Unsent { .. })) => 6,
         Some(Error::Setup(SetupError::InUse { .. })) => 7,
@@ -121,7 +180,7 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Init(init) => init::run(database, init, arguments.json).await,
         Command::Sync => sync(database, arguments.json).await,
-        Command::Watch { poll } => watch(database, *poll, arguments.json).await,
+        Command::Watch { poll } => watch::run(database, *poll, arguments.json).await,
         Command::Sql { sql } => {
             crate::sql::run(database, sql, arguments.json, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
@@ -131,6 +190,10 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             print_status(&status, arguments.json);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor { row } => doctor::run(database, row.as_deref(), arguments.json).await,
+        Command::Export(export) => export::run(database, export, arguments.json),
+        Command::Pause { which } => hold(database, *which, true, arguments.json).await,
+        Command::Resume { which } => hold(database, *which, false, arguments.json).await,
         Command::Rejected { action } => {
             lists::rejected(database, action.as_ref(), arguments.json).await
         }
@@ -166,7 +229,19 @@ fn print(as_json: bool, value: &impl Serialize, text: &str) {
 
 async fn sync(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     let client = Client::open(Settings::load(database)?.config(database)?).await?;
-    let done = client.sync().await;
+    let bar = Bar::positions("synchronising", as_json);
+    let mut told = client.status_stream();
+    let unsent = told.borrow().unsent;
+    let done = {
+        let mut work = std::pin::pin!(client.sync());
+        loop {
+            tokio::select! {
+                done = &mut work => break done,
+                Ok(()) = told.changed() => bar.show(&told.borrow_and_update(), unsent),
+            }
+        }
+    };
+    bar.finish();
     let status = client.status().await?;
     client.stop().await;
     let done = done?;
@@ -192,6 +267,28 @@ async fn sync(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+async fn hold(database: &Path, which: Way, back: bool, as_json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::open(Settings::load(database)?.config(database)?).await?;
+    let done = match back {
+        true => client.pause(which.into()).await,
+        false => client.resume(which.into()).await,
+    };
+    let paused = client.status().await?.paused;
+    client.stop().await;
+    done?;
+    let word = |held: bool| if held { "paused" } else { "running" };
+    print(
+        as_json,
+        &json!({"type": "held", "uploads": paused.uploads, "downloads": paused.downloads}),
+        &format!(
+            "uploads {}, downloads {}",
+            word(paused.uploads),
+            word(paused.downloads)
+        ),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn sign_out(database: &Path, how: SignOut, as_json: bool) -> anyhow::Result<ExitCode> {
     let client = Client::open(Settings::load(database)?.config(database)?).await?;
     let user = client.user().to_string();
@@ -206,119 +303,39 @@ async fn sign_out(database: &Path, how: SignOut, as_json: bool) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-async fn watch(database: &Path, poll: u64, as_json: bool) -> anyhow::Result<ExitCode> {
-    let config = Settings::load(database)?
-        .config(database)?
-        .poll_interval(std::time::Duration::from_secs(poll.max(1)));
-    let client = Client::open(config).await?;
-    let mut changes = client.changes();
-    let mut status = client.status_stream();
-    client.start()?;
-    let mut shown = None;
-    let mut terminated = Terminated::listen()?;
-    loop {
-        tokio::select! {
-            event = changes.next() => match event {
-                Some(event) => print_change(as_json, &event),
-                None => break,
-            },
-            changed = status.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let now = status.borrow_and_update().clone();
-                let news = (now.connection, now.stalled_reason.clone(), now.unsent, now.rejected);
-                if shown.as_ref() != Some(&news) {
-                    print_news(as_json, &now);
-                    shown = Some(news);
-                }
-            }
-            () = terminated.wait() => break,
-        }
-    }
-    client.stop().await;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn print_change(as_json: bool, event: &Changed) {
-    let text = match event {
-        Changed::Rows { table, keys } => format!("changed {table}: {}", keys.join(", ")),
-        Changed::Missed => "changed: more than could be listed".to_owned(),
-    };
-    print(as_json, event, &text);
-}
-
-fn print_news(as_json: bool, status: &Status) {
-    let value = json!({
-        "type": "status",
-        "connection": status.connection,
-        "unsent": status.unsent,
-        "rejected": status.rejected,
-        "behind_by": status.behind_by,
-        "stalled_reason": status.stalled_reason,
+fn print_status(status: &Status, as_json: bool) {
+    let mut text = format!("user {}, device {}\n", status.user, status.device);
+    text.push_str(&match (status.hydrated, status.last_confirmed_age()) {
+        (false, _) => format!(
+            "position {}: the first pass over the server's changes is not complete, `sync` goes on",
+            status.cursor
+        ),
+        (true, None) => format!("position {} of the server's changes", status.cursor),
+        (true, Some(age)) => format!(
+            "position {} of the server's changes, which was all there was {}",
+            status.cursor,
+            ago(age)
+        ),
     });
-    let connection = value["connection"].as_str().unwrap_or_default();
-    let mut text = format!("{connection}, {} unsent", status.unsent);
-    if status.rejected > 0 {
-        text.push_str(&format!(", {} rejected", status.rejected));
+    text.push_str(&format!(
+        "\nunsent {}, rejected {}, conflicts {}, parked {}",
+        status.unsent, status.rejected, status.conflicts, status.parked
+    ));
+    if let Some(age) = status.oldest_unsent_age {
+        text.push_str(&format!("\noldest unsent edit {}", ago(age)));
     }
     if let Some(reason) = &status.stalled_reason {
-        text.push_str(&format!(" ({reason})"));
+        text.push_str(&format!("\nheld up: {reason}"));
     }
-    print(as_json, &value, &text);
-}
-
-fn print_status(status: &Status, as_json: bool) {
-    let text = format!(
-        "user {}, device {}\ncursor {}, {}\nunsent {}, rejected {}, conflicts {}, parked {}\nlast confirmed {}{}{}",
-        status.user,
-        status.device,
-        status.cursor,
-        if status.hydrated {
-            "complete"
-        } else {
-            "first pass not completed"
-        },
-        status.unsent,
-        status.rejected,
-        status.conflicts,
-        status.parked,
-        status.last_confirmed_at.map_or_else(
-            || "never".to_owned(),
-            |at| format!("at {at} (seconds since 1970)")
-        ),
-        status.oldest_unsent_age.map_or_else(String::new, |age| {
-            format!("\noldest unsent edit {age} s ago")
-        }),
-        status
-            .stalled_reason
-            .as_ref()
-            .map_or_else(String::new, |reason| format!("\nheld up: {reason}")),
-    );
     print(as_json, status, &text);
 }
 
-/// Ctrl-C, or SIGTERM where there is such a thing.
-struct Terminated {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Terminated {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            #[cfg(unix)]
-            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = self.terminate.recv() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
+/// A span for people.
+fn ago(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ ..120 => format!("{seconds} s ago"),
+        seconds @ ..7_200 => format!("{} min ago", seconds / 60),
+        seconds @ ..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", seconds / 86_400),
     }
 }

@@ -1,6 +1,7 @@
 //! Tests on real files that need no server.
 //!
 //! - `capture`: random SQL programs, with and without triggers
+//! - `cancel`: calls that are dropped in the middle
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
 //! - `converge`: random histories of three devices end equal
@@ -11,6 +12,7 @@
 //! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
 
+mod cancel;
 mod capture;
 mod converge;
 mod flow;

@@ -123,3 +123,22 @@ fn one_owner_and_one_user_a_file() {
     ));
     assert!(crate::db::Store::open(&config).is_ok());
 }
+
+#[test]
+fn a_locked_file_says_what_to_do() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("app.db");
+    let (one, other) = (
+        rusqlite::Connection::open(&path).expect("opens"),
+        rusqlite::Connection::open(&path).expect("opens"),
+    );
+    one.execute_batch("BEGIN IMMEDIATE").expect("begins");
+    other.busy_timeout(std::time::Duration::ZERO).expect("set");
+    let busy = other.execute_batch("BEGIN IMMEDIATE").expect_err("locked");
+    let error = Error::from(busy);
+    assert!(matches!(
+        error,
+        Error::Storage(crate::error::StorageError::Busy)
+    ));
+    assert!(error.to_string().contains("commit it"), "{error}");
+}
