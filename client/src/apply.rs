@@ -16,6 +16,7 @@ use crate::row;
 use crate::schema::Table;
 use crate::shadow::{self, More};
 use crate::state::State;
+use crate::step::Step;
 use oversync_shared::RowKey;
 use oversync_shared::ServerId;
 use oversync_shared::reconcile::{EntryAction, History, PageBounds, cursor_after, entry, history};
@@ -51,6 +52,7 @@ pub(crate) fn apply(
             store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::Unknown));
         let done = match outcome {
             Err(error) if error.is_foreign_key() && part.changes.len() > 1 => {
+                Step::PageHalved.reached();
                 let (first, second) = halves(part);
                 parts.extend([second, first]);
                 continue;
@@ -60,6 +62,7 @@ pub(crate) fn apply(
             }
             other => other?,
         };
+        Step::PageCommitted.reached();
         after = done.cursor;
         total.cursor = done.cursor;
         total.written.extend(done.written);
@@ -158,6 +161,7 @@ pub(crate) fn apply_page(
         false => More::No,
     };
     let settled = shadow::settle_all(txn, more)?;
+    Step::PageApplied.reached();
     let bounds = PageBounds {
         next_after: page.next_after,
         has_more: page.has_more,
@@ -172,6 +176,7 @@ pub(crate) fn apply_page(
         resync::pass_completed(txn, &mut state)?;
     }
     state.save(txn.conn)?;
+    Step::CursorMoved.reached();
     Ok(PageDone {
         written: written.into_iter().chain(settled.written).collect(),
         cursor: state.cursor,
@@ -238,7 +243,10 @@ impl<'a> Round<'a> {
     fn decide(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {
         let known = row::known(self.txn.conn, table, state.row)?;
         match entry(state.version, known.held, known.unsent) {
-            EntryAction::Skip => parked::overtaken(self.txn.conn, table, state.row, state.version),
+            EntryAction::Skip => {
+                Step::RowPassedOver.reached();
+                parked::overtaken(self.txn.conn, table, state.row, state.version)
+            }
             EntryAction::Shadow => {
                 shadow::remember(self.txn.conn, &state)?;
                 parked::overtaken(self.txn.conn, table, state.row, state.version)
@@ -266,6 +274,7 @@ impl<'a> Round<'a> {
         parked::overtaken(self.txn.conn, table, state.row, state.version)?;
         capture::parent_arrived(self.txn.conn, state.row)?;
         self.written.push((state.row, key));
+        Step::RowApplied.reached();
         Ok(())
     }
 
@@ -367,6 +376,7 @@ impl<'a> Round<'a> {
             self.deferred.retain(|other| other.row != state.row);
             self.done(table, state, key)?;
         }
+        Step::RingApplied.reached();
         Ok(None)
     }
 }

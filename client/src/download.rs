@@ -4,6 +4,7 @@ use crate::apply;
 use crate::core::Core;
 use crate::error::{Error, NetworkError};
 use crate::state::State;
+use crate::step::Step;
 use crate::transport::PageRequest;
 use oversync_shared::ServerId;
 
@@ -31,6 +32,7 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
         until: state.window_until,
         epoch: state.epoch,
     };
+    Step::PageAsked.reached();
     let page = match core.transport.download(&request).await {
         Ok(page) => page,
         Err(error @ (NetworkError::EpochMismatch { .. } | NetworkError::HistoryPruned { .. })) => {
@@ -39,6 +41,7 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
         }
         Err(error) => return Err(error.into()),
     };
+    Step::PageReceived.reached();
     core.saw_head(page.head);
     let has_more = page.has_more;
     let asked_after = request.after;

@@ -76,6 +76,7 @@ mod shadow;
 mod sign_out;
 mod state;
 mod status;
+mod step;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -102,6 +103,7 @@ pub use rejected::Rejected;
 pub use resolver::{ClientWins, Conflict, NewestBy, Resolution, Resolver, ServerWins};
 pub use sign_out::SignOut;
 pub use status::{ConnectionState, Status};
+pub use step::Step;
 pub use token::{TokenError, TokenFuture, TokenProvider};
 pub use transport::sign_in;
 pub use upload::Uploaded;

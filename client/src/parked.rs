@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::key::RowRef;
 use crate::place::{Parent, Placed, ServerState};
 use crate::schema::Table;
+use crate::step::Step;
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
@@ -72,6 +73,7 @@ fn insert(
         waits.map(|(tbl, _)| tbl),
         waits.and_then(|(_, pk)| pk)
     ])?;
+    Step::EntryParked.reached();
     Ok(())
 }
 

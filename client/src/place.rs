@@ -11,6 +11,7 @@ use crate::payload;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
 use crate::shadow;
+use crate::step::Step;
 use crate::triggers::base_column;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
@@ -443,5 +444,6 @@ fn note(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Result<(), Error> {
     txn.conn
         .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 3, ?2)")?
         .execute(params![table.n, key])?;
+    Step::CascadeNoted.reached();
     Ok(())
 }
