@@ -12,7 +12,7 @@ use crate::key::{LocalKey, RowRef};
 use crate::parked::{self, Why};
 use crate::place::{self, Placed, ServerState};
 use crate::resync;
-use crate::row;
+use crate::row::{self, Known};
 use crate::schema::Table;
 use crate::shadow::{self, More};
 use crate::state::State;
@@ -147,7 +147,7 @@ pub(crate) fn apply_page(
         });
     }
     let written = place::silently(txn, || {
-        let mut round = Round::new(txn);
+        let mut round = Round::new(txn)?;
         for change in &page.changes {
             match poison {
                 Poison::Unknown => round.take(change)?,
@@ -191,16 +191,23 @@ struct Round<'a> {
     written: Vec<(RowRef, LocalKey)>,
     /// Newest state of each row that could not be written yet, in order.
     deferred: Vec<ServerState>,
+    /// Whether anything was parked before this page: only then can an entry of it
+    /// be overtaken. Asked once a page, not once a row.
+    parked: bool,
+    /// Whether any edit waited for a row before this page.
+    awaited: bool,
 }
 
 impl<'a> Round<'a> {
-    fn new(txn: &'a Txn<'a>) -> Self {
-        Self {
+    fn new(txn: &'a Txn<'a>) -> Result<Self, Error> {
+        Ok(Self {
+            parked: parked::is_any(txn.conn)?,
+            awaited: capture::is_any_waiting(txn.conn)?,
             txn,
             nothing_assumed: HashSet::new(),
             written: Vec::new(),
             deferred: Vec::new(),
-        }
+        })
     }
 
     fn take(&mut self, change: &DownloadChange) -> Result<(), Error> {
@@ -245,23 +252,31 @@ impl<'a> Round<'a> {
         match entry(state.version, known.held, known.unsent) {
             EntryAction::Skip => {
                 Step::RowPassedOver.reached();
-                parked::overtaken(self.txn.conn, table, state.row, state.version)
+                self.overtaken(table, &state)
             }
             EntryAction::Shadow => {
                 shadow::remember(self.txn.conn, &state)?;
-                parked::overtaken(self.txn.conn, table, state.row, state.version)
+                self.overtaken(table, &state)
             }
             EntryAction::Apply if known.lost_version > state.version => {
                 resync::keep_newer(self.txn, table, &state, &known)
             }
-            EntryAction::Apply => self.place(table, state),
+            EntryAction::Apply => self.place(table, state, known),
         }
     }
 
-    fn place(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {
+    /// A state that was parked is not needed any more.
+    fn overtaken(&self, table: &Table, state: &ServerState) -> Result<(), Error> {
+        match self.parked {
+            true => parked::overtaken(self.txn.conn, table, state.row, state.version),
+            false => Ok(()),
+        }
+    }
+
+    fn place(&mut self, table: &Table, state: ServerState, known: Known) -> Result<(), Error> {
         // An older state of the row that waits already is overtaken by this one.
         self.deferred.retain(|older| older.row != state.row);
-        match place::place(self.txn, table, &state, &self.nothing_assumed)? {
+        match place::place_known(self.txn, table, &state, known, &self.nothing_assumed)? {
             Placed::Done(key) => self.done(table, &state, key),
             _ => {
                 self.deferred.push(state);
@@ -271,8 +286,10 @@ impl<'a> Round<'a> {
     }
 
     fn done(&mut self, table: &Table, state: &ServerState, key: LocalKey) -> Result<(), Error> {
-        parked::overtaken(self.txn.conn, table, state.row, state.version)?;
-        capture::parent_arrived(self.txn.conn, state.row)?;
+        self.overtaken(table, state)?;
+        if self.awaited {
+            capture::parent_arrived(self.txn.conn, state.row)?;
+        }
         self.written.push((state.row, key));
         Step::RowApplied.reached();
         Ok(())

@@ -195,6 +195,12 @@ pub(crate) fn remove(conn: &Connection, row: RowRef) -> Result<(), Error> {
     parent_arrived(conn, row)
 }
 
+/// Whether any edit waits for a row.
+pub(crate) fn is_any_waiting(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_pending WHERE waits_tbl IS NOT NULL)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
 /// Lets go the edits that waited for a row.
 pub(crate) fn parent_arrived(conn: &Connection, row: RowRef) -> Result<(), Error> {
     conn.prepare_cached(

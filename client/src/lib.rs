@@ -41,6 +41,7 @@
 //! name the column: drop the table's `_sync_` triggers first; the next sync
 //! installs them again.
 
+mod ahead;
 mod apply;
 mod backoff;
 mod capture;
@@ -66,6 +67,7 @@ mod parked;
 mod pause;
 mod payload;
 mod place;
+mod progress;
 mod rejected;
 mod resolver;
 mod resync;
@@ -98,7 +100,9 @@ pub use oversync_shared::merge::{
     ColumnChoice, ColumnConflict, ColumnPolicy, Lost, Merged, Side, Stands,
 };
 pub use oversync_shared::{DeviceId, RowKey, RowVersion, ServerId, UserId};
+pub use parked::Parked;
 pub use pause::{Direction, Paused};
+pub use progress::Progress;
 pub use rejected::Rejected;
 pub use resolver::{ClientWins, Conflict, NewestBy, Resolution, Resolver, ServerWins};
 pub use sign_out::SignOut;

@@ -76,6 +76,17 @@ pub(crate) fn place(
     assumed: &HashSet<RowRef>,
 ) -> Result<Placed, Error> {
     let known = row::known(txn.conn, table, state.row)?;
+    place_known(txn, table, state, known, assumed)
+}
+
+/// The same, by who has just looked at what is known of the row.
+pub(crate) fn place_known(
+    txn: &Txn<'_>,
+    table: &Table,
+    state: &ServerState,
+    known: Known,
+    assumed: &HashSet<RowRef>,
+) -> Result<Placed, Error> {
     match &state.payload {
         Some(payload) => upsert(txn, table, state, payload, known, assumed),
         None => delete(txn, table, state, known),
