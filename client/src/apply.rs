@@ -12,10 +12,11 @@ use crate::key::{LocalKey, RowRef};
 use crate::parked::{self, Why};
 use crate::place::{self, Placed, ServerState};
 use crate::resync;
-use crate::row;
+use crate::row::{self, Known};
 use crate::schema::Table;
 use crate::shadow::{self, More};
 use crate::state::State;
+use crate::step::Step;
 use oversync_shared::RowKey;
 use oversync_shared::ServerId;
 use oversync_shared::reconcile::{EntryAction, History, PageBounds, cursor_after, entry, history};
@@ -51,6 +52,7 @@ pub(crate) fn apply(
             store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::Unknown));
         let done = match outcome {
             Err(error) if error.is_foreign_key() && part.changes.len() > 1 => {
+                Step::PageHalved.reached();
                 let (first, second) = halves(part);
                 parts.extend([second, first]);
                 continue;
@@ -60,6 +62,7 @@ pub(crate) fn apply(
             }
             other => other?,
         };
+        Step::PageCommitted.reached();
         after = done.cursor;
         total.cursor = done.cursor;
         total.written.extend(done.written);
@@ -144,7 +147,7 @@ pub(crate) fn apply_page(
         });
     }
     let written = place::silently(txn, || {
-        let mut round = Round::new(txn);
+        let mut round = Round::new(txn)?;
         for change in &page.changes {
             match poison {
                 Poison::Unknown => round.take(change)?,
@@ -158,6 +161,7 @@ pub(crate) fn apply_page(
         false => More::No,
     };
     let settled = shadow::settle_all(txn, more)?;
+    Step::PageApplied.reached();
     let bounds = PageBounds {
         next_after: page.next_after,
         has_more: page.has_more,
@@ -172,6 +176,7 @@ pub(crate) fn apply_page(
         resync::pass_completed(txn, &mut state)?;
     }
     state.save(txn.conn)?;
+    Step::CursorMoved.reached();
     Ok(PageDone {
         written: written.into_iter().chain(settled.written).collect(),
         cursor: state.cursor,
@@ -186,16 +191,23 @@ struct Round<'a> {
     written: Vec<(RowRef, LocalKey)>,
     /// Newest state of each row that could not be written yet, in order.
     deferred: Vec<ServerState>,
+    /// Whether anything was parked before this page: only then can an entry of it
+    /// be overtaken. Asked once a page, not once a row.
+    parked: bool,
+    /// Whether any edit waited for a row before this page.
+    awaited: bool,
 }
 
 impl<'a> Round<'a> {
-    fn new(txn: &'a Txn<'a>) -> Self {
-        Self {
+    fn new(txn: &'a Txn<'a>) -> Result<Self, Error> {
+        Ok(Self {
+            parked: parked::is_any(txn.conn)?,
+            awaited: capture::is_any_waiting(txn.conn)?,
             txn,
             nothing_assumed: HashSet::new(),
             written: Vec::new(),
             deferred: Vec::new(),
-        }
+        })
     }
 
     fn take(&mut self, change: &DownloadChange) -> Result<(), Error> {
@@ -238,22 +250,33 @@ impl<'a> Round<'a> {
     fn decide(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {
         let known = row::known(self.txn.conn, table, state.row)?;
         match entry(state.version, known.held, known.unsent) {
-            EntryAction::Skip => parked::overtaken(self.txn.conn, table, state.row, state.version),
+            EntryAction::Skip => {
+                Step::RowPassedOver.reached();
+                self.overtaken(table, &state)
+            }
             EntryAction::Shadow => {
                 shadow::remember(self.txn.conn, &state)?;
-                parked::overtaken(self.txn.conn, table, state.row, state.version)
+                self.overtaken(table, &state)
             }
             EntryAction::Apply if known.lost_version > state.version => {
                 resync::keep_newer(self.txn, table, &state, &known)
             }
-            EntryAction::Apply => self.place(table, state),
+            EntryAction::Apply => self.place(table, state, known),
         }
     }
 
-    fn place(&mut self, table: &Table, state: ServerState) -> Result<(), Error> {
+    /// A state that was parked is not needed any more.
+    fn overtaken(&self, table: &Table, state: &ServerState) -> Result<(), Error> {
+        match self.parked {
+            true => parked::overtaken(self.txn.conn, table, state.row, state.version),
+            false => Ok(()),
+        }
+    }
+
+    fn place(&mut self, table: &Table, state: ServerState, known: Known) -> Result<(), Error> {
         // An older state of the row that waits already is overtaken by this one.
         self.deferred.retain(|older| older.row != state.row);
-        match place::place(self.txn, table, &state, &self.nothing_assumed)? {
+        match place::place_known(self.txn, table, &state, known, &self.nothing_assumed)? {
             Placed::Done(key) => self.done(table, &state, key),
             _ => {
                 self.deferred.push(state);
@@ -263,9 +286,12 @@ impl<'a> Round<'a> {
     }
 
     fn done(&mut self, table: &Table, state: &ServerState, key: LocalKey) -> Result<(), Error> {
-        parked::overtaken(self.txn.conn, table, state.row, state.version)?;
-        capture::parent_arrived(self.txn.conn, state.row)?;
+        self.overtaken(table, state)?;
+        if self.awaited {
+            capture::parent_arrived(self.txn.conn, state.row)?;
+        }
         self.written.push((state.row, key));
+        Step::RowApplied.reached();
         Ok(())
     }
 
@@ -367,6 +393,7 @@ impl<'a> Round<'a> {
             self.deferred.retain(|other| other.row != state.row);
             self.done(table, state, key)?;
         }
+        Step::RingApplied.reached();
         Ok(None)
     }
 }

@@ -12,6 +12,7 @@ use crate::outbox::Frozen;
 use crate::rejected;
 use crate::row::{self, Known};
 use crate::schema::Table;
+use crate::step::Step;
 use oversync_shared::RowKey;
 use oversync_shared::reconcile::{Edit, Unsent, edit};
 use rusqlite::types::Value;
@@ -33,7 +34,9 @@ struct Touch {
 /// Empties the log into the pending edits.
 pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     sweep(txn)?;
-    for touch in touched(txn.conn)? {
+    let touched = touched(txn.conn)?;
+    let is_any = !touched.is_empty();
+    for touch in touched {
         if let Some(table) = txn.tables.by_number(touch.tbl) {
             take(txn, table, &touch)?;
         }
@@ -44,6 +47,9 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     for table in txn.tables.iter() {
         let sql = format!("DELETE FROM _sync_base_{}", table.n);
         txn.conn.prepare_cached(&sql)?.execute([])?;
+    }
+    if is_any {
+        Step::EditsCollected.reached();
     }
     Ok(())
 }
@@ -187,6 +193,12 @@ pub(crate) fn remove(conn: &Connection, row: RowRef) -> Result<(), Error> {
     conn.prepare_cached("DELETE FROM _sync_pending WHERE tbl = ?1 AND pk = ?2")?
         .execute(params![row.tbl, row.pk()])?;
     parent_arrived(conn, row)
+}
+
+/// Whether any edit waits for a row.
+pub(crate) fn is_any_waiting(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_pending WHERE waits_tbl IS NOT NULL)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
 /// Lets go the edits that waited for a row.

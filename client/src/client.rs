@@ -9,6 +9,7 @@ use crate::download::{self, Downloaded};
 use crate::engine::{self, Pace};
 use crate::error::{Error, SetupError};
 use crate::lock::Lease;
+use crate::parked::{self, Parked};
 use crate::rejected::{self, Rejected};
 use crate::state::State;
 use crate::status::{self, Status};
@@ -150,8 +151,25 @@ impl Client {
     }
 
     /// Passes over everything the server has, this device's own changes
-    /// included; resumes a pass that was cut off. Done already: downloads what
-    /// is new.
+    /// included; resumes a pass that was cut off, behind the last page that was
+    /// committed. Done already: downloads what is new. The application may read
+    /// and write meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn example(client: oversqlite::Client) -> Result<(), oversqlite::Error> {
+    /// let mut status = client.status_stream();
+    /// let bar = tokio::spawn(async move {
+    ///     while status.changed().await.is_ok() {
+    ///         if let Some(progress) = status.borrow_and_update().progress {
+    ///             println!("{} %, {:?} s left", progress.percent(), progress.eta_seconds);
+    ///         }
+    ///     }
+    /// });
+    /// client.hydrate().await?;
+    /// bar.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn hydrate(&self) -> Result<usize, Error> {
         let _turn = self.inner.core.turn().await?;
         let applied = self.first_pass().await;
@@ -359,6 +377,11 @@ impl Inspection {
     /// See [`Client::rejected`].
     pub fn rejected(&self) -> Result<Vec<Rejected>, Error> {
         rejected::list(&self.conn)
+    }
+
+    /// See [`Client::parked`].
+    pub fn parked(&self) -> Result<Vec<Parked>, Error> {
+        parked::list(&self.conn)
     }
 
     /// See [`Client::conflicts`].

@@ -14,6 +14,7 @@ use crate::place::{self, ServerState};
 use crate::resolver::Resolution;
 use crate::row;
 use crate::schema::Table;
+use crate::step::Step;
 use oversync_shared::RowKey;
 use oversync_shared::merge::{self, ColumnPolicy, Lost, Policies};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -131,6 +132,7 @@ pub(crate) fn record(
             lost,
             txn.now
         ])?;
+    Step::ConflictRecorded.reached();
     Ok(true)
 }
 
@@ -245,6 +247,7 @@ pub(crate) fn restore(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
             write(txn, table, id, &kept, &row, false)?;
         }
     }
+    Step::ConflictRestored.reached();
     dismiss(txn, id)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! One network step at a time: whoever uploads or downloads holds the turn.
 
+use crate::ahead::Ahead;
 use crate::changes::{self, Changed};
 use crate::db::Db;
 use crate::error::{Error, NetworkError};
@@ -96,7 +97,9 @@ impl Drop for Turn {
 /// Shared by a client and its engine.
 pub(crate) struct Core {
     pub(crate) db: Db,
-    pub(crate) transport: Transport,
+    pub(crate) transport: Arc<Transport>,
+    /// The next page of a download.
+    pub(crate) ahead: Ahead,
     /// Held during a network step, by one task of this process.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Held as well: by one process of all that have the file open.
@@ -120,7 +123,8 @@ impl Core {
     pub(crate) fn new(db: Db, transport: Transport, lease: Lease, status: Status) -> Self {
         Self {
             db,
-            transport,
+            transport: Arc::new(transport),
+            ahead: Ahead::default(),
             turn: Arc::default(),
             lease,
             server: Mutex::new(None),
@@ -218,6 +222,22 @@ impl Core {
         }
     }
 
+    /// A page has been committed: says how far the device has got, without reading
+    /// the file again.
+    pub(crate) fn page_done(&self, cursor: ServerId, rows: usize, has_more: bool) {
+        {
+            let mut file = lock(&self.file);
+            file.cursor = cursor.get();
+            file.progress = None;
+        }
+        self.live(|live| match &mut live.pass {
+            Some((pass, progress)) if has_more => {
+                *progress = pass.page(Instant::now().into_std(), cursor, rows);
+            }
+            pass => *pass = None,
+        });
+    }
+
     /// Reads the file's part of the status again and publishes it.
     pub(crate) async fn refresh_status(&self) -> Result<Status, Error> {
         let read = self.db.read(status::read).await?;
@@ -252,7 +272,10 @@ impl Core {
             NetworkError::HistoryPruned { .. } => (resync::Cause::HistoryPruned, None),
             other => return Err(other.into()),
         };
-        self.live(|live| live.head = ServerId::ZERO);
+        self.live(|live| {
+            live.head = ServerId::ZERO;
+            live.pass = None;
+        });
         self.db
             .write(move |txn| {
                 crate::capture::collect(txn)?;

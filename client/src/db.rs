@@ -13,6 +13,7 @@ use crate::field_merge::FieldMerge;
 use crate::resolver::Resolver;
 use crate::schema::Tables;
 use crate::state;
+use crate::step::Step;
 use crate::triggers;
 use crate::upgrade;
 use rusqlite::config::DbConfig;
@@ -86,9 +87,12 @@ impl Store {
         tx.execute_batch(SCHEMA)?;
         upgrade::run(&tx)?;
         state::claim(&tx, config)?;
+        Step::FileClaimed.reached();
         let tables = install(&tx, &config.tables)?;
         let schema_cookie = schema_cookie(&tx)?;
+        Step::TriggersInstalled.reached();
         tx.commit()?;
+        Step::FileOpened.reached();
         let data_version = data_version(&conn)?;
         Ok(Self {
             conn,

@@ -1,11 +1,15 @@
-//! One download: ask for a page, apply it.
+//! One download: ask for a page, apply it; the next one is on its way meanwhile.
 
 use crate::apply;
 use crate::core::Core;
 use crate::error::{Error, NetworkError};
+use crate::progress::Pass;
 use crate::state::State;
+use crate::step::Step;
 use crate::transport::PageRequest;
 use oversync_shared::ServerId;
+use oversync_shared::wire::DownloadReply;
+use std::time::Instant;
 
 /// What a page came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,32 +35,68 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
         until: state.window_until,
         epoch: state.epoch,
     };
-    let page = match core.transport.download(&request).await {
+    let page = match core.ahead.page(&core.transport, &request).await {
         Ok(page) => page,
         Err(error @ (NetworkError::EpochMismatch { .. } | NetworkError::HistoryPruned { .. })) => {
             core.start_over(error).await?;
             return Ok(starting_over());
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            // How long the rest will take is anybody's guess.
+            core.live(|live| live.pass = None);
+            return Err(error.into());
+        }
     };
+    Step::PageReceived.reached();
     core.saw_head(page.head);
-    let has_more = page.has_more;
+    let (has_more, until) = (page.has_more, page.window_until);
     let asked_after = request.after;
+    if has_more {
+        core.ahead.ask(&core.transport, behind(&page, request));
+        begin_pass(core, asked_after, until);
+    }
     let done = core
         .db
         .run(move |store| apply::apply(store, page, asked_after, server.ordered_feed))
         .await?;
     if done.resync {
-        core.live(|live| live.head = ServerId::ZERO);
+        core.live(|live| {
+            live.head = ServerId::ZERO;
+            live.pass = None;
+        });
         return Ok(starting_over());
     }
     let applied = done.written.len();
+    core.page_done(done.cursor, applied, has_more);
     core.announce(done.written).await?;
     Ok(Downloaded {
         applied,
         has_more,
         next_after: done.cursor,
     })
+}
+
+/// The request for the page behind this one.
+fn behind(page: &DownloadReply, request: PageRequest) -> PageRequest {
+    PageRequest {
+        after: page.next_after,
+        until: Some(page.window_until),
+        epoch: page.epoch.clone().or(request.epoch),
+        ..request
+    }
+}
+
+/// Goes on with the pass that this page belongs to, or begins one with it.
+fn begin_pass(core: &Core, from: ServerId, until: ServerId) {
+    core.live(|live| {
+        let is_it = |pass: &Pass| pass.leads_to(until);
+        if !live.pass.as_ref().is_some_and(|(pass, _)| is_it(pass)) {
+            let now = Instant::now();
+            let mut pass = Pass::begin(now, from, until);
+            let progress = pass.page(now, from, 0);
+            live.pass = Some((pass, progress));
+        }
+    });
 }
 
 fn starting_over() -> Downloaded {

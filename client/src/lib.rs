@@ -69,6 +69,7 @@
 //! name the column: drop the table's `_sync_` triggers first; the next sync
 //! installs them again.
 
+mod ahead;
 mod apply;
 mod backoff;
 pub mod blocking;
@@ -97,6 +98,7 @@ mod parked;
 mod pause;
 mod payload;
 mod place;
+mod progress;
 mod rejected;
 mod resolver;
 mod resync;
@@ -107,6 +109,7 @@ mod shadow;
 mod sign_out;
 mod state;
 mod status;
+mod step;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -135,11 +138,14 @@ pub use oversync_shared::merge::{
 };
 pub use oversync_shared::wire::SignInReply;
 pub use oversync_shared::{DeviceId, RowKey, RowVersion, ServerId, UserId};
+pub use parked::Parked;
 pub use pause::{Direction, Paused};
+pub use progress::Progress;
 pub use rejected::Rejected;
 pub use resolver::{ClientWins, Conflict, NewestBy, Resolution, Resolver, ServerWins};
 pub use sign_out::SignOut;
 pub use status::{ConnectionState, Status};
+pub use step::Step;
 pub use token::{TokenError, TokenFuture, TokenProvider};
 pub use transport::sign_in;
 pub use unsent::{Stage, Unsent};

@@ -7,6 +7,7 @@
 use crate::client::Client;
 use crate::conflicts::{self, ConflictRecord};
 use crate::error::Error;
+use crate::parked::{self, Parked};
 use crate::rejected::{self, Rejected};
 
 impl Client {
@@ -114,6 +115,12 @@ impl Client {
         let written = core.db.write(move |txn| rejected::give_up(txn, id)).await?;
         core.announce(written).await?;
         self.edited().await
+    }
+
+    /// Entries of other devices that cannot be written into this file now, each
+    /// with its reason.
+    pub async fn parked(&self) -> Result<Vec<Parked>, Error> {
+        self.core().db.read(parked::list).await
     }
 
     /// The rejected list as JSON lines: an object per edit with table, key, op,

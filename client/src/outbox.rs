@@ -13,6 +13,7 @@ use crate::rejected;
 use crate::row;
 use crate::schema::Table;
 use crate::state::State;
+use crate::step::Step;
 use oversync_shared::reconcile::{Edit, edit};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, RowKey, RowVersion};
@@ -64,7 +65,11 @@ pub(crate) fn next_batch(txn: &Txn<'_>, limits: BatchLimits) -> Result<Vec<Froze
         return Ok(waiting);
     }
     freeze(txn, limits)?;
-    load(txn.conn)
+    let frozen = load(txn.conn)?;
+    if !frozen.is_empty() {
+        Step::BatchFrozen.reached();
+    }
+    Ok(frozen)
 }
 
 /// All frozen changes, by change id.
@@ -234,5 +239,6 @@ fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
         frozen.renumbered,
         frozen.at
     ])?;
+    Step::ChangeFrozen.reached();
     Ok(())
 }

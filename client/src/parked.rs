@@ -9,9 +9,49 @@ use crate::error::Error;
 use crate::key::RowRef;
 use crate::place::{Parent, Placed, ServerState};
 use crate::schema::Table;
+use crate::step::Step;
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, params};
+use serde::Serialize;
 use uuid::Uuid;
+
+/// An entry of another device that cannot be written into a table of this file
+/// now. It delays nothing, and is tried again when what is in its way has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Parked {
+    /// The table, as it is called on the wire; perhaps one this file does not have.
+    pub table: String,
+    /// The row's key, as it came.
+    pub key: String,
+    /// The row's version on the server.
+    pub version: i64,
+    /// The row as it came; none when it has been deleted there.
+    pub payload: Option<String>,
+    /// A code: `unknown_table`, `bad_key`, `missing_parent`, `blocked`, `refused` or
+    /// `foreign_keys`.
+    pub reason: String,
+    /// In words, where there is more to say: the constraint, the missing row.
+    pub detail: String,
+}
+
+/// Lists what is parked, by table and key.
+pub(crate) fn list(conn: &Connection) -> Result<Vec<Parked>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT wire_table, pk, version, payload, reason, detail FROM _sync_parked
+         ORDER BY wire_table, pk",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(Parked {
+            table: row.get(0)?,
+            key: row.get(1)?,
+            version: row.get(2)?,
+            payload: row.get(3)?,
+            reason: row.get(4)?,
+            detail: row.get(5)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
 
 /// Why an entry is parked, as a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +125,7 @@ fn insert(
         waits.map(|(tbl, _)| tbl),
         waits.and_then(|(_, pk)| pk)
     ])?;
+    Step::EntryParked.reached();
     Ok(())
 }
 
@@ -125,6 +166,12 @@ pub(crate) fn add(
         payload: state.payload.as_deref(),
     };
     insert(conn, &entry, why, detail, waits)
+}
+
+/// Whether anything is parked.
+pub(crate) fn is_any(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_parked)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
 /// The row has reached this version by another way.

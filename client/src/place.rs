@@ -11,6 +11,7 @@ use crate::payload;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
 use crate::shadow;
+use crate::step::Step;
 use crate::triggers::base_column;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
@@ -75,6 +76,17 @@ pub(crate) fn place(
     assumed: &HashSet<RowRef>,
 ) -> Result<Placed, Error> {
     let known = row::known(txn.conn, table, state.row)?;
+    place_known(txn, table, state, known, assumed)
+}
+
+/// The same, by who has just looked at what is known of the row.
+pub(crate) fn place_known(
+    txn: &Txn<'_>,
+    table: &Table,
+    state: &ServerState,
+    known: Known,
+    assumed: &HashSet<RowRef>,
+) -> Result<Placed, Error> {
     match &state.payload {
         Some(payload) => upsert(txn, table, state, payload, known, assumed),
         None => delete(txn, table, state, known),
@@ -443,5 +455,6 @@ fn note(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Result<(), Error> {
     txn.conn
         .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 3, ?2)")?
         .execute(params![table.n, key])?;
+    Step::CascadeNoted.reached();
     Ok(())
 }

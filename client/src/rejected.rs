@@ -11,6 +11,7 @@ use crate::outbox::Frozen;
 use crate::place::{self, Placed, ServerState};
 use crate::row;
 use crate::schema::Table;
+use crate::step::Step;
 use oversync_shared::reconcile::{Edit, edit};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, RowVersion};
@@ -124,6 +125,7 @@ fn insert(txn: &Txn<'_>, tbl: i64, key: &LocalKey, entry: &Entry<'_>) -> Result<
             entry.detail,
             txn.now
         ])?;
+    Step::EditRejected.reached();
     Ok(())
 }
 
@@ -248,6 +250,7 @@ fn remove(conn: &Connection, id: i64) -> Result<(), Error> {
 pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
     let found = find(txn, id)?;
     remove(txn.conn, id)?;
+    Step::RejectedRetried.reached();
     match found.pk {
         Some(pk) => {
             let row = RowRef {
@@ -295,6 +298,7 @@ pub(crate) fn give_up(txn: &Txn<'_>, id: i64) -> Result<Vec<(RowRef, LocalKey)>,
         // The server has never heard of a row with such a key.
         place::silently(txn, || Ok(place::delete_plainly(txn, table, &found.key)?))?;
         remove(txn.conn, id)?;
+        Step::RejectedDropped.reached();
         return Ok(Vec::new());
     };
     let row = RowRef {
@@ -324,5 +328,6 @@ pub(crate) fn give_up(txn: &Txn<'_>, id: i64) -> Result<Vec<(RowRef, LocalKey)>,
     remove(txn.conn, id)?;
     // Rows that waited for it get the server's own answer now.
     capture::parent_arrived(txn.conn, row)?;
+    Step::RejectedDropped.reached();
     Ok(vec![(row, key)])
 }

@@ -16,6 +16,7 @@ use crate::row::{self, Known};
 use crate::schema::Table;
 pub(crate) use crate::state::Resync as Cause;
 use crate::state::State;
+use crate::step::Step;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId};
 use rusqlite::{Connection, params};
@@ -42,7 +43,9 @@ pub(crate) fn begin(txn: &Txn<'_>, cause: Cause, epoch: Option<&str>) -> Result<
     state.hydrated = false;
     state.window_until = None;
     state.resync = Some(cause);
-    state.save(txn.conn)
+    state.save(txn.conn)?;
+    Step::ResyncBegun.reached();
+    Ok(())
 }
 
 /// The server has a higher change id of this device than the device ever gave
@@ -55,6 +58,7 @@ pub(crate) fn continue_above(state: &mut State, highest: Option<ChangeId>) -> bo
         return false;
     };
     state.next_change_id = ChangeId::new(highest.get().saturating_add(1));
+    Step::CountedAbove.reached();
     name_is_shared(state)
 }
 
@@ -87,11 +91,16 @@ pub(crate) fn keep_newer(
         deleted: state.payload.is_none(),
     };
     row::hold(txn.conn, table, state.row, &known.key, held)?;
-    capture::add(txn, state.row, &known.key, 0, state.payload.as_deref())
+    capture::add(txn, state.row, &known.key, 0, state.payload.as_deref())?;
+    Step::NewerKept.reached();
+    Ok(())
 }
 
 /// The pass over everything has ended: decides about the rows it did not name.
 pub(crate) fn pass_completed(txn: &Txn<'_>, state: &mut State) -> Result<(), Error> {
+    if !state.hydrated {
+        Step::PassCompleted.reached();
+    }
     state.hydrated = true;
     let Some(cause) = state.resync.take() else {
         return Ok(());
@@ -101,6 +110,7 @@ pub(crate) fn pass_completed(txn: &Txn<'_>, state: &mut State) -> Result<(), Err
         for row in &unnamed {
             if let Some(table) = txn.tables.by_number(row.tbl) {
                 unnamed_row(txn, table, *row, cause)?;
+                Step::UnnamedSettled.reached();
             }
         }
         Ok(())

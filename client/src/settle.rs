@@ -12,6 +12,7 @@ use crate::resync;
 use crate::row;
 use crate::shadow::{self, More};
 use crate::state::State;
+use crate::step::Step;
 use oversync_shared::reconcile::{
     Answer, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
 };
@@ -79,6 +80,7 @@ pub(crate) fn acknowledge(
     if seen == History::Replaced {
         resync::begin(txn, resync::Cause::HistoryReplaced, reply.epoch.as_deref())?;
     }
+    Step::BatchSettled.reached();
     Ok(done)
 }
 
@@ -104,6 +106,7 @@ fn one(
         return Ok(());
     }
     outbox::remove(txn.conn, frozen.id)?;
+    step(&settlement).reached();
     match settlement {
         Settlement::Done(held) => {
             done.applied += 1;
@@ -154,6 +157,19 @@ fn one(
             reject(txn, frozen, &why, status)
         }
         Settlement::SmallerBatch => Ok(()),
+    }
+}
+
+/// What an answer is called where steps are told.
+fn step(settlement: &Settlement) -> Step {
+    match settlement {
+        Settlement::Done(_) | Settlement::Forgotten => Step::ChangeApplied,
+        Settlement::Conflict => Step::ChangeConflicted,
+        Settlement::Renumber => Step::ChangeRenumbered,
+        Settlement::StartOver => Step::ChangeStartedOver,
+        Settlement::WaitForParent => Step::ChangeWaits,
+        Settlement::Reject(_) => Step::ChangeRefused,
+        Settlement::SmallerBatch => Step::BatchHalved,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::rejected;
 use crate::resolver::{Conflict, Resolution};
 use crate::row::{self, Known};
 use crate::schema::Table;
+use crate::step::Step;
 use oversync_shared::merge::Stands;
 use oversync_shared::reconcile::{Held, Meeting, ShadowAction, Unsent, shadow};
 use oversync_shared::{RowKey, RowVersion};
@@ -32,6 +33,7 @@ pub(crate) fn remember(conn: &Connection, state: &ServerState) -> Result<(), Err
         state.version.get(),
         state.payload
     ])?;
+    Step::RowRemembered.reached();
     Ok(())
 }
 
@@ -167,16 +169,21 @@ fn settle(
     };
     match shadow(state.version, known.held, known.unsent, meeting) {
         ShadowAction::Keep => return Ok(()),
-        ShadowAction::Drop => {}
-        ShadowAction::Apply => write(txn, table, state, settled)?,
+        ShadowAction::Drop => Step::RememberedDropped.reached(),
+        ShadowAction::Apply => {
+            write(txn, table, state, settled)?;
+            Step::RememberedApplied.reached();
+        }
         ShadowAction::Adopt => {
             hold(txn, table, state, &known)?;
             rejected::drop_row(txn.conn, state.row)?;
             capture::remove(txn.conn, state.row)?;
+            Step::EditAdopted.reached();
         }
         ShadowAction::Rebase => {
             hold(txn, table, state, &known)?;
             rebase(txn, state, &known)?;
+            Step::EditRebased.reached();
         }
         // Without all its values it can be neither merged nor kept for later:
         // it stands, in the rejected list, and the server's row waits.
@@ -193,6 +200,7 @@ fn settle(
             let Some(resolution) = outcome else {
                 return Ok(());
             };
+            Step::ConflictDecided.reached();
             if conflicts::record(txn, state, &edits, &resolution)? {
                 settled.conflicts += 1;
             }

@@ -10,6 +10,7 @@ use crate::db::{Store, Txn};
 use crate::error::{Error, SetupError};
 use crate::schema::quote;
 use crate::status;
+use crate::step::Step;
 
 /// What to do about edits that the server does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,7 @@ fn wipe(store: &mut Store, discard: bool) -> Result<(), Error> {
         .into()),
         Err(error) => Err(error),
         Ok(()) => {
+            Step::SignedOut.reached();
             // The log of writes holds the old pages. Readers may hold this up;
             // then it happens at the next checkpoint.
             let _ = store.read(|conn| {
@@ -120,6 +122,7 @@ fn empty(txn: &Txn<'_>, discard: bool) -> Result<(), Error> {
         txn.conn
             .execute(&format!("DELETE FROM {}", table.quoted()), [])?;
     }
+    Step::TablesEmptied.reached();
     let own = "SELECT type, name FROM sqlite_schema
                WHERE type IN ('trigger', 'table') AND name LIKE '\\_sync\\_%' ESCAPE '\\'
                ORDER BY type = 'table'";

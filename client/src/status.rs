@@ -3,6 +3,7 @@
 use crate::clock::unix_now;
 use crate::error::{Error, NetworkError};
 use crate::pause::{self, Paused};
+use crate::progress::{Pass, Progress};
 use crate::state::State;
 use oversync_shared::ServerId;
 use rusqlite::Connection;
@@ -48,6 +49,8 @@ pub struct Status {
     /// How many server ids lie between the cursor and the newest head that is
     /// known.
     pub behind_by: i64,
+    /// How far a download of many pages has got; none outside of one.
+    pub progress: Option<Progress>,
     /// Rows with an edit that the server has not acknowledged.
     pub unsent: i64,
     /// For how many seconds the oldest of them has been waiting; none when there
@@ -90,6 +93,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         device: state.device.to_string(),
         hydrated: state.hydrated,
         cursor: state.cursor.get(),
+        progress: Progress::of(&state),
         last_confirmed_at: state.last_confirmed_at,
         paused: pause::read(conn)?,
         ..Status::default()
@@ -132,6 +136,8 @@ pub(crate) struct Live {
     pub(crate) head: ServerId,
     pub(crate) connection: ConnectionState,
     pub(crate) stalled: Option<Stalled>,
+    /// The pages being downloaded, and how far they have got.
+    pub(crate) pass: Option<(Pass, Progress)>,
 }
 
 /// Why the engine has stopped in the middle.
@@ -153,6 +159,11 @@ impl Stalled {
 
 impl Live {
     pub(crate) fn complete(&self, mut status: Status) -> Status {
+        // Newer than what was last read, perhaps.
+        if let Some((_, progress)) = &self.pass {
+            status.cursor = status.cursor.max(progress.done);
+            status.progress = Some(*progress);
+        }
         status.behind_by = (self.head.get() - status.cursor).max(0);
         let both_paused = status.paused.uploads && status.paused.downloads;
         status.connection = match (self.connection, &self.stalled) {

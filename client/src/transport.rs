@@ -37,7 +37,7 @@ pub(crate) struct Transport {
 }
 
 /// The parameters of a download.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PageRequest {
     pub(crate) after: ServerId,
     pub(crate) limit: usize,

@@ -9,6 +9,7 @@ use crate::schema::Tables;
 use crate::settle::{self, Acknowledged};
 use crate::shadow::{self, More};
 use crate::state::State;
+use crate::step::Step;
 use oversync_shared::ChangeId;
 use oversync_shared::wire::{UploadChange, UploadRequest};
 use serde_json::value::RawValue;
@@ -61,8 +62,10 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
         if batch.sent.is_empty() {
             return Ok(Uploaded::default());
         }
+        Step::BatchSending.reached();
         match core.transport.upload(&batch.request).await {
             Ok(reply) => {
+                Step::BatchAnswered.reached();
                 core.saw_head(reply.head.or(Some(reply.highest_server_seq)));
                 let sent = batch.sent.clone();
                 let done = core
@@ -73,6 +76,7 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                     smaller(core, &batch.sent, None).await?;
                     continue;
                 }
+                Step::BatchDone.reached();
                 let uploaded = summary(batch.sent.len(), &done);
                 core.announce(done.written).await?;
                 return Ok(uploaded);
@@ -101,6 +105,7 @@ fn summary(sent: usize, done: &Acknowledged) -> Uploaded {
 /// Halves the batch, or takes the server's word for its limit; a single change
 /// that is too large is rejected.
 async fn smaller(core: &Core, sent: &[Frozen], limit_bytes: Option<u64>) -> Result<(), Error> {
+    Step::BatchHalved.reached();
     if let [only] = sent {
         let only = only.clone();
         return core

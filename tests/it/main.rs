@@ -82,6 +82,8 @@ mod auth;
 // Real clients against real servers: hints instead of polls, kill -9 on either
 // side, a server that goes away and comes back.
 mod devices;
+// kill -9 of a device process at every named step of upload and apply.
+mod killed;
 // An application's life, from the first install to the next user.
 mod life;
 // One row on two devices: merged by field, what loses is kept, what is refused can

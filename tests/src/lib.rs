@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod seed;
 pub mod server;
 pub mod socket;
+pub mod story;
 pub mod target;
 
 pub use admin::{ADMIN_TOKEN, Admin};

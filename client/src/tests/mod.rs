@@ -8,6 +8,7 @@
 //! - `merge`: two edits of one row, through page and upload
 //! - `lists`: what lost or was refused, got back or given up
 //! - `leave`: pauses, what the status says, signing out
+//! - `poison`: one row that can never succeed among a thousand
 //! - `wake`: a commit is visible when it wakes
 //! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
@@ -20,6 +21,7 @@ mod leave;
 mod lists;
 mod merge;
 mod open;
+mod poison;
 mod simulator;
 mod values;
 mod wake;
