@@ -138,8 +138,13 @@ fn declared_name(conn: &Connection, spec: &TableSpec) -> Result<String, Error> {
     }
 }
 
+/// A table's name as the wire has it.
+pub(crate) fn wire_form(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
 fn wire_name(name: &str) -> Result<String, SetupError> {
-    let wire = name.trim().to_lowercase();
+    let wire = wire_form(name);
     if is_plain_name(&wire) {
         Ok(wire)
     } else {

@@ -76,6 +76,7 @@ mod shadow;
 mod sign_out;
 mod state;
 mod status;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tls;

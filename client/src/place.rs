@@ -11,7 +11,6 @@ use crate::payload;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
 use crate::shadow;
-use crate::triggers::base_column;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
@@ -429,12 +428,10 @@ fn children(
 /// Does what the silent triggers would have done for a row that a foreign-key
 /// action is about to change.
 fn note(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Result<(), Error> {
-    let base: Vec<String> = (0..table.columns.len()).map(base_column).collect();
     let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let columns = columns.join(", ");
     let sql = format!(
-        "INSERT INTO _sync_base_{n} ({}) SELECT {} FROM {} WHERE {} = ?1",
-        base.join(", "),
-        columns.join(", "),
+        "INSERT INTO _sync_base_{n} ({columns}) SELECT {columns} FROM {} WHERE {} = ?1",
         table.quoted(),
         table.quoted_key(),
         n = table.n,

@@ -109,8 +109,9 @@ fn one(
             done.applied += 1;
             // Under its first number it was refused, under another one taken.
             done.shared_name |= frozen.renumbered > 0;
-            if let Some(table) = txn.tables.by_number(frozen.row.tbl) {
-                row::hold(txn.conn, table, frozen.row, &frozen.key, held)?;
+            match txn.tables.by_number(frozen.row.tbl) {
+                Some(table) => row::hold(txn.conn, table, frozen.row, &frozen.key, held)?,
+                None => row::hold_as_spelt(txn.conn, frozen.row, Some(&frozen.key), held)?,
             }
             capture::parent_arrived(txn.conn, frozen.row)
         }

@@ -85,7 +85,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         paused: pause::read(conn)?,
         ..Status::default()
     };
-    let (mut waiting, mut oldest) = (0, None::<i64>);
+    let (mut waiting, mut oldest, mut unlisted) = (0, None::<i64>, false);
     conn.prepare_cached(COUNTS)?.query_row([], |row| {
         status.unsent = row.get(0)?;
         status.rejected = row.get(1)?;
@@ -93,6 +93,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         status.parked = row.get(3)?;
         waiting = row.get(4)?;
         oldest = row.get(5)?;
+        unlisted = row.get(6)?;
         Ok(())
     })?;
     if status.unsent > 0 {
@@ -100,12 +101,12 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         let age = oldest.map_or(0, |oldest| unix_now().saturating_sub(oldest).max(0));
         status.oldest_unsent_age = Some(age);
     }
-    status.stalled_reason = held_up(&status, waiting).map(str::to_owned);
+    status.stalled_reason = held_up(&status, waiting, unlisted).map(str::to_owned);
     Ok(status)
 }
 
 /// What the file says about why something waits.
-fn held_up(status: &Status, waiting: i64) -> Option<&'static str> {
+fn held_up(status: &Status, waiting: i64, unlisted: bool) -> Option<&'static str> {
     match (status.paused.uploads, status.paused.downloads) {
         (true, true) => Some("uploads and downloads are paused"),
         (true, false) if status.unsent > 0 => Some("uploads are paused"),
@@ -113,6 +114,7 @@ fn held_up(status: &Status, waiting: i64) -> Option<&'static str> {
         _ if status.unsent > 0 && waiting == status.unsent => {
             Some("every unsent edit waits for a row that is in the rejected list")
         }
+        _ if unlisted => Some("edits of a table that is no longer listed wait until it is again"),
         _ => None,
     }
 }

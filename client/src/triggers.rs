@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::schema::{Table, quote};
+use crate::sweep;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 
@@ -18,26 +19,18 @@ const BASE_TABLE: &str = include_str!("../../migrations/device/table.sql");
 /// Rows that the triggers cannot have seen (all of a fresh table, all of a
 /// table that was rebuilt without triggers) are noted as touched.
 pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(), Error> {
-    let wanted = statements(&fill(TRIGGERS, table));
-    let base = statements(&fill(BASE_TABLE, table));
     let found = installed(conn, table)?;
-    let expected: BTreeSet<&str> = wanted.iter().chain(&base).map(String::as_str).collect();
-    let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
-    if expected == current {
+    let (triggers, base): (Vec<Object>, Vec<Object>) = found
+        .into_iter()
+        .partition(|object| object.kind == "trigger");
+    // Where the columns have changed, edits that are in the log lose their base
+    // image here and nothing else.
+    replace(conn, &base, &statements(BASE_TABLE, table))?;
+    let wanted = statements(TRIGGERS, table);
+    if !replace(conn, &triggers, &wanted)? && !fresh {
         return Ok(());
     }
-    let had_triggers = found
-        .iter()
-        .filter(|object| object.kind == "trigger")
-        .count();
-    // Edits that are in the log lose their base image here and nothing else.
-    for object in found.iter().filter(|object| object.kind != "index") {
-        conn.execute_batch(&format!("DROP {} {}", object.kind, quote(&object.name)))?;
-    }
-    for statement in base.iter().chain(&wanted) {
-        conn.execute_batch(statement)?;
-    }
-    if fresh || had_triggers < wanted.len() {
+    if fresh || triggers.len() < wanted.len() {
         conn.execute(
             &format!(
                 "INSERT INTO _sync_log (tbl, op, key) SELECT ?1, 1, {} FROM {}",
@@ -46,13 +39,27 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
             ),
             [table.n],
         )?;
-        conn.execute(
-            "INSERT INTO _sync_log (tbl, op, key) SELECT ?1, 3, local_key FROM _sync_row
-             WHERE tbl = ?1 AND deleted = 0 AND local_key IS NOT NULL",
-            [table.n],
-        )?;
+        sweep::note_missing(conn, table)?;
     }
     Ok(())
+}
+
+/// Puts what is wanted in the place of what is there, where it differs. Tells
+/// whether it did.
+fn replace(conn: &Connection, found: &[Object], wanted: &[String]) -> Result<bool, Error> {
+    let expected: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
+    if expected == current {
+        return Ok(false);
+    }
+    // An index goes with its table.
+    for object in found.iter().filter(|object| object.kind != "index") {
+        conn.execute_batch(&format!("DROP {} {}", object.kind, quote(&object.name)))?;
+    }
+    for statement in wanted {
+        conn.execute_batch(statement)?;
+    }
+    Ok(true)
 }
 
 /// Removes the triggers of a table that is no longer listed.
@@ -102,9 +109,10 @@ fn installed(conn: &Connection, table: &Table) -> Result<Vec<Object>, Error> {
     Ok(found)
 }
 
-/// Cuts a file into its statements, without comments, as SQLite stores them.
-fn statements(text: &str) -> Vec<String> {
-    let lines: Vec<&str> = text
+/// Cuts a template into its statements, without comments, as SQLite stores them,
+/// and fills them in: names come last, they may look like anything.
+fn statements(template: &str, table: &Table) -> Vec<String> {
+    let lines: Vec<&str> = template
         .lines()
         .filter(|line| !line.starts_with("--"))
         .collect();
@@ -116,7 +124,7 @@ fn statements(text: &str) -> Vec<String> {
                 .trim_end_matches(';')
         })
         .filter(|part| !part.is_empty())
-        .map(|part| format!("CREATE {part}"))
+        .map(|part| fill(&format!("CREATE {part}"), table))
         .collect()
 }
 
@@ -141,11 +149,8 @@ fn fill(template: &str, table: &Table) -> String {
             "n" => out.push_str(&table.n.to_string()),
             "table" => out.push_str(&table.quoted()),
             "key" => out.push_str(&table.quoted_key()),
-            "base_key" => out.push_str(&base_column(table.key)),
-            "base_columns" => {
-                let names: Vec<String> = (0..table.columns.len()).map(base_column).collect();
-                out.push_str(&names.join(", "));
-            }
+            "base_key" => out.push_str(&table.quoted_key()),
+            "base_columns" => out.push_str(&each("")),
             "row_columns" => out.push_str(&each("r.")),
             "old_columns" => out.push_str(&each("OLD.")),
             "insert_victims" => out.push_str(&victims(table)),
@@ -157,11 +162,6 @@ fn fill(template: &str, table: &Table) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// The name of a column in the table of base images.
-pub(crate) fn base_column(index: usize) -> String {
-    format!("c{index}")
 }
 
 /// The rows `r` that hold a unique value of NEW.

@@ -1,6 +1,7 @@
 //! Tests on real files that need no server.
 //!
 //! - `capture`: random SQL programs, with and without triggers
+//! - `listing`: tables that come and go: off the list, rebuilt, without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
 //! - `converge`: random histories of three devices end equal
@@ -15,6 +16,7 @@ mod capture;
 mod converge;
 mod flow;
 mod leave;
+mod listing;
 mod lists;
 mod merge;
 mod open;
@@ -87,6 +89,14 @@ impl Device {
             app,
             _folder: folder,
         })
+    }
+
+    /// The application opens the file anew, with another list of tables.
+    pub(crate) fn reopen(&mut self, tables: &[&str]) {
+        let config = tables
+            .iter()
+            .fold(config(&self._folder), |config, name| config.table(*name));
+        self.store = Store::open(&config).expect("opens");
     }
 
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> T {
