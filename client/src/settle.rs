@@ -1,5 +1,9 @@
 //! An upload's answer, carried out: one transaction settles what was sent,
 //! matched by position, and nothing else.
+//!
+//! Between sending and the answer the file may have gone on without this process:
+//! another one took the lease, or began anew. What is no longer in the outbox as it
+//! was sent is none of the answer's business; an edit of it goes its own way.
 
 use crate::capture;
 use crate::db::Txn;
@@ -51,7 +55,12 @@ pub(crate) fn acknowledge(
     // Edits made in flight stand in _sync_pending before anything is settled.
     capture::collect(txn)?;
     let mut done = Acknowledged::default();
+    let mut is_late = false;
     for (frozen, status) in sent.iter().zip(&reply.statuses) {
+        if !outbox::holds(txn.conn, frozen)? {
+            is_late = true;
+            continue;
+        }
         let numbering = match reply.highest_source_change_id {
             Some(highest) if frozen.id <= highest && frozen.renumbered == 0 => Numbering::Doubtful,
             _ => Numbering::Sound,
@@ -76,7 +85,8 @@ pub(crate) fn acknowledge(
         state.epoch.clone_from(&reply.epoch);
     }
     state.save(txn.conn)?;
-    if seen == History::Replaced {
+    // The head of a late answer may lie below a cursor that has moved since.
+    if seen == History::Replaced && !is_late {
         resync::begin(txn, resync::Cause::HistoryReplaced, reply.epoch.as_deref())?;
     }
     Ok(done)
@@ -244,6 +254,9 @@ fn missing_parent(
 
 /// A change so large that the server takes it in no batch.
 pub(crate) fn reject_too_large(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
+    if !outbox::holds(txn.conn, frozen)? {
+        return Ok(());
+    }
     outbox::remove(txn.conn, frozen.id)?;
     let detail = format!(
         "the row is larger ({} bytes) than the server takes",

@@ -59,7 +59,7 @@ pub(super) fn invalid(code: &str, details: serde_json::Value) -> ChangeStatus {
 }
 
 /// A device that has one row in common with the server, at version 1.
-fn in_step(resolver: Option<fn(&Conflict<'_>) -> Resolution>) -> (Device, String) {
+pub(super) fn in_step(resolver: Option<fn(&Conflict<'_>) -> Resolution>) -> (Device, String) {
     let mut device = Device::with(NOTES, |config| {
         let config = config.table("t");
         match resolver {

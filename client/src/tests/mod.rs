@@ -7,6 +7,7 @@
 //! - `converge`: random histories of three devices end equal
 //! - `merge`: two edits of one row, through page and upload
 //! - `lists`: what lost or was refused, got back or given up
+//! - `late`: answers that come when the file has gone on
 //! - `leave`: pauses, what the status says, signing out
 //! - `wake`: a commit is visible when it wakes
 //! - `simulator`: random histories of several devices and a server
@@ -15,6 +16,7 @@
 mod capture;
 mod converge;
 mod flow;
+mod late;
 mod leave;
 mod listing;
 mod lists;
