@@ -172,7 +172,8 @@ impl Client {
     }
 
     /// Uploads until nothing is left, downloads until there is no more, and
-    /// again while conflicts leave something to upload.
+    /// again while conflicts leave something to upload. A server that takes no
+    /// upload is asked for downloads all the same, before this fails.
     pub async fn sync(&self) -> Result<Synced, Error> {
         let core = &self.inner.core;
         let _turn = core.turn().await?;
@@ -186,20 +187,28 @@ impl Client {
         let core = &self.inner.core;
         let mut total = Synced::default();
         for _ in 0..MAX_ROUNDS {
-            loop {
-                let done = upload::once(core).await?;
-                total.uploaded.add(done);
-                if done.sent == 0 {
-                    break;
-                }
+            let uploaded = self.upload_all(&mut total.uploaded).await;
+            if !matches!(&uploaded, Err(error) if !error.is_refusal()) {
+                total.downloaded += self.first_pass().await?;
             }
-            total.downloaded += self.first_pass().await?;
+            uploaded?;
             if !core.db.read(crate::capture::has_work).await? {
                 total.complete = true;
                 break;
             }
         }
         Ok(total)
+    }
+
+    /// Uploads until nothing is left.
+    async fn upload_all(&self, total: &mut Uploaded) -> Result<(), Error> {
+        loop {
+            let done = upload::once(&self.inner.core).await?;
+            total.add(done);
+            if done.sent == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Starts the background engine: local commits go up and other devices'

@@ -34,6 +34,19 @@ impl Error {
             .sqlite_error()
             .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
     }
+
+    /// Whether the server has answered and does not take this request as it is:
+    /// what goes the other way may well succeed.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Network(
+                NetworkError::Refused { .. }
+                    | NetworkError::SchemaVersion { .. }
+                    | NetworkError::Protocol(_)
+            )
+        )
+    }
 }
 
 impl From<rusqlite::Error> for Error {

@@ -66,8 +66,9 @@ pub struct Status {
     pub last_confirmed_at: Option<i64>,
     /// The connection for hints.
     pub connection: ConnectionState,
-    /// Why nothing moves, or not all that could: the last error, a pause that
-    /// holds something back, edits that all wait for a rejected one.
+    /// Why nothing moves, or not all that could: the last error, uploads that the
+    /// server refuses as a whole, a pause that holds something back, edits that all
+    /// wait for a rejected one, or for their table to be listed again.
     pub stalled_reason: Option<String>,
 }
 
@@ -131,15 +132,36 @@ pub(crate) struct Live {
 #[derive(Debug, Clone)]
 pub(crate) struct Stalled {
     pub(crate) reason: String,
+    extent: Extent,
+}
+
+/// What does not move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
     /// No request gets through, whatever the way to hear news looks like.
-    pub(crate) unreachable: bool,
+    Unreachable,
+    /// The server answers, and nothing moves.
+    Everything,
+    /// Downloads go on.
+    Uploads,
 }
 
 impl Stalled {
     pub(crate) fn by(error: &Error) -> Self {
         Self {
             reason: error.to_string(),
-            unreachable: matches!(error, Error::Network(NetworkError::Unreachable(_))),
+            extent: match error {
+                Error::Network(NetworkError::Unreachable(_)) => Extent::Unreachable,
+                _ => Extent::Everything,
+            },
+        }
+    }
+
+    /// The server does not take what is uploaded; the rest goes on.
+    pub(crate) fn uploads_by(error: &Error) -> Self {
+        Self {
+            reason: format!("uploads are refused: {error}"),
+            extent: Extent::Uploads,
         }
     }
 }
@@ -148,18 +170,19 @@ impl Live {
     pub(crate) fn complete(&self, mut status: Status) -> Status {
         status.behind_by = (self.head.get() - status.cursor).max(0);
         let both_paused = status.paused.uploads && status.paused.downloads;
-        status.connection = match (self.connection, &self.stalled) {
+        let extent = self.stalled.as_ref().map(|stalled| stalled.extent);
+        status.connection = match (self.connection, extent) {
             (
                 ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
-                Some(stalled),
-            ) => match stalled.unreachable {
-                true => ConnectionState::Offline,
-                false => ConnectionState::Stalled,
+                extent,
+            ) => match extent {
+                Some(Extent::Unreachable) => ConnectionState::Offline,
+                Some(Extent::Everything) => ConnectionState::Stalled,
+                // Downloads are all that is left, and they are held back.
+                Some(Extent::Uploads) if status.paused.downloads => ConnectionState::Stalled,
+                _ if both_paused => ConnectionState::Stalled,
+                _ => self.connection,
             },
-            (
-                ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
-                None,
-            ) if both_paused => ConnectionState::Stalled,
             (other, _) => other,
         };
         if let Some(stalled) = &self.stalled {
