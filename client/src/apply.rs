@@ -5,7 +5,6 @@
 //! neither holds the page up.
 
 use crate::capture;
-use crate::conflicts;
 use crate::db::{Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
@@ -168,7 +167,6 @@ pub(crate) fn apply_page(
     state.window_until = Some(page.window_until).filter(|_| page.has_more);
     if !page.has_more {
         state.last_confirmed_at = Some(txn.now);
-        conflicts::prune(txn, txn.keep_conflicts_days)?;
         resync::pass_completed(txn, &mut state)?;
     }
     state.save(txn.conn)?;

@@ -2,9 +2,11 @@
 //!
 //! A record is written in the transaction that decides a conflict, and only when
 //! something is lost by it. It goes when it is restored or dismissed, or when it
-//! is old by two measures: the clock, and the days on which this file was in
-//! use. A clock that jumps a year ahead moves the second one by a day at most,
-//! so it deletes nothing that is fresh.
+//! is old by two measures: this device's clock, and the days of the server's
+//! calendar (the `Date` of its answers) on which the file was synchronised. A clock
+//! that jumps at every start is only the first of them, and a server's that jumps a
+//! year ahead moves the second one by a day: neither deletes what is fresh. A
+//! server that tells no date deletes nothing.
 
 use crate::db::Txn;
 use crate::error::{Error, SetupError};
@@ -22,7 +24,7 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Records that one transaction deletes at most.
-const PRUNE_BATCH: i64 = 100;
+const PRUNE_BATCH: u32 = 100;
 
 /// Seconds.
 const DAY: i64 = 86_400;
@@ -302,26 +304,29 @@ fn refused(id: i64, why: &str) -> Error {
     .into()
 }
 
-/// Counts the days on which the file is in use, and deletes a few records that
-/// are older than `days` by both measures.
-pub(crate) fn prune(txn: &Txn<'_>, days: i64) -> Result<(), Error> {
+/// Counts the days on which the file is synchronised, by the server's time in
+/// seconds since 1970, and deletes records that are too old by both measures.
+/// Tells whether there are perhaps more.
+pub(crate) fn prune(txn: &Txn<'_>, server_time: i64) -> Result<bool, Error> {
+    let days = txn.keep_conflicts_days;
     txn.conn
         .prepare_cached(
             "UPDATE _sync_client SET day = day + coalesce(?1 > day_at, 1), day_at = ?1
              WHERE day_at IS NULL OR abs(?1 - day_at) >= ?2",
         )?
-        .execute([txn.now, DAY])?;
-    txn.conn
+        .execute([server_time, DAY])?;
+    let gone = txn
+        .conn
         .prepare_cached(
             "DELETE FROM _sync_conflicts WHERE id IN (
                  SELECT id FROM _sync_conflicts
                  WHERE at <= ?1 AND day <= (SELECT day FROM _sync_client) - ?2
                  ORDER BY at LIMIT ?3)",
         )?
-        .execute([
+        .execute(params![
             txn.now.saturating_sub(days.saturating_mul(DAY)),
             days,
             PRUNE_BATCH,
         ])?;
-    Ok(())
+    Ok(gone >= PRUNE_BATCH as usize)
 }

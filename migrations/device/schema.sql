@@ -26,7 +26,8 @@ CREATE TABLE IF NOT EXISTS _sync_client (
     -- What a new pass over everything means for rows the server does not name.
     resync TEXT CHECK (resync IN ('history_replaced', 'history_pruned')),
     last_confirmed_at INTEGER,
-    -- Days on which the file was synchronised, and when the last one was noticed.
+    -- Days on which the file was synchronised, and when the last one was noticed;
+    -- both by the server's time.
     day INTEGER NOT NULL DEFAULT 0,
     day_at INTEGER,
     -- 1 while the application holds a direction back.
