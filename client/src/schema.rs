@@ -67,6 +67,9 @@ pub(crate) struct Column {
     pub(crate) blob: bool,
     /// Refers to the BLOB key of a synchronised table.
     pub(crate) reference: bool,
+    /// NOT NULL with a default: the SQL expression that a REPLACE puts in the place
+    /// of NULL.
+    pub(crate) in_place_of_null: Option<String>,
     pub(crate) affinity: Affinity,
 }
 
@@ -109,6 +112,9 @@ pub(crate) struct Table {
     pub(crate) key: usize,
     pub(crate) key_kind: KeyKind,
     pub(crate) unique: Vec<UniqueIndex>,
+    /// A name for the number SQLite gives to each row, where it has one that no
+    /// column hides: a REPLACE may go by that, too.
+    pub(crate) rowid: Option<&'static str>,
     /// Foreign keys of this table.
     pub(crate) parents: Vec<ForeignKey>,
     /// Foreign keys of any table of the file that refer to this one.

@@ -70,8 +70,12 @@ pub(crate) fn remove(conn: &Connection, n: i64) -> Result<(), Error> {
     Ok(())
 }
 
-const NAMES: [&str; 5] = [
+/// The trigger that only tables with row numbers have.
+const BEFORE_ROWID: &str = "before_rowid";
+
+const NAMES: [&str; 6] = [
     "before_insert",
+    BEFORE_ROWID,
     "after_insert",
     "before_update",
     "after_update",
@@ -124,6 +128,7 @@ fn statements(template: &str, table: &Table) -> Vec<String> {
                 .trim_end_matches(';')
         })
         .filter(|part| !part.is_empty())
+        .filter(|part| table.rowid.is_some() || !part.contains(BEFORE_ROWID))
         .map(|part| fill(&format!("CREATE {part}"), table))
         .collect()
 }
@@ -154,7 +159,13 @@ fn fill(template: &str, table: &Table) -> String {
             "row_columns" => out.push_str(&each("r.")),
             "old_columns" => out.push_str(&each("OLD.")),
             "insert_victims" => out.push_str(&victims(table)),
-            "update_victims" => out.push_str(&victims(table)),
+            "update_victims" => {
+                out.push_str(&victims(table));
+                if let Some(rowid) = table.rowid {
+                    out.push_str(&format!(" OR r.{rowid} = NEW.{rowid}"));
+                }
+            }
+            "rowid" => out.push_str(table.rowid.expect("BUG: a table with row numbers")),
             "update_may_replace" => out.push_str(&may_replace(table)),
             other => unreachable!("BUG: placeholder {other} in a template"),
         }
@@ -166,24 +177,41 @@ fn fill(template: &str, table: &Table) -> String {
 
 /// The rows `r` that hold a unique value of NEW.
 fn victims(table: &Table) -> String {
-    let key = table.quoted_key();
-    let mut terms = vec![format!("r.{key} = NEW.{key}")];
+    let key = &table.key_column().name;
+    let mut terms = vec![format!("r.{} = {}", quote(key), as_replaced(table, key))];
     for index in &table.unique {
-        let is_key = matches!(&index.columns[..], [(name, _)] if *name == table.key_column().name);
-        if is_key {
+        // Under the index's own collation a key may equal more than under the
+        // column's.
+        let said = |(name, collation): &(String, String)| name == key && collation == "BINARY";
+        if matches!(&index.columns[..], [only] if said(only)) {
             continue;
         }
         let columns: Vec<String> = index
             .columns
             .iter()
             .map(|(name, collation)| {
-                let name = quote(name);
-                format!("r.{name} = NEW.{name} COLLATE {}", quote(collation))
+                // On the left: in an OR of one column, SQLite takes a collation on
+                // the right for none.
+                let new = as_replaced(table, name);
+                format!("r.{} COLLATE {} = {new}", quote(name), quote(collation))
             })
             .collect();
         terms.push(format!("({})", columns.join(" AND ")));
     }
     terms.join(" OR ")
+}
+
+/// The new value of a column as a REPLACE takes it: where NULL is not allowed, the
+/// default stands for it, though the trigger does not see that yet.
+fn as_replaced(table: &Table, column: &str) -> String {
+    let name = quote(column);
+    let default = table.columns.iter().find(|found| found.name == column);
+    match default.and_then(|column| column.in_place_of_null.as_ref()) {
+        None => format!("NEW.{name}"),
+        Some(default) => {
+            format!("CASE WHEN NEW.{name} IS NULL THEN ({default}) ELSE NEW.{name} END")
+        }
+    }
 }
 
 /// Whether an update moves a row onto other unique values.
@@ -198,6 +226,11 @@ fn may_replace(table: &Table) -> String {
             let name = quote(name);
             format!("NEW.{name} IS NOT OLD.{name} COLLATE BINARY")
         })
+        .chain(
+            table
+                .rowid
+                .map(|rowid| format!("NEW.{rowid} <> OLD.{rowid}")),
+        )
         .collect();
     terms.join(" OR ")
 }
