@@ -240,7 +240,9 @@ pub(crate) fn restore(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
         (lost, ..) => lost.as_ref(),
     };
     match lost {
-        None => place::delete_plainly(txn, table, &key).map_err(|error| judge(id, error))?,
+        None => {
+            place::delete_plainly(txn, table, &key).map_err(|error| judge(id, error))?;
+        }
         Some(lost) if here => write(txn, table, id, &kept, lost, true)?,
         Some(lost) => {
             let row = over(kept.mine.as_deref().or(kept.theirs.as_deref()), lost);
@@ -274,7 +276,9 @@ fn write(
     } else {
         place::insert(txn, table, &incoming.known)
     };
-    written.map_err(|error| judge(id, error))?;
+    if written.map_err(|error| judge(id, error))? == 0 {
+        return Err(refused(id, place::IGNORED));
+    }
     if let Some(extra) = &incoming.extra {
         // Columns this application does not know: no trigger sees them.
         row::set_extra(
