@@ -8,6 +8,7 @@
 //! year ahead moves the second one by a day: neither deletes what is fresh. A
 //! server that tells no date deletes nothing.
 
+use crate::clock::unix_now;
 use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::RowRef;
@@ -134,6 +135,17 @@ pub(crate) fn record(
             txn.now
         ])?;
     Ok(true)
+}
+
+/// Keeps values that the server has and this file's schema refuses, a JSON object,
+/// as what lost against the row here.
+pub(crate) fn keep_theirs(conn: &Connection, row: RowRef, lost: &str) -> Result<(), Error> {
+    conn.prepare_cached(
+        "INSERT INTO _sync_conflicts (tbl, pk, theirs, theirs_version, outcome, lost, at, day)
+         SELECT ?1, ?2, ?3, 0, 'mine', ?3, ?4, day FROM _sync_client",
+    )?
+    .execute(params![row.tbl, row.pk(), lost, unix_now()])?;
+    Ok(())
 }
 
 enum Loss {

@@ -88,10 +88,8 @@ fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
                 wire: fold(&column.name),
                 blob: column.is_blob(),
                 reference: false,
-                in_place_of_null: column
-                    .default
-                    .clone()
-                    .filter(|default| column.not_null && !default.eq_ignore_ascii_case("null")),
+                not_null: column.not_null,
+                default: column.default.clone(),
                 affinity: Affinity::of(&column.declared),
                 name: column.name.clone(),
             })

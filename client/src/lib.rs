@@ -57,6 +57,7 @@ mod engine;
 mod error;
 mod field_merge;
 mod key;
+mod learned;
 mod listener;
 mod lists;
 mod lock;

@@ -67,9 +67,10 @@ pub(crate) struct Column {
     pub(crate) blob: bool,
     /// Refers to the BLOB key of a synchronised table.
     pub(crate) reference: bool,
-    /// NOT NULL with a default: the SQL expression that a REPLACE puts in the place
-    /// of NULL.
-    pub(crate) in_place_of_null: Option<String>,
+    /// NULL is not allowed.
+    pub(crate) not_null: bool,
+    /// The default, as an SQL expression.
+    pub(crate) default: Option<String>,
     pub(crate) affinity: Affinity,
 }
 
@@ -124,6 +125,14 @@ pub(crate) struct Table {
     /// A unique index that triggers cannot follow: missing rows are looked for
     /// instead.
     pub(crate) needs_sweep: bool,
+}
+
+impl Column {
+    /// What a REPLACE puts in the place of NULL, if anything.
+    pub(crate) fn in_place_of_null(&self) -> Option<&str> {
+        let default = self.default.as_deref().filter(|_| self.not_null);
+        default.filter(|default| !default.eq_ignore_ascii_case("null"))
+    }
 }
 
 impl Table {

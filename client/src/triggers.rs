@@ -5,6 +5,7 @@
 //! rebuilt the table, base table and triggers are made anew.
 
 use crate::error::Error;
+use crate::learned;
 use crate::schema::{Table, quote};
 use crate::sweep;
 use rusqlite::Connection;
@@ -25,9 +26,13 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
         .partition(|object| object.kind == "trigger");
     // Where the columns have changed, edits that are in the log lose their base
     // image here and nothing else.
-    replace(conn, &base, &statements(BASE_TABLE, table))?;
+    let has_other_columns = replace(conn, &base, &statements(BASE_TABLE, table))?;
     let wanted = statements(TRIGGERS, table);
-    if !replace(conn, &triggers, &wanted)? && !fresh {
+    let is_new = replace(conn, &triggers, &wanted)?;
+    if has_other_columns {
+        learned::fill(conn, table)?;
+    }
+    if !is_new && !fresh {
         return Ok(());
     }
     if fresh || triggers.len() < wanted.len() {
@@ -206,7 +211,7 @@ fn victims(table: &Table) -> String {
 fn as_replaced(table: &Table, column: &str) -> String {
     let name = quote(column);
     let default = table.columns.iter().find(|found| found.name == column);
-    match default.and_then(|column| column.in_place_of_null.as_ref()) {
+    match default.and_then(|column| column.in_place_of_null()) {
         None => format!("NEW.{name}"),
         Some(default) => {
             format!("CASE WHEN NEW.{name} IS NULL THEN ({default}) ELSE NEW.{name} END")

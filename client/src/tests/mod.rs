@@ -10,6 +10,7 @@
 //! - `late`: answers that come when the file has gone on
 //! - `leave`: pauses, what the status says, signing out
 //! - `wake`: a commit is visible when it wakes
+//! - `shapes`: tables of every shape, applications of every age
 //! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
 
@@ -22,6 +23,7 @@ mod listing;
 mod lists;
 mod merge;
 mod open;
+mod shapes;
 mod simulator;
 mod values;
 mod wake;
