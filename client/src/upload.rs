@@ -42,9 +42,9 @@ impl Uploaded {
 }
 
 /// A batch that is ready to be sent.
-struct Batch {
-    sent: Vec<Frozen>,
-    request: UploadRequest,
+pub(crate) struct Batch {
+    pub(crate) sent: Vec<Frozen>,
+    pub(crate) request: UploadRequest,
     /// Rows that earlier conflicts have written into tables.
     written: Vec<(RowRef, LocalKey)>,
 }
@@ -131,7 +131,9 @@ pub(crate) fn wire_name(txn: &Txn<'_>, tbl: i64) -> Result<String, Error> {
     Ok(wire_form(&name))
 }
 
-fn prepare(txn: &Txn<'_>, limits: BatchLimits) -> Result<Option<Batch>, Error> {
+/// Freezes what there is to send, or takes what is frozen; `None` before the first
+/// pass has been completed.
+pub(crate) fn prepare(txn: &Txn<'_>, limits: BatchLimits) -> Result<Option<Batch>, Error> {
     let state = State::load(txn.conn)?;
     // Before the first pass the device does not know what the server has.
     if !state.hydrated {

@@ -2,8 +2,9 @@
 //! has settled what was sent, or everything has begun anew.
 
 use super::flow::{conflict, in_step, refused, row};
-use super::{applied, uuid};
-use crate::status;
+use super::{WIDE, applied, uuid};
+use crate::outbox::BatchLimits;
+use crate::{status, upload};
 
 /// A change's answer as of before the file went on without this process.
 #[test]
@@ -63,4 +64,45 @@ fn a_late_answer_begins_nothing_anew() {
     device.write(|txn| crate::settle::acknowledge(txn, &sent, &reply(1)));
     let state = device.write(|txn| crate::state::State::load(txn.conn));
     assert!(state.hydrated && state.cursor.get() > 1);
+}
+
+/// The server may forget every number below `settled_below`: none of them may ever
+/// be sent again.
+#[test]
+fn settled_below_names_numbers_that_are_never_sent_again() {
+    let (mut device, _) = in_step(None);
+    let one = |device: &mut super::Device| {
+        let few = BatchLimits { changes: 2, ..WIDE };
+        let batch = device
+            .write(|txn| upload::prepare(txn, few))
+            .expect("hydrated");
+        let ids: Vec<i64> = batch.sent.iter().map(|frozen| frozen.id.get()).collect();
+        let below = batch.request.settled_below.map_or(1, |id| id.get());
+        (ids, below, batch.sent)
+    };
+    let rows: Vec<String> = (2..7).map(|n| format!("('{}', {n})", uuid(n))).collect();
+    device.run(&format!("INSERT INTO t VALUES {}", rows.join(", ")));
+    let (ids, below, _) = one(&mut device);
+    assert_eq!((&*ids, below), (&[1, 2][..], 1), "nothing to forget yet");
+    // Its answer was lost: the same again.
+    let (ids, below, sent) = one(&mut device);
+    assert_eq!((&*ids, below), (&[1, 2][..], 1));
+    device.settle(&sent, vec![refused(), applied(&sent[1])]);
+    let (ids, below, sent) = one(&mut device);
+    assert_eq!((&*ids, below), (&[3, 4][..], 3));
+    // A conflict goes again under a new number, a retried refusal, too.
+    device.settle(&sent, vec![applied(&sent[0]), conflict(&uuid(5), 7, None)]);
+    device.write(crate::rejected::retry_all);
+    let mut newest = 4;
+    loop {
+        let (ids, below, sent) = one(&mut device);
+        if sent.is_empty() {
+            break;
+        }
+        assert!(ids.iter().all(|id| *id > newest), "{ids:?} after {newest}");
+        assert_eq!(below, ids[0]);
+        newest = ids[ids.len() - 1];
+        device.settle_applied(&sent);
+    }
+    assert!(newest >= 6);
 }
