@@ -5,7 +5,6 @@
 //! neither holds the page up.
 
 use crate::capture;
-use crate::conflicts;
 use crate::db::{Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
@@ -36,8 +35,9 @@ pub(crate) struct PageDone {
 /// Applies a page that was asked for at `asked_after`, in one transaction.
 ///
 /// Foreign keys are judged at the commit. Should that refuse the page, for a
-/// reason that cannot be told from one row alone, the page is cut in two, each
-/// with its own commit, until a single entry is left; that one is parked.
+/// reason that cannot be told from one row alone, or a trigger of the application
+/// roll it back, the page is cut in two, each with its own commit, until a single
+/// entry is left; that one is parked.
 pub(crate) fn apply(
     store: &mut Store,
     page: DownloadReply,
@@ -51,13 +51,13 @@ pub(crate) fn apply(
         let outcome =
             store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::Unknown));
         let done = match outcome {
-            Err(error) if error.is_foreign_key() && part.changes.len() > 1 => {
+            Err(error) if error.is_of_one_row() && part.changes.len() > 1 => {
                 Step::PageHalved.reached();
                 let (first, second) = halves(part);
                 parts.extend([second, first]);
                 continue;
             }
-            Err(error) if error.is_foreign_key() => {
+            Err(error) if error.is_of_one_row() => {
                 store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::All))?
             }
             other => other?,
@@ -172,7 +172,6 @@ pub(crate) fn apply_page(
     state.window_until = Some(page.window_until).filter(|_| page.has_more);
     if !page.has_more {
         state.last_confirmed_at = Some(txn.now);
-        conflicts::prune(txn, txn.keep_conflicts_days)?;
         resync::pass_completed(txn, &mut state)?;
     }
     state.save(txn.conn)?;

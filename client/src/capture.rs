@@ -2,8 +2,9 @@
 //!
 //! The log says which keys were touched; what to send follows from the state of
 //! the row, so no sequence of statements can be misread. Called at the start of
-//! every transaction that freezes, applies or settles: afterwards the log is
-//! empty, and everything unsent stands in `_sync_pending`.
+//! every transaction that freezes, applies or settles: afterwards everything
+//! unsent stands in `_sync_pending`, and the log holds nothing but edits of tables
+//! that are no longer listed. Those wait there until their table is listed again.
 
 use crate::db::Txn;
 use crate::error::Error;
@@ -13,9 +14,8 @@ use crate::rejected;
 use crate::row::{self, Known};
 use crate::schema::Table;
 use crate::step::Step;
-use oversync_shared::RowKey;
+use crate::sweep;
 use oversync_shared::reconcile::{Edit, Unsent, edit};
-use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 const TOUCHED: &str = include_str!("../../migrations/device/touched.sql");
@@ -33,16 +33,24 @@ struct Touch {
 
 /// Empties the log into the pending edits.
 pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
-    sweep(txn)?;
+    for table in txn.tables.iter().filter(|table| table.needs_sweep) {
+        sweep::note_missing(txn.conn, table)?;
+    }
+    let mut all_listed = true;
     let touched = touched(txn.conn)?;
     let is_any = !touched.is_empty();
     for touch in touched {
-        if let Some(table) = txn.tables.by_number(touch.tbl) {
-            take(txn, table, &touch)?;
+        match txn.tables.by_number(touch.tbl) {
+            Some(table) => take(txn, table, &touch)?,
+            None => all_listed = false,
         }
     }
+    // Without a condition SQLite drops all rows at once.
     txn.conn
-        .prepare_cached("DELETE FROM _sync_log")?
+        .prepare_cached(match all_listed {
+            true => "DELETE FROM _sync_log",
+            false => "DELETE FROM _sync_log WHERE tbl IN (SELECT n FROM _sync_table WHERE listed)",
+        })?
         .execute([])?;
     for table in txn.tables.iter() {
         let sql = format!("DELETE FROM _sync_base_{}", table.n);
@@ -54,13 +62,13 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+const HAS_WORK: &str = include_str!("../../migrations/device/has_work.sql");
+
 /// Whether anything has been captured or waits to be frozen or sent; an edit
-/// that waits for a page is no work.
+/// that waits for a page is no work, nor is one of a table that is not listed.
 pub(crate) fn has_work(conn: &Connection) -> Result<bool, Error> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log) OR EXISTS (SELECT 1 FROM _sync_outbox) \
-               OR EXISTS (SELECT 1 FROM _sync_pending AS p WHERE p.waits_tbl IS NULL \
-               AND NOT EXISTS (SELECT 1 FROM _sync_shadow AS s WHERE s.tbl = p.tbl AND s.pk = p.pk))";
-    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+    let mut statement = conn.prepare_cached(HAS_WORK)?;
+    Ok(statement.query_row([], |row| row.get(0))?)
 }
 
 fn touched(conn: &Connection) -> Result<Vec<Touch>, Error> {
@@ -184,7 +192,8 @@ pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> 
 
 /// Whether the triggers have written anything since the log was last read.
 pub(crate) fn log_waits(conn: &Connection) -> Result<bool, Error> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log \
+               WHERE tbl IN (SELECT n FROM _sync_table WHERE listed))";
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
@@ -208,30 +217,5 @@ pub(crate) fn parent_arrived(conn: &Connection, row: RowRef) -> Result<(), Error
          WHERE waits_tbl = ?1 AND waits_pk = ?2",
     )?
     .execute(params![row.tbl, row.pk()])?;
-    Ok(())
-}
-
-/// Where SQLite fires no trigger (a REPLACE through an index over expressions
-/// or a part of the rows), finds the rows that are gone and notes them.
-fn sweep(txn: &Txn<'_>) -> Result<(), Error> {
-    for table in txn.tables.iter().filter(|table| table.needs_sweep) {
-        let mut held = txn
-            .conn
-            .prepare_cached("SELECT pk, local_key FROM _sync_row WHERE tbl = ?1 AND deleted = 0")?;
-        let mut rows = held.query([table.n])?;
-        while let Some(found) = rows.next()? {
-            let key = RowKey::new(found.get(0)?);
-            let spelling: LocalKey = found.get(1)?;
-            let key = match spelling.0 {
-                Value::Null => LocalKey::usual(key, table.key_kind),
-                _ => spelling,
-            };
-            if !row::exists(txn.conn, table, &key)? {
-                txn.conn
-                    .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 3, ?2)")?
-                    .execute(params![table.n, key])?;
-            }
-        }
-    }
     Ok(())
 }

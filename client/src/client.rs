@@ -191,8 +191,9 @@ impl Client {
     }
 
     /// Uploads until nothing is left, downloads until there is no more, and
-    /// again while conflicts leave something to upload. Does not retry: an error
-    /// is returned, and what was to be sent stays in the file.
+    /// again while conflicts leave something to upload. A server that takes no
+    /// upload is asked for downloads all the same, before this fails. Does not
+    /// retry: an error is returned, and what was to be sent stays in the file.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -228,21 +229,29 @@ impl Client {
         let core = &self.inner.core;
         let mut total = Synced::default();
         for _ in 0..MAX_ROUNDS {
-            loop {
-                let done = upload::once(core).await?;
-                total.uploaded.add(done);
-                if done.sent == 0 {
-                    break;
-                }
-                core.progressed().await?;
+            let uploaded = self.upload_all(&mut total.uploaded).await;
+            if !matches!(&uploaded, Err(error) if !error.is_refusal()) {
+                total.downloaded += self.first_pass().await?;
             }
-            total.downloaded += self.first_pass().await?;
+            uploaded?;
             if !core.db.read(crate::capture::has_work).await? {
                 total.complete = true;
                 break;
             }
         }
         Ok(total)
+    }
+
+    /// Uploads until nothing is left.
+    async fn upload_all(&self, total: &mut Uploaded) -> Result<(), Error> {
+        loop {
+            let done = upload::once(&self.inner.core).await?;
+            total.add(done);
+            if done.sent == 0 {
+                return Ok(());
+            }
+            self.inner.core.progressed().await?;
+        }
     }
 
     /// Starts the background engine: local commits go up and other devices'

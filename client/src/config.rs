@@ -160,8 +160,9 @@ impl Config {
     }
 
     /// How long to keep what lost in a conflict (default 30 days), in whole
-    /// days. At least so long by the clock, and on at least so many days on
-    /// which the file is synchronised: a clock that jumps deletes nothing fresh.
+    /// days. At least so long by this device's clock, and on at least so many days
+    /// of the server's calendar on which the file is synchronised: a clock that
+    /// jumps, were it at every start, deletes nothing fresh.
     #[must_use]
     pub fn keep_conflicts(mut self, time: Duration) -> Self {
         self.keep_conflicts = time;

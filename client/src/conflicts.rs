@@ -2,10 +2,13 @@
 //!
 //! A record is written in the transaction that decides a conflict, and only when
 //! something is lost by it. It goes when it is restored or dismissed, or when it
-//! is old by two measures: the clock, and the days on which this file was in
-//! use. A clock that jumps a year ahead moves the second one by a day at most,
-//! so it deletes nothing that is fresh.
+//! is old by two measures: this device's clock, and the days of the server's
+//! calendar (the `Date` of its answers) on which the file was synchronised. A clock
+//! that jumps at every start is only the first of them, and a server's that jumps a
+//! year ahead moves the second one by a day: neither deletes what is fresh. A
+//! server that tells no date deletes nothing.
 
+use crate::clock::unix_now;
 use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::RowRef;
@@ -23,7 +26,7 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Records that one transaction deletes at most.
-const PRUNE_BATCH: i64 = 100;
+const PRUNE_BATCH: u32 = 100;
 
 /// Seconds.
 const DAY: i64 = 86_400;
@@ -136,6 +139,17 @@ pub(crate) fn record(
     Ok(true)
 }
 
+/// Keeps values that the server has and this file's schema refuses, a JSON object,
+/// as what lost against the row here.
+pub(crate) fn keep_theirs(conn: &Connection, row: RowRef, lost: &str) -> Result<(), Error> {
+    conn.prepare_cached(
+        "INSERT INTO _sync_conflicts (tbl, pk, theirs, theirs_version, outcome, lost, at, day)
+         SELECT ?1, ?2, ?3, 0, 'mine', ?3, ?4, day FROM _sync_client",
+    )?
+    .execute(params![row.tbl, row.pk(), lost, unix_now()])?;
+    Ok(())
+}
+
 enum Loss {
     Nothing,
     Delete,
@@ -240,7 +254,9 @@ pub(crate) fn restore(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
         (lost, ..) => lost.as_ref(),
     };
     match lost {
-        None => place::delete_plainly(txn, table, &key).map_err(|error| judge(id, error))?,
+        None => {
+            place::delete_plainly(txn, table, &key).map_err(|error| judge(id, error))?;
+        }
         Some(lost) if here => write(txn, table, id, &kept, lost, true)?,
         Some(lost) => {
             let row = over(kept.mine.as_deref().or(kept.theirs.as_deref()), lost);
@@ -275,7 +291,9 @@ fn write(
     } else {
         place::insert(txn, table, &incoming.known)
     };
-    written.map_err(|error| judge(id, error))?;
+    if written.map_err(|error| judge(id, error))? == 0 {
+        return Err(refused(id, place::IGNORED));
+    }
     if let Some(extra) = &incoming.extra {
         // Columns this application does not know: no trigger sees them.
         row::set_extra(
@@ -305,26 +323,29 @@ fn refused(id: i64, why: &str) -> Error {
     .into()
 }
 
-/// Counts the days on which the file is in use, and deletes a few records that
-/// are older than `days` by both measures.
-pub(crate) fn prune(txn: &Txn<'_>, days: i64) -> Result<(), Error> {
+/// Counts the days on which the file is synchronised, by the server's time in
+/// seconds since 1970, and deletes records that are too old by both measures.
+/// Tells whether there are perhaps more.
+pub(crate) fn prune(txn: &Txn<'_>, server_time: i64) -> Result<bool, Error> {
+    let days = txn.keep_conflicts_days;
     txn.conn
         .prepare_cached(
             "UPDATE _sync_client SET day = day + coalesce(?1 > day_at, 1), day_at = ?1
              WHERE day_at IS NULL OR abs(?1 - day_at) >= ?2",
         )?
-        .execute([txn.now, DAY])?;
-    txn.conn
+        .execute([server_time, DAY])?;
+    let gone = txn
+        .conn
         .prepare_cached(
             "DELETE FROM _sync_conflicts WHERE id IN (
                  SELECT id FROM _sync_conflicts
                  WHERE at <= ?1 AND day <= (SELECT day FROM _sync_client) - ?2
                  ORDER BY at LIMIT ?3)",
         )?
-        .execute([
+        .execute(params![
             txn.now.saturating_sub(days.saturating_mul(DAY)),
             days,
             PRUNE_BATCH,
         ])?;
-    Ok(())
+    Ok(gone >= PRUNE_BATCH as usize)
 }

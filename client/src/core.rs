@@ -24,6 +24,9 @@ const MAX_CHANGES: usize = 1000;
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 const MAX_PAGE: usize = 1000;
 
+/// How often to look for conflict records that are too old, in seconds.
+const PRUNE_EVERY: i64 = 3_600;
+
 /// Share of the body limit to fill: sizes are estimated, escapes are not.
 const FILL: (usize, usize) = (3, 4);
 
@@ -110,6 +113,8 @@ pub(crate) struct Core {
     file: Mutex<Status>,
     /// When the status is next to be read in the middle of something long.
     next_progress: Mutex<Option<Instant>>,
+    /// The server's time when old conflict records were last looked for.
+    pruned_at: Mutex<Option<i64>>,
     changed: broadcast::Sender<Changed>,
     status: watch::Sender<Status>,
 }
@@ -131,6 +136,7 @@ impl Core {
             live: Mutex::new(Live::default()),
             file: Mutex::new(status.clone()),
             next_progress: Mutex::new(None),
+            pruned_at: Mutex::new(None),
             changed: broadcast::channel(changes::BUFFER).0,
             status: watch::Sender::new(status),
         }
@@ -171,6 +177,17 @@ impl Core {
         if let Some(server) = &mut *lock(&self.server) {
             server.batch = batch;
         }
+    }
+
+    /// Whether old conflict records have not been looked for in a while, by the
+    /// server's time; whoever is told so looks.
+    pub(crate) fn is_time_to_prune(&self, now: i64) -> bool {
+        let mut last = lock(&self.pruned_at);
+        let is_time = last.is_none_or(|last| last.abs_diff(now) >= PRUNE_EVERY.unsigned_abs());
+        if is_time {
+            *last = Some(now);
+        }
+        is_time
     }
 
     /// Tells the application which rows were written.

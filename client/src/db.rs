@@ -14,6 +14,7 @@ use crate::resolver::Resolver;
 use crate::schema::Tables;
 use crate::state;
 use crate::step::Step;
+use crate::sweep;
 use crate::triggers;
 use crate::upgrade;
 use rusqlite::config::DbConfig;
@@ -194,7 +195,9 @@ fn data_version(conn: &Connection) -> Result<i64, Error> {
     Ok(conn.query_row("PRAGMA data_version", [], |row| row.get(0))?)
 }
 
-/// Discovers the tables, numbers new ones, brings the triggers up to date.
+/// Discovers the tables, numbers new ones, brings the triggers up to date. Where
+/// the schema has changed since they were last looked at, they may have been gone
+/// for a while: deletes of that time are looked for.
 fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
     let mut fresh = Vec::new();
     let tables = discover::discover(conn, specs, |name| {
@@ -211,16 +214,31 @@ fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
         fresh.push(n);
         Ok(n)
     })?;
+    let seen: Option<i64> =
+        conn.query_row("SELECT schema_seen FROM _sync_client", [], |row| row.get(0))?;
+    let has_changed = seen != Some(schema_cookie(conn)?);
     for table in tables.iter() {
         triggers::install(conn, table, fresh.contains(&table.n))?;
+        if has_changed {
+            sweep::note_missing(conn, table)?;
+        }
     }
     let mut statement = conn.prepare("SELECT n FROM _sync_table")?;
     let numbers = statement.query_map([], |row| row.get(0))?;
     for n in numbers.collect::<Result<Vec<i64>, _>>()? {
-        if tables.by_number(n).is_none() {
+        let listed = tables.by_number(n).is_some();
+        if !listed {
             triggers::remove(conn, n)?;
         }
+        conn.execute(
+            "UPDATE _sync_table SET listed = ?2 WHERE n = ?1 AND listed <> ?2",
+            (n, listed),
+        )?;
     }
+    conn.execute(
+        "UPDATE _sync_client SET schema_seen = ?1 WHERE schema_seen IS NOT ?1",
+        [schema_cookie(conn)?],
+    )?;
     Ok(tables)
 }
 

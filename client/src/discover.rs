@@ -88,6 +88,8 @@ fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
                 wire: fold(&column.name),
                 blob: column.is_blob(),
                 reference: false,
+                not_null: column.not_null,
+                default: column.default.clone(),
                 affinity: Affinity::of(&column.declared),
                 name: column.name.clone(),
             })
@@ -96,6 +98,7 @@ fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
         key_kind,
         needs_sweep: unique.iter().any(|index| index.is_none()),
         unique: unique.into_iter().flatten().collect(),
+        rowid: rowid_name(conn, &name, &declared)?,
         parents: Vec::new(),
         children: Vec::new(),
         rank: 0,
@@ -138,8 +141,13 @@ fn declared_name(conn: &Connection, spec: &TableSpec) -> Result<String, Error> {
     }
 }
 
+/// A table's name as the wire has it.
+pub(crate) fn wire_form(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
 fn wire_name(name: &str) -> Result<String, SetupError> {
-    let wire = name.trim().to_lowercase();
+    let wire = wire_form(name);
     if is_plain_name(&wire) {
         Ok(wire)
     } else {
@@ -150,9 +158,27 @@ fn wire_name(name: &str) -> Result<String, SetupError> {
     }
 }
 
+/// One of the names of the row number that is not a column's.
+fn rowid_name(
+    conn: &Connection,
+    table: &str,
+    columns: &[Declared],
+) -> Result<Option<&'static str>, Error> {
+    let sql = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
+    if conn.query_row(sql, [table], |row| row.get(0))? {
+        return Ok(None);
+    }
+    let hidden = |name: &str| columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+    Ok(["rowid", "_rowid_", "oid"]
+        .into_iter()
+        .find(|name| !hidden(name)))
+}
+
 struct Declared {
     name: String,
     declared: String,
+    not_null: bool,
+    default: Option<String>,
     key_position: i64,
     generated: bool,
 }
@@ -165,7 +191,8 @@ impl Declared {
 
 fn read_columns(conn: &Connection, table: &str) -> Result<Vec<Declared>, Error> {
     let mut statement = conn.prepare(
-        "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?1) WHERE hidden <> 1 ORDER BY cid",
+        "SELECT name, type, pk, hidden, \"notnull\", dflt_value FROM pragma_table_xinfo(?1)
+         WHERE hidden <> 1 ORDER BY cid",
     )?;
     let rows = statement.query_map([table], |row| {
         Ok(Declared {
@@ -173,6 +200,8 @@ fn read_columns(conn: &Connection, table: &str) -> Result<Vec<Declared>, Error> 
             declared: row.get(1)?,
             key_position: row.get(2)?,
             generated: row.get::<_, i64>(3)? >= 2,
+            not_null: row.get(4)?,
+            default: row.get(5)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -1,6 +1,7 @@
 //! One download: ask for a page, apply it; the next one is on its way meanwhile.
 
 use crate::apply;
+use crate::conflicts;
 use crate::core::Core;
 use crate::error::{Error, NetworkError};
 use crate::progress::Pass;
@@ -69,6 +70,9 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
     let applied = done.written.len();
     core.page_done(done.cursor, applied, has_more);
     core.announce(done.written).await?;
+    if !has_more {
+        prune(core).await?;
+    }
     Ok(Downloaded {
         applied,
         has_more,
@@ -97,6 +101,18 @@ fn begin_pass(core: &Core, from: ServerId, until: ServerId) {
             live.pass = Some((pass, progress));
         }
     });
+}
+
+/// Now and then, deletes conflict records that have been kept for long enough.
+async fn prune(core: &Core) -> Result<(), Error> {
+    let Some(now) = core.transport.server_time() else {
+        return Ok(());
+    };
+    if !core.is_time_to_prune(now) {
+        return Ok(());
+    }
+    while core.db.write(move |txn| conflicts::prune(txn, now)).await? {}
+    Ok(())
 }
 
 fn starting_over() -> Downloaded {

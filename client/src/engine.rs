@@ -5,7 +5,8 @@
 //!
 //! It wakes for local commits, hints, other programs' writes and a slow timer,
 //! does what is due and not paused, and on an error waits with growing, jittered
-//! pauses. It ends only when it is told to, never because of an error.
+//! pauses. Uploads that the server refuses as a whole wait by themselves: downloads
+//! go on. It ends only when it is told to, never because of an error.
 
 use crate::backoff::Backoff;
 use crate::capture;
@@ -49,10 +50,34 @@ struct Engine {
     held: Due,
     backoff: Backoff,
     /// Nothing is tried before this time.
-    not_before: Option<Instant>,
-    /// The server has named it: nothing shortens it.
+    not_before: Instant,
+    /// The server has named that time: nothing shortens it.
     is_asked: bool,
+    refusal: Refusal,
     cursor: ServerId,
+}
+
+/// Uploads that the server answers and does not take.
+struct Refusal {
+    backoff: Backoff,
+    /// Nothing is uploaded before this time.
+    until: Instant,
+    why: Option<Stalled>,
+}
+
+impl Refusal {
+    fn none() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            until: Instant::now(),
+            why: None,
+        }
+    }
+
+    fn add(&mut self, error: &Error) {
+        self.until = Instant::now() + self.backoff.next(None);
+        self.why = Some(Stalled::uploads_by(error));
+    }
 }
 
 /// Runs until `stop` turns true or its sender is gone.
@@ -85,8 +110,9 @@ pub(crate) async fn run(
         },
         held: Due::default(),
         backoff: Backoff::default(),
-        not_before: None,
+        not_before: Instant::now(),
         is_asked: false,
+        refusal: Refusal::none(),
         cursor: ServerId::ZERO,
     };
     let mut poll = interval(pace.poll);
@@ -108,10 +134,7 @@ pub(crate) async fn run(
             Some(signal) = heard.recv() => engine.hear(signal),
             _ = poll.tick() => engine.due = Due { upload: true, download: true },
             _ = foreign.tick() => engine.look_for_foreign_writes().await,
-            () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {
-                engine.not_before = None;
-                engine.is_asked = false;
-            }
+            () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
         }
     }
     if let Some(listener) = listener {
@@ -166,13 +189,28 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 
 impl Engine {
     fn ready(&self) -> bool {
-        (self.due.upload || self.due.download)
-            && self.not_before.is_none_or(|time| time <= Instant::now())
+        self.retry_at().is_some_and(|time| time <= Instant::now())
     }
 
+    /// When the first of what is due may be tried.
     fn retry_at(&self) -> Option<Instant> {
-        self.not_before
-            .filter(|_| self.due.upload || self.due.download)
+        let upload = self.not_before.max(self.refusal.until);
+        let upload = self.due.upload.then_some(upload);
+        let download = self.due.download.then_some(self.not_before);
+        upload.into_iter().chain(download).min()
+    }
+
+    /// The server is back: no reason to wait, unless it has asked for that.
+    fn try_everything(&mut self) {
+        let now = Instant::now();
+        if !self.is_asked {
+            self.not_before = now;
+        }
+        self.refusal.until = now;
+        self.due = Due {
+            upload: true,
+            download: true,
+        };
     }
 
     fn hear(&mut self, signal: Signal) {
@@ -182,11 +220,7 @@ impl Engine {
                     .live(|live| live.connection = ConnectionState::Online);
                 self.core.saw_head(Some(head));
                 // One look after every connect, whatever the head says.
-                self.wait_no_longer();
-                self.due = Due {
-                    upload: true,
-                    download: true,
-                };
+                self.try_everything();
             }
             Signal::Head(head) => {
                 self.core.saw_head(Some(head));
@@ -200,23 +234,12 @@ impl Engine {
             Signal::LongPoll => {
                 self.core
                     .live(|live| live.connection = ConnectionState::LongPoll);
-                self.wait_no_longer();
-                self.due = Due {
-                    upload: true,
-                    download: true,
-                };
+                self.try_everything();
             }
             Signal::NoHints => {
                 self.core
                     .live(|live| live.connection = ConnectionState::Polling);
             }
-        }
-    }
-
-    /// The server is back: no reason to wait, unless it has asked for that.
-    fn wait_no_longer(&mut self) {
-        if !self.is_asked {
-            self.not_before = None;
         }
     }
 
@@ -240,9 +263,9 @@ impl Engine {
         match self.rounds().await {
             Ok(()) => {
                 self.backoff.reset();
-                self.not_before = None;
                 self.is_asked = false;
-                self.core.live(|live| live.stalled = None);
+                let refused = self.refusal.why.clone();
+                self.core.live(|live| live.stalled = refused);
             }
             Err(error) => {
                 let asked = match &error {
@@ -251,7 +274,7 @@ impl Engine {
                 };
                 let wait = self.backoff.next(asked);
                 tracing::debug!(%error, ?wait, "will try again");
-                self.not_before = Some(Instant::now() + wait);
+                self.not_before = Instant::now() + wait;
                 self.is_asked = asked.is_some();
                 self.core
                     .live(|live| live.stalled = Some(Stalled::by(&error)));
@@ -279,14 +302,24 @@ impl Engine {
         let _turn = core.turn().await?;
         loop {
             self.hold_back(core.db.read(pause::read).await?);
-            if !self.due.upload && !self.due.download {
+            let upload = self.due.upload && self.refusal.until <= Instant::now();
+            if !upload && !self.due.download {
                 return Ok(());
             }
-            if self.due.upload {
-                let done = upload::once(&core).await?;
-                self.due.upload = done.sent > 0;
-                // A refused edit may stand in the way of a parked entry.
-                self.due.download |= done.rejected > 0;
+            if upload {
+                match upload::once(&core).await {
+                    Ok(done) => {
+                        self.refusal = Refusal::none();
+                        self.due.upload = done.sent > 0;
+                        // A refused edit may stand in the way of a parked entry.
+                        self.due.download |= done.rejected > 0;
+                    }
+                    Err(error) if error.is_refusal() => {
+                        tracing::debug!(%error, "uploads are refused");
+                        self.refusal.add(&error);
+                    }
+                    Err(error) => return Err(error),
+                }
                 // So may the rest of a conflict: a parent that a page brings.
                 self.due.download |= core.db.read(crate::shadow::is_any).await?;
             }
@@ -311,6 +344,9 @@ impl Engine {
             *due = *held && !paused;
             *held &= paused;
         };
+        if paused.uploads {
+            self.refusal = Refusal::none();
+        }
         sort(&mut self.due.upload, &mut self.held.upload, paused.uploads);
         sort(
             &mut self.due.download,

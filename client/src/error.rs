@@ -26,6 +26,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether one row of several has made their transaction fail, and nobody can
+    /// tell from the error which.
+    pub(crate) fn is_of_one_row(&self) -> bool {
+        self.is_foreign_key() || matches!(self, Self::Storage(StorageError::RolledBack(_)))
+    }
+
     /// Whether a commit was refused because of foreign keys.
     pub(crate) fn is_foreign_key(&self) -> bool {
         let Self::Storage(StorageError::Sqlite(error)) = self else {
@@ -34,6 +40,19 @@ impl Error {
         error
             .sqlite_error()
             .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
+    }
+
+    /// Whether the server has answered and does not take this request as it is:
+    /// what goes the other way may well succeed.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Network(
+                NetworkError::Refused { .. }
+                    | NetworkError::SchemaVersion { .. }
+                    | NetworkError::Protocol(_)
+            )
+        )
     }
 }
 
@@ -253,6 +272,9 @@ pub enum StorageError {
     /// SQLite's error.
     #[error("SQLite: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// A trigger of the application rolled the client's transaction back.
+    #[error("a trigger of the application rolled back what was being applied: {0}")]
+    RolledBack(#[source] rusqlite::Error),
     /// The operating system's.
     #[error("{}: {source}", path.display())]
     File {

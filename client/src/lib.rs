@@ -89,6 +89,7 @@ mod engine;
 mod error;
 mod field_merge;
 mod key;
+mod learned;
 mod listener;
 mod lists;
 mod lock;
@@ -110,6 +111,7 @@ mod sign_out;
 mod state;
 mod status;
 mod step;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tls;

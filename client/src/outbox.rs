@@ -98,6 +98,14 @@ pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Whether a change is still as it was frozen. Another process may have settled it
+/// since, or given its edit a new number.
+pub(crate) fn holds(conn: &Connection, frozen: &Frozen) -> Result<bool, Error> {
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM _sync_outbox WHERE change_id = ?1 AND tbl = ?2 AND pk = ?3")?
+        .exists(params![frozen.id.get(), frozen.row.tbl, frozen.row.pk()])?)
+}
+
 /// Takes a settled change out.
 pub(crate) fn remove(conn: &Connection, id: ChangeId) -> Result<(), Error> {
     conn.prepare_cached("DELETE FROM _sync_outbox WHERE change_id = ?1")?

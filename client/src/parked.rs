@@ -61,7 +61,8 @@ pub(crate) enum Why {
     MissingParent,
     Blocked,
     Refused,
-    /// Fails the commit: not tried again until a newer entry comes.
+    /// Fails the commit, or makes a trigger roll back: not tried again until a
+    /// newer entry comes.
     ForeignKeys,
 }
 

@@ -71,6 +71,16 @@ pub(crate) fn write_row(
     Ok(out)
 }
 
+/// One column's value as a JSON object, as far as it has a form there.
+pub(crate) fn write_value(column: &Column, value: &Value) -> Option<String> {
+    let mut out = String::from("{");
+    push_string(&mut out, &column.wire);
+    out.push(':');
+    push_cell(&mut out, column, &Cell::Plain(value.clone())).ok()?;
+    out.push('}');
+    Some(out)
+}
+
 /// Adds the members of columns the table does not have, behind others.
 fn push_extra(out: &mut String, table: &Table, extra: Option<&str>) {
     for (name, value) in extra

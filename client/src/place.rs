@@ -3,16 +3,18 @@
 //! Updates only the columns the row carries, never by delete and insert, which
 //! would cascade. A row that cannot be written now is an outcome with a reason,
 //! not an error: the caller parks it. Runs while capture is silent.
+//!
+//! Every statement says OR ABORT: a conflict clause of the application's schema
+//! would skip the row, replace another one, or roll back all that was done.
 
 use crate::db::Txn;
-use crate::error::Error;
+use crate::error::{Error, StorageError};
 use crate::key::{LocalKey, RowRef};
 use crate::payload;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
 use crate::shadow;
 use crate::step::Step;
-use crate::triggers::base_column;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
@@ -138,7 +140,7 @@ fn upsert(
         let (_, value) = spelt.expect("BUG: a payload that was read names its key");
         (insert(txn, table, &incoming.known), LocalKey(value.clone()))
     };
-    if let Some(refused) = judge(written)? {
+    if let Some(refused) = judge(txn, written)? {
         return Ok(refused);
     }
     let held = Held {
@@ -160,14 +162,15 @@ pub(crate) fn update(
     // The key stays as the application spells it.
     let values: Vec<&(usize, Value)> = values.iter().filter(|(i, _)| *i != table.key).collect();
     if values.is_empty() {
-        return Ok(0);
+        // Nothing is what there was to write.
+        return Ok(1);
     }
     let sets: Vec<String> = values
         .iter()
         .map(|(i, _)| format!("{} = ?", quote(&table.columns[*i].name)))
         .collect();
     let sql = format!(
-        "UPDATE {} SET {} WHERE {} = ?",
+        "UPDATE OR ABORT {} SET {} WHERE {} = ?",
         table.quoted(),
         sets.join(", "),
         table.quoted_key()
@@ -188,7 +191,7 @@ pub(crate) fn insert(
         .map(|(i, _)| quote(&table.columns[*i].name))
         .collect();
     let sql = format!(
-        "INSERT INTO {} ({}) VALUES ({})",
+        "INSERT OR ABORT INTO {} ({}) VALUES ({})",
         table.quoted(),
         names.join(", "),
         vec!["?"; values.len()].join(", ")
@@ -199,17 +202,31 @@ pub(crate) fn insert(
         .execute(params_from_iter(bound))
 }
 
+/// Why a statement that succeeded has written nothing.
+pub(crate) const IGNORED: &str = "a trigger of the application leaves the row out";
+
 /// Tells what this file's schema refuses from what the file cannot do. A failed
-/// statement leaves nothing behind.
-fn judge(written: rusqlite::Result<usize>) -> Result<Option<Placed>, Error> {
-    match written {
-        Ok(_) => Ok(None),
-        Err(error) => match error.sqlite_error_code() {
-            Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
-                Ok(Some(Placed::Refused(error.to_string())))
-            }
-            _ => Err(error.into()),
-        },
+/// statement leaves nothing behind; unless it was a trigger that rolls back, which
+/// ends the transaction, and with it everything that was done.
+fn judge(txn: &Txn<'_>, written: rusqlite::Result<usize>) -> Result<Option<Placed>, Error> {
+    let error = match written {
+        Ok(0) => return Ok(Some(Placed::Refused(IGNORED.to_owned()))),
+        Ok(_) => return Ok(None),
+        Err(error) => error,
+    };
+    if txn.conn.is_autocommit() {
+        return Err(StorageError::RolledBack(error).into());
+    }
+    match error.sqlite_error_code() {
+        // The last one: what only the application's own connections know, such as
+        // a function that its triggers call.
+        Some(
+            ErrorCode::ConstraintViolation
+            | ErrorCode::TypeMismatch
+            | ErrorCode::TooBig
+            | ErrorCode::Unknown,
+        ) => Ok(Some(Placed::Refused(error.to_string()))),
+        _ => Err(error.into()),
     }
 }
 
@@ -327,8 +344,9 @@ fn delete_row(
     for (child, key) in &carried_off {
         note(txn, child, key)?;
     }
-    let deleted = delete_plainly(txn, table, &known.key).map(|()| 1);
-    if let Some(refused) = judge(deleted)? {
+    let here = row::exists(txn.conn, table, &known.key)?;
+    let deleted = delete_plainly(txn, table, &known.key);
+    if let Some(refused) = judge(txn, deleted.map(|count| count.max(usize::from(!here))))? {
         return Ok(refused);
     }
     let held = Held {
@@ -339,14 +357,18 @@ fn delete_row(
     Ok(Placed::Done(known.key))
 }
 
-/// Deletes a row as the application would.
-pub(crate) fn delete_plainly(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> rusqlite::Result<()> {
+/// Deletes a row as the application would; tells how many there were.
+pub(crate) fn delete_plainly(
+    txn: &Txn<'_>,
+    table: &Table,
+    key: &LocalKey,
+) -> rusqlite::Result<usize> {
     let sql = format!(
         "DELETE FROM {} WHERE {} = ?1",
         table.quoted(),
         table.quoted_key()
     );
-    txn.conn.prepare_cached(&sql)?.execute([key]).map(drop)
+    txn.conn.prepare_cached(&sql)?.execute([key])
 }
 
 /// Follows the foreign-key actions of a delete: collects the synchronised rows
@@ -441,12 +463,10 @@ fn children(
 /// Does what the silent triggers would have done for a row that a foreign-key
 /// action is about to change.
 fn note(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Result<(), Error> {
-    let base: Vec<String> = (0..table.columns.len()).map(base_column).collect();
     let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let columns = columns.join(", ");
     let sql = format!(
-        "INSERT INTO _sync_base_{n} ({}) SELECT {} FROM {} WHERE {} = ?1",
-        base.join(", "),
-        columns.join(", "),
+        "INSERT INTO _sync_base_{n} ({columns}) SELECT {columns} FROM {} WHERE {} = ?1",
         table.quoted(),
         table.quoted_key(),
         n = table.n,

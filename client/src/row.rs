@@ -5,7 +5,6 @@ use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::payload::{self, Cell, Uncarriable};
 use crate::schema::{Table, quote};
-use crate::triggers::base_column;
 use oversync_shared::RowVersion;
 use oversync_shared::reconcile::{Held, Unsent};
 use rusqlite::types::{Value, ValueRef};
@@ -56,7 +55,7 @@ pub(crate) fn read_base(
     let sql = format!(
         "SELECT * FROM _sync_base_{} WHERE {} = ?1 LIMIT 1",
         table.n,
-        base_column(table.key)
+        table.quoted_key()
     );
     Ok(conn
         .prepare_cached(&sql)?
@@ -164,6 +163,17 @@ pub(crate) fn hold(
     held: Held,
 ) -> Result<(), Error> {
     let spelling = Some(key).filter(|key| **key != LocalKey::usual(row.key, table.key_kind));
+    hold_as_spelt(conn, row, spelling, held)
+}
+
+/// The same, with the key's spelling where it is not the usual one; or, of a
+/// table that is not listed, whatever it is.
+pub(crate) fn hold_as_spelt(
+    conn: &Connection,
+    row: RowRef,
+    spelling: Option<&LocalKey>,
+    held: Held,
+) -> Result<(), Error> {
     conn.prepare_cached(
         "INSERT INTO _sync_row (tbl, pk, local_key, version, deleted) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (tbl, pk) DO UPDATE SET local_key = excluded.local_key,

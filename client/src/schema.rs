@@ -67,6 +67,10 @@ pub(crate) struct Column {
     pub(crate) blob: bool,
     /// Refers to the BLOB key of a synchronised table.
     pub(crate) reference: bool,
+    /// NULL is not allowed.
+    pub(crate) not_null: bool,
+    /// The default, as an SQL expression.
+    pub(crate) default: Option<String>,
     pub(crate) affinity: Affinity,
 }
 
@@ -109,6 +113,9 @@ pub(crate) struct Table {
     pub(crate) key: usize,
     pub(crate) key_kind: KeyKind,
     pub(crate) unique: Vec<UniqueIndex>,
+    /// A name for the number SQLite gives to each row, where it has one that no
+    /// column hides: a REPLACE may go by that, too.
+    pub(crate) rowid: Option<&'static str>,
     /// Foreign keys of this table.
     pub(crate) parents: Vec<ForeignKey>,
     /// Foreign keys of any table of the file that refer to this one.
@@ -118,6 +125,14 @@ pub(crate) struct Table {
     /// A unique index that triggers cannot follow: missing rows are looked for
     /// instead.
     pub(crate) needs_sweep: bool,
+}
+
+impl Column {
+    /// What a REPLACE puts in the place of NULL, if anything.
+    pub(crate) fn in_place_of_null(&self) -> Option<&str> {
+        let default = self.default.as_deref().filter(|_| self.not_null);
+        default.filter(|default| !default.eq_ignore_ascii_case("null"))
+    }
 }
 
 impl Table {

@@ -1,5 +1,9 @@
 //! An upload's answer, carried out: one transaction settles what was sent,
 //! matched by position, and nothing else.
+//!
+//! Between sending and the answer the file may have gone on without this process:
+//! another one took the lease, or began anew. What is no longer in the outbox as it
+//! was sent is none of the answer's business; an edit of it goes its own way.
 
 use crate::capture;
 use crate::db::Txn;
@@ -52,7 +56,12 @@ pub(crate) fn acknowledge(
     // Edits made in flight stand in _sync_pending before anything is settled.
     capture::collect(txn)?;
     let mut done = Acknowledged::default();
+    let mut is_late = false;
     for (frozen, status) in sent.iter().zip(&reply.statuses) {
+        if !outbox::holds(txn.conn, frozen)? {
+            is_late = true;
+            continue;
+        }
         let numbering = match reply.highest_source_change_id {
             Some(highest) if frozen.id <= highest && frozen.renumbered == 0 => Numbering::Doubtful,
             _ => Numbering::Sound,
@@ -77,7 +86,8 @@ pub(crate) fn acknowledge(
         state.epoch.clone_from(&reply.epoch);
     }
     state.save(txn.conn)?;
-    if seen == History::Replaced {
+    // The head of a late answer may lie below a cursor that has moved since.
+    if seen == History::Replaced && !is_late {
         resync::begin(txn, resync::Cause::HistoryReplaced, reply.epoch.as_deref())?;
     }
     Step::BatchSettled.reached();
@@ -112,8 +122,9 @@ fn one(
             done.applied += 1;
             // Under its first number it was refused, under another one taken.
             done.shared_name |= frozen.renumbered > 0;
-            if let Some(table) = txn.tables.by_number(frozen.row.tbl) {
-                row::hold(txn.conn, table, frozen.row, &frozen.key, held)?;
+            match txn.tables.by_number(frozen.row.tbl) {
+                Some(table) => row::hold(txn.conn, table, frozen.row, &frozen.key, held)?,
+                None => row::hold_as_spelt(txn.conn, frozen.row, Some(&frozen.key), held)?,
             }
             capture::parent_arrived(txn.conn, frozen.row)
         }
@@ -259,6 +270,9 @@ fn missing_parent(
 
 /// A change so large that the server takes it in no batch.
 pub(crate) fn reject_too_large(txn: &Txn<'_>, frozen: &Frozen) -> Result<(), Error> {
+    if !outbox::holds(txn.conn, frozen)? {
+        return Ok(());
+    }
     outbox::remove(txn.conn, frozen.id)?;
     let detail = format!(
         "the row is larger ({} bytes) than the server takes",

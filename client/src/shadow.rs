@@ -51,9 +51,10 @@ pub(crate) enum More {
     Coming,
 }
 
-/// Whether any server row waits for its edit to be settled.
+/// Whether any server row waits for its edit to be settled, in a listed table.
 pub(crate) fn is_any(conn: &Connection) -> Result<bool, Error> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_shadow)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_shadow \
+               WHERE tbl IN (SELECT n FROM _sync_table WHERE listed))";
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 

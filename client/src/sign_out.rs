@@ -25,7 +25,7 @@ pub enum SignOut {
 
 impl Client {
     /// Ends this user's time on this device. Afterwards the synchronised tables
-    /// are empty, nothing of this crate is left in the file, and the client is
+    /// (also those that were taken off the list) are empty, nothing of this crate is left in the file, and the client is
     /// stopped; another user's client may open the file. A failure changes
     /// nothing.
     ///
@@ -82,7 +82,8 @@ impl Client {
     }
 }
 
-fn wipe(store: &mut Store, discard: bool) -> Result<(), Error> {
+/// Empties the file; in one transaction.
+pub(crate) fn wipe(store: &mut Store, discard: bool) -> Result<(), Error> {
     store.triggers(false)?;
     let done = store.write(|txn| empty(txn, discard));
     store.triggers(true)?;
@@ -122,6 +123,10 @@ fn empty(txn: &Txn<'_>, discard: bool) -> Result<(), Error> {
         txn.conn
             .execute(&format!("DELETE FROM {}", table.quoted()), [])?;
     }
+    for name in unlisted(txn)? {
+        txn.conn
+            .execute(&format!("DELETE FROM {}", quote(&name)), [])?;
+    }
     Step::TablesEmptied.reached();
     let own = "SELECT type, name FROM sqlite_schema
                WHERE type IN ('trigger', 'table') AND name LIKE '\\_sync\\_%' ESCAPE '\\'
@@ -135,4 +140,15 @@ fn empty(txn: &Txn<'_>, discard: bool) -> Result<(), Error> {
             .execute_batch(&format!("DROP {kind} {}", quote(&name)))?;
     }
     Ok(())
+}
+
+/// Tables that were synchronised once and are still there: their rows are the
+/// user's, too.
+fn unlisted(txn: &Txn<'_>) -> Result<Vec<String>, Error> {
+    let mut statement = txn.conn.prepare(
+        "SELECT s.name FROM _sync_table AS t JOIN sqlite_schema AS s
+         ON s.name = t.name COLLATE NOCASE AND s.type = 'table' WHERE NOT t.listed",
+    )?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
 }

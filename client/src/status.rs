@@ -69,8 +69,9 @@ pub struct Status {
     pub last_confirmed_at: Option<i64>,
     /// The connection for hints.
     pub connection: ConnectionState,
-    /// Why nothing moves, or not all that could: the last error, a pause that
-    /// holds something back, edits that all wait for a rejected one.
+    /// Why nothing moves, or not all that could: the last error, uploads that the
+    /// server refuses as a whole, a pause that holds something back, edits that all
+    /// wait for a rejected one, or for their table to be listed again.
     pub stalled_reason: Option<String>,
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         paused: pause::read(conn)?,
         ..Status::default()
     };
-    let (mut waiting, mut oldest) = (0, None::<i64>);
+    let (mut waiting, mut oldest, mut unlisted) = (0, None::<i64>, false);
     conn.prepare_cached(COUNTS)?.query_row([], |row| {
         status.unsent = row.get(0)?;
         status.rejected = row.get(1)?;
@@ -106,6 +107,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         status.parked = row.get(3)?;
         waiting = row.get(4)?;
         oldest = row.get(5)?;
+        unlisted = row.get(6)?;
         Ok(())
     })?;
     if status.unsent > 0 {
@@ -113,12 +115,12 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         let age = oldest.map_or(0, |oldest| unix_now().saturating_sub(oldest).max(0));
         status.oldest_unsent_age = Some(age);
     }
-    status.stalled_reason = held_up(&status, waiting).map(str::to_owned);
+    status.stalled_reason = held_up(&status, waiting, unlisted).map(str::to_owned);
     Ok(status)
 }
 
 /// What the file says about why something waits.
-fn held_up(status: &Status, waiting: i64) -> Option<&'static str> {
+fn held_up(status: &Status, waiting: i64, unlisted: bool) -> Option<&'static str> {
     match (status.paused.uploads, status.paused.downloads) {
         (true, true) => Some("uploads and downloads are paused"),
         (true, false) if status.unsent > 0 => Some("uploads are paused"),
@@ -126,6 +128,7 @@ fn held_up(status: &Status, waiting: i64) -> Option<&'static str> {
         _ if status.unsent > 0 && waiting == status.unsent => {
             Some("every unsent edit waits for a row that is in the rejected list")
         }
+        _ if unlisted => Some("edits of a table that is no longer listed wait until it is again"),
         _ => None,
     }
 }
@@ -144,15 +147,36 @@ pub(crate) struct Live {
 #[derive(Debug, Clone)]
 pub(crate) struct Stalled {
     pub(crate) reason: String,
+    extent: Extent,
+}
+
+/// What does not move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
     /// No request gets through, whatever the way to hear news looks like.
-    pub(crate) unreachable: bool,
+    Unreachable,
+    /// The server answers, and nothing moves.
+    Everything,
+    /// Downloads go on.
+    Uploads,
 }
 
 impl Stalled {
     pub(crate) fn by(error: &Error) -> Self {
         Self {
             reason: error.to_string(),
-            unreachable: matches!(error, Error::Network(NetworkError::Unreachable(_))),
+            extent: match error {
+                Error::Network(NetworkError::Unreachable(_)) => Extent::Unreachable,
+                _ => Extent::Everything,
+            },
+        }
+    }
+
+    /// The server does not take what is uploaded; the rest goes on.
+    pub(crate) fn uploads_by(error: &Error) -> Self {
+        Self {
+            reason: format!("uploads are refused: {error}"),
+            extent: Extent::Uploads,
         }
     }
 }
@@ -166,18 +190,19 @@ impl Live {
         }
         status.behind_by = (self.head.get() - status.cursor).max(0);
         let both_paused = status.paused.uploads && status.paused.downloads;
-        status.connection = match (self.connection, &self.stalled) {
+        let extent = self.stalled.as_ref().map(|stalled| stalled.extent);
+        status.connection = match (self.connection, extent) {
             (
                 ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
-                Some(stalled),
-            ) => match stalled.unreachable {
-                true => ConnectionState::Offline,
-                false => ConnectionState::Stalled,
+                extent,
+            ) => match extent {
+                Some(Extent::Unreachable) => ConnectionState::Offline,
+                Some(Extent::Everything) => ConnectionState::Stalled,
+                // Downloads are all that is left, and they are held back.
+                Some(Extent::Uploads) if status.paused.downloads => ConnectionState::Stalled,
+                _ if both_paused => ConnectionState::Stalled,
+                _ => self.connection,
             },
-            (
-                ConnectionState::Online | ConnectionState::LongPoll | ConnectionState::Polling,
-                None,
-            ) if both_paused => ConnectionState::Stalled,
             (other, _) => other,
         };
         if let Some(stalled) = &self.stalled {

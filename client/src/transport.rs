@@ -15,7 +15,8 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 use url::Url;
 
 /// How long a request may take as a whole: 8 MiB over a slow line.
@@ -34,6 +35,8 @@ pub(crate) struct Transport {
     base: Url,
     schema_version: Option<i64>,
     pub(crate) tokens: Tokens,
+    /// The `Date` of the last answer, in seconds since 1970; 0 before.
+    server_time: AtomicI64,
 }
 
 /// The parameters of a download.
@@ -96,7 +99,25 @@ impl Transport {
             base: base_url(server)?,
             schema_version,
             tokens,
+            server_time: AtomicI64::new(0),
         })
+    }
+
+    /// What time it is by the server's clock, in seconds since 1970, as of its last
+    /// answer; none when it does not say.
+    pub(crate) fn server_time(&self) -> Option<i64> {
+        Some(self.server_time.load(Ordering::Relaxed)).filter(|time| *time > 0)
+    }
+
+    fn note_time(&self, response: &Response) {
+        let date = response.headers().get(DATE);
+        let time = date
+            .and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok())
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| i64::try_from(since.as_secs()).ok());
+        if let Some(time) = time {
+            self.server_time.store(time, Ordering::Relaxed);
+        }
     }
 
     /// The address of the WebSocket.
@@ -245,7 +266,11 @@ impl Transport {
         if let Some(version) = self.schema_version {
             request = request.header(SCHEMA_VERSION_HEADER, version);
         }
-        read(request.send().await).await
+        let sent = request.send().await;
+        if let Ok(response) = &sent {
+            self.note_time(response);
+        }
+        read(sent).await
     }
 }
 

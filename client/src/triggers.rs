@@ -5,7 +5,9 @@
 //! rebuilt the table, base table and triggers are made anew.
 
 use crate::error::Error;
+use crate::learned;
 use crate::schema::{Table, quote};
+use crate::sweep;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 
@@ -18,26 +20,22 @@ const BASE_TABLE: &str = include_str!("../../migrations/device/table.sql");
 /// Rows that the triggers cannot have seen (all of a fresh table, all of a
 /// table that was rebuilt without triggers) are noted as touched.
 pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(), Error> {
-    let wanted = statements(&fill(TRIGGERS, table));
-    let base = statements(&fill(BASE_TABLE, table));
     let found = installed(conn, table)?;
-    let expected: BTreeSet<&str> = wanted.iter().chain(&base).map(String::as_str).collect();
-    let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
-    if expected == current {
+    let (triggers, base): (Vec<Object>, Vec<Object>) = found
+        .into_iter()
+        .partition(|object| object.kind == "trigger");
+    // Where the columns have changed, edits that are in the log lose their base
+    // image here and nothing else.
+    let has_other_columns = replace(conn, &base, &statements(BASE_TABLE, table))?;
+    let wanted = statements(TRIGGERS, table);
+    let is_new = replace(conn, &triggers, &wanted)?;
+    if has_other_columns {
+        learned::fill(conn, table)?;
+    }
+    if !is_new && !fresh {
         return Ok(());
     }
-    let had_triggers = found
-        .iter()
-        .filter(|object| object.kind == "trigger")
-        .count();
-    // Edits that are in the log lose their base image here and nothing else.
-    for object in found.iter().filter(|object| object.kind != "index") {
-        conn.execute_batch(&format!("DROP {} {}", object.kind, quote(&object.name)))?;
-    }
-    for statement in base.iter().chain(&wanted) {
-        conn.execute_batch(statement)?;
-    }
-    if fresh || had_triggers < wanted.len() {
+    if fresh || triggers.len() < wanted.len() {
         conn.execute(
             &format!(
                 "INSERT INTO _sync_log (tbl, op, key) SELECT ?1, 1, {} FROM {}",
@@ -46,11 +44,7 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
             ),
             [table.n],
         )?;
-        conn.execute(
-            "INSERT INTO _sync_log (tbl, op, key) SELECT ?1, 3, local_key FROM _sync_row
-             WHERE tbl = ?1 AND deleted = 0 AND local_key IS NOT NULL",
-            [table.n],
-        )?;
+        sweep::note_missing(conn, table)?;
     }
     Ok(())
 }
@@ -68,10 +62,7 @@ pub(crate) enum Installed {
 
 /// Compares without changing anything; `install` mends.
 pub(crate) fn look(conn: &Connection, table: &Table) -> Result<Installed, Error> {
-    let (wanted, base) = (
-        statements(&fill(TRIGGERS, table)),
-        statements(&fill(BASE_TABLE, table)),
-    );
+    let (wanted, base) = (statements(TRIGGERS, table), statements(BASE_TABLE, table));
     let found = installed(conn, table)?;
     let expected: BTreeSet<&str> = wanted.iter().chain(&base).map(String::as_str).collect();
     let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
@@ -83,6 +74,24 @@ pub(crate) fn look(conn: &Connection, table: &Table) -> Result<Installed, Error>
     })
 }
 
+/// Puts what is wanted in the place of what is there, where it differs. Tells
+/// whether it did.
+fn replace(conn: &Connection, found: &[Object], wanted: &[String]) -> Result<bool, Error> {
+    let expected: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+    let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
+    if expected == current {
+        return Ok(false);
+    }
+    // An index goes with its table.
+    for object in found.iter().filter(|object| object.kind != "index") {
+        conn.execute_batch(&format!("DROP {} {}", object.kind, quote(&object.name)))?;
+    }
+    for statement in wanted {
+        conn.execute_batch(statement)?;
+    }
+    Ok(true)
+}
+
 /// Removes the triggers of a table that is no longer listed.
 pub(crate) fn remove(conn: &Connection, n: i64) -> Result<(), Error> {
     for name in NAMES {
@@ -91,8 +100,12 @@ pub(crate) fn remove(conn: &Connection, n: i64) -> Result<(), Error> {
     Ok(())
 }
 
-const NAMES: [&str; 5] = [
+/// The trigger that only tables with row numbers have.
+const BEFORE_ROWID: &str = "before_rowid";
+
+const NAMES: [&str; 6] = [
     "before_insert",
+    BEFORE_ROWID,
     "after_insert",
     "before_update",
     "after_update",
@@ -130,9 +143,10 @@ fn installed(conn: &Connection, table: &Table) -> Result<Vec<Object>, Error> {
     Ok(found)
 }
 
-/// Cuts a file into its statements, without comments, as SQLite stores them.
-fn statements(text: &str) -> Vec<String> {
-    let lines: Vec<&str> = text
+/// Cuts a template into its statements, without comments, as SQLite stores them,
+/// and fills them in: names come last, they may look like anything.
+fn statements(template: &str, table: &Table) -> Vec<String> {
+    let lines: Vec<&str> = template
         .lines()
         .filter(|line| !line.starts_with("--"))
         .collect();
@@ -144,7 +158,8 @@ fn statements(text: &str) -> Vec<String> {
                 .trim_end_matches(';')
         })
         .filter(|part| !part.is_empty())
-        .map(|part| format!("CREATE {part}"))
+        .filter(|part| table.rowid.is_some() || !part.contains(BEFORE_ROWID))
+        .map(|part| fill(&format!("CREATE {part}"), table))
         .collect()
 }
 
@@ -169,15 +184,18 @@ fn fill(template: &str, table: &Table) -> String {
             "n" => out.push_str(&table.n.to_string()),
             "table" => out.push_str(&table.quoted()),
             "key" => out.push_str(&table.quoted_key()),
-            "base_key" => out.push_str(&base_column(table.key)),
-            "base_columns" => {
-                let names: Vec<String> = (0..table.columns.len()).map(base_column).collect();
-                out.push_str(&names.join(", "));
-            }
+            "base_key" => out.push_str(&table.quoted_key()),
+            "base_columns" => out.push_str(&each("")),
             "row_columns" => out.push_str(&each("r.")),
             "old_columns" => out.push_str(&each("OLD.")),
             "insert_victims" => out.push_str(&victims(table)),
-            "update_victims" => out.push_str(&victims(table)),
+            "update_victims" => {
+                out.push_str(&victims(table));
+                if let Some(rowid) = table.rowid {
+                    out.push_str(&format!(" OR r.{rowid} = NEW.{rowid}"));
+                }
+            }
+            "rowid" => out.push_str(table.rowid.expect("BUG: a table with row numbers")),
             "update_may_replace" => out.push_str(&may_replace(table)),
             other => unreachable!("BUG: placeholder {other} in a template"),
         }
@@ -187,31 +205,43 @@ fn fill(template: &str, table: &Table) -> String {
     out
 }
 
-/// The name of a column in the table of base images.
-pub(crate) fn base_column(index: usize) -> String {
-    format!("c{index}")
-}
-
 /// The rows `r` that hold a unique value of NEW.
 fn victims(table: &Table) -> String {
-    let key = table.quoted_key();
-    let mut terms = vec![format!("r.{key} = NEW.{key}")];
+    let key = &table.key_column().name;
+    let mut terms = vec![format!("r.{} = {}", quote(key), as_replaced(table, key))];
     for index in &table.unique {
-        let is_key = matches!(&index.columns[..], [(name, _)] if *name == table.key_column().name);
-        if is_key {
+        // Under the index's own collation a key may equal more than under the
+        // column's.
+        let said = |(name, collation): &(String, String)| name == key && collation == "BINARY";
+        if matches!(&index.columns[..], [only] if said(only)) {
             continue;
         }
         let columns: Vec<String> = index
             .columns
             .iter()
             .map(|(name, collation)| {
-                let name = quote(name);
-                format!("r.{name} = NEW.{name} COLLATE {}", quote(collation))
+                // On the left: in an OR of one column, SQLite takes a collation on
+                // the right for none.
+                let new = as_replaced(table, name);
+                format!("r.{} COLLATE {} = {new}", quote(name), quote(collation))
             })
             .collect();
         terms.push(format!("({})", columns.join(" AND ")));
     }
     terms.join(" OR ")
+}
+
+/// The new value of a column as a REPLACE takes it: where NULL is not allowed, the
+/// default stands for it, though the trigger does not see that yet.
+fn as_replaced(table: &Table, column: &str) -> String {
+    let name = quote(column);
+    let default = table.columns.iter().find(|found| found.name == column);
+    match default.and_then(|column| column.in_place_of_null()) {
+        None => format!("NEW.{name}"),
+        Some(default) => {
+            format!("CASE WHEN NEW.{name} IS NULL THEN ({default}) ELSE NEW.{name} END")
+        }
+    }
 }
 
 /// Whether an update moves a row onto other unique values.
@@ -226,6 +256,11 @@ fn may_replace(table: &Table) -> String {
             let name = quote(name);
             format!("NEW.{name} IS NOT OLD.{name} COLLATE BINARY")
         })
+        .chain(
+            table
+                .rowid
+                .map(|rowid| format!("NEW.{rowid} <> OLD.{rowid}")),
+        )
         .collect();
     terms.join(" OR ")
 }

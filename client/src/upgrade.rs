@@ -30,6 +30,8 @@ const ADDED: &[(&str, &str, &str, &str)] = &[
         "INTEGER NOT NULL DEFAULT 0",
         "",
     ),
+    ("_sync_client", "schema_seen", "INTEGER", ""),
+    ("_sync_table", "listed", "INTEGER NOT NULL DEFAULT 1", ""),
     ("_sync_pending", "at", "INTEGER", ""),
     ("_sync_outbox", "at", "INTEGER", ""),
 ];

@@ -2,10 +2,11 @@
 
 use crate::capture;
 use crate::core::Core;
+use crate::db::Txn;
+use crate::discover::wire_form;
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::outbox::{self, BatchLimits, Frozen};
-use crate::schema::Tables;
 use crate::settle::{self, Acknowledged};
 use crate::shadow::{self, More};
 use crate::state::State;
@@ -42,9 +43,9 @@ impl Uploaded {
 }
 
 /// A batch that is ready to be sent.
-struct Batch {
-    sent: Vec<Frozen>,
-    request: UploadRequest,
+pub(crate) struct Batch {
+    pub(crate) sent: Vec<Frozen>,
+    pub(crate) request: UploadRequest,
     /// Rows that earlier conflicts have written into tables.
     written: Vec<(RowRef, LocalKey)>,
 }
@@ -122,7 +123,22 @@ async fn smaller(core: &Core, sent: &[Frozen], limit_bytes: Option<u64>) -> Resu
     Ok(())
 }
 
-fn prepare(txn: &crate::db::Txn<'_>, limits: BatchLimits) -> Result<Option<Batch>, Error> {
+/// A table's name on the wire; also of one that is no longer listed: what is
+/// frozen may have been applied already, and is sent again unchanged.
+pub(crate) fn wire_name(txn: &Txn<'_>, tbl: i64) -> Result<String, Error> {
+    if let Some(table) = txn.tables.by_number(tbl) {
+        return Ok(table.wire.clone());
+    }
+    let name: String = txn
+        .conn
+        .prepare_cached("SELECT name FROM _sync_table WHERE n = ?1")?
+        .query_row([tbl], |row| row.get(0))?;
+    Ok(wire_form(&name))
+}
+
+/// Freezes what there is to send, or takes what is frozen; `None` before the first
+/// pass has been completed.
+pub(crate) fn prepare(txn: &Txn<'_>, limits: BatchLimits) -> Result<Option<Batch>, Error> {
     let state = State::load(txn.conn)?;
     // Before the first pass the device does not know what the server has.
     if !state.hydrated {
@@ -137,7 +153,7 @@ fn prepare(txn: &crate::db::Txn<'_>, limits: BatchLimits) -> Result<Option<Batch
     frozen.truncate(fitting(&frozen, limits));
     let request = UploadRequest {
         last_server_seq_seen: state.cursor,
-        changes: changes(txn.tables, &state.schema, &frozen)?,
+        changes: changes(txn, &state.schema, &frozen)?,
         epoch: state.epoch,
         settled_below: Some(settled_below).filter(|id| *id > ChangeId::new(1)),
     };
@@ -162,11 +178,10 @@ fn fitting(frozen: &[Frozen], limits: BatchLimits) -> usize {
         .count()
 }
 
-fn changes(tables: &Tables, schema: &str, frozen: &[Frozen]) -> Result<Vec<UploadChange>, Error> {
+fn changes(txn: &Txn<'_>, schema: &str, frozen: &[Frozen]) -> Result<Vec<UploadChange>, Error> {
     frozen
         .iter()
         .map(|change| {
-            let table = tables.by_number(change.row.tbl);
             let payload = change
                 .payload
                 .clone()
@@ -175,9 +190,7 @@ fn changes(tables: &Tables, schema: &str, frozen: &[Frozen]) -> Result<Vec<Uploa
             Ok(UploadChange {
                 source_change_id: change.id,
                 schema: schema.to_owned(),
-                // A table that is no longer listed: the server says what it
-                // thinks of the empty name, and the edit is in the rejected list.
-                table: table.map_or_else(String::new, |table| table.wire.clone()),
+                table: wire_name(txn, change.row.tbl)?,
                 op: change.op,
                 pk: change.row.key.to_string(),
                 server_version: change.version,

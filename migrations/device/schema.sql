@@ -26,12 +26,15 @@ CREATE TABLE IF NOT EXISTS _sync_client (
     -- What a new pass over everything means for rows the server does not name.
     resync TEXT CHECK (resync IN ('history_replaced', 'history_pruned')),
     last_confirmed_at INTEGER,
-    -- Days on which the file was synchronised, and when the last one was noticed.
+    -- Days on which the file was synchronised, and when the last one was noticed;
+    -- both by the server's time.
     day INTEGER NOT NULL DEFAULT 0,
     day_at INTEGER,
     -- 1 while the application holds a direction back.
     paused_uploads INTEGER NOT NULL DEFAULT 0 CHECK (paused_uploads IN (0, 1)),
-    paused_downloads INTEGER NOT NULL DEFAULT 0 CHECK (paused_downloads IN (0, 1))
+    paused_downloads INTEGER NOT NULL DEFAULT 0 CHECK (paused_downloads IN (0, 1)),
+    -- PRAGMA schema_version when the triggers were last looked at.
+    schema_seen INTEGER
 );
 
 -- Silences the capture triggers while a page is applied. Set and cleared inside
@@ -42,7 +45,9 @@ INSERT INTO _sync_guard (applying) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM _syn
 -- The synchronised tables. A number is never used for another table.
 CREATE TABLE IF NOT EXISTS _sync_table (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
-    name TEXT NOT NULL UNIQUE COLLATE NOCASE
+    name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    -- 0 once the application has taken it off its list: what is unsent of it waits.
+    listed INTEGER NOT NULL DEFAULT 1 CHECK (listed IN (0, 1))
 );
 
 -- What the triggers write: which key was touched, in the order it happened.

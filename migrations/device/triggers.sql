@@ -4,7 +4,8 @@
 -- cannot conflict.
 -- {table}, {key}: quoted names; {row_columns}: r."a", r."b", …; {old_columns}:
 -- OLD."a", …; {insert_victims}, {update_victims}: which rows r a REPLACE would
--- remove; {update_may_replace}: whether the update touches a unique value.
+-- remove; {update_may_replace}: whether the update touches a unique value;
+-- {rowid}: a name of the row number, in tables that have one.
 
 -- A REPLACE removes rows without firing delete triggers: note them before.
 CREATE TRIGGER _sync_{n}_before_insert BEFORE INSERT ON {table}
@@ -16,6 +17,19 @@ BEGIN
       AND NOT EXISTS (SELECT 1 FROM _sync_base_{n} AS b WHERE b.{base_key} = r.{key});
     INSERT INTO _sync_log (tbl, op, key)
     SELECT {n}, 0, r.{key} FROM {table} AS r WHERE {insert_victims};
+END;
+
+-- The same by the row number, where the statement gives one: SQLite shows -1
+-- before it has chosen one itself.
+CREATE TRIGGER _sync_{n}_before_rowid BEFORE INSERT ON {table}
+WHEN NEW.{rowid} <> -1 AND (SELECT applying FROM _sync_guard) = 0
+BEGIN
+    INSERT INTO _sync_base_{n} ({base_columns})
+    SELECT {row_columns} FROM {table} AS r
+    WHERE r.{rowid} = NEW.{rowid}
+      AND NOT EXISTS (SELECT 1 FROM _sync_base_{n} AS b WHERE b.{base_key} = r.{key});
+    INSERT INTO _sync_log (tbl, op, key)
+    SELECT {n}, 0, r.{key} FROM {table} AS r WHERE r.{rowid} = NEW.{rowid};
 END;
 
 CREATE TRIGGER _sync_{n}_after_insert AFTER INSERT ON {table}

@@ -200,7 +200,7 @@ async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
     let (_database, mut first) = server(backend).await;
     let user = fresh_user();
     let python = Python::new(&first.target(), &user, "python");
-    let (known, later) = (fresh_key(), fresh_key());
+    let (known, later, met) = (fresh_key(), fresh_key(), fresh_key());
     python.put(&known, &json!({"name": "Ann"}));
     let watching = python.watch();
     let reader = first.target().device(&user, "reader");
@@ -218,16 +218,30 @@ async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
     })
     .await;
     drop(watching);
-    // Another history: what this device has is offered again.
+    for name in ["Cy", "Cyd"] {
+        python.put(&met, &json!({"name": name}));
+        python.run(&["sync"]);
+    }
+    // Another history: what this device has is offered again, also an edit of a row
+    // that is not there. One that is there is not overwritten: the edit was made on
+    // something else.
     let (_other, second) = server(backend).await;
+    let native = Python::new(&second.target(), &user, "native");
+    native.put(&met, &json!({"name": "Theirs"}));
+    native.run(&["sync"]);
     python.put(&later, &json!({"name": "Bob"}));
+    python.put(&known, &json!({"name": "Annabel"}));
+    python.put(&met, &json!({"name": "Cyril"}));
     python.connect(&second.target());
     python.run(&["sync"]);
     let reader = Python::new(&second.target(), &user, "reader");
     reader.run(&["sync"]);
-    assert_eq!(reader.names().len(), 2);
-    assert_eq!(
-        (python.names(), python.run(&["lost"])),
-        (reader.names(), String::new())
-    );
+    let mut expected = [(known, "Annabel"), (later, "Bob"), (met, "Theirs")]
+        .map(|(key, name)| (key, name.to_owned()));
+    expected.sort();
+    assert_eq!(reader.names(), expected);
+    assert_eq!(python.names(), reader.names());
+    let lost = python.run(&["lost"]);
+    assert_eq!(lost.lines().count(), 1, "{lost}");
+    assert!(lost.contains("Cyril"), "{lost}");
 }

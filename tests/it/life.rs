@@ -7,7 +7,7 @@ use oversync_tests::server::command;
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, Database, Port, Server, eventually, on_both_stores};
 use rusqlite::{Connection, params};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -15,6 +15,7 @@ on_both_stores!(
     a_fresh_install_brings_what_the_user_wrote_before,
     normal_use,
     a_reinstall_counts_on,
+    copies_of_a_file_lose_nothing,
     a_device_is_replaced,
     offline_and_online_again,
     conflicts_end_the_same_everywhere,
@@ -182,6 +183,29 @@ impl Phone {
         self.try_open(world).await.expect("the client opens");
     }
 
+    async fn close(&mut self) {
+        if let Some(client) = self.client.take() {
+            client.stop().await;
+        }
+    }
+
+    /// A copy of the file as it is now, made by SQLite.
+    fn backup(&self) -> PathBuf {
+        let copy = self.path.with_extension(fresh_key());
+        self.file()
+            .execute("VACUUM INTO ?1", [copy.to_str().expect("text")])
+            .expect("copied");
+        copy
+    }
+
+    /// A copy takes the place of the file; the client is closed.
+    fn put_back(&self, copy: &Path) {
+        for left in ["db-wal", "db-shm"] {
+            let _ = std::fs::remove_file(self.path.with_extension(left));
+        }
+        std::fs::copy(copy, &self.path).expect("copied");
+    }
+
     fn client(&self) -> &Client {
         self.client.as_ref().expect("opened")
     }
@@ -319,6 +343,46 @@ async fn a_reinstall_counts_on(backend: Backend) {
     after.sql("UPDATE posts SET title = title || '.'");
     let all = world.all_equal(&[&after]).await;
     assert_eq!(all.len(), 8, "{all:#?}");
+}
+
+/// The file is copied to another device, and both go on under one name; later the
+/// first one is put back to an old state of itself.
+async fn copies_of_a_file_lose_nothing(backend: Backend) {
+    let (world, user) = (World::new(backend).await, fresh_user());
+    let author = fresh_key();
+    let mut first = world.online(&user, "phone").await;
+    let other = world.online(&user, "laptop").await;
+    first.sql(&person(&author, "Ann"));
+    first.sync().await;
+    let mut copy = world.phone(&user, "phone");
+    copy.put_back(&first.backup());
+    let old_state = first.backup();
+    copy.open(&world).await;
+    // Both give out the same numbers, for other content, without a look at the server.
+    for n in 0..4 {
+        first.sql(&post(&fresh_key(), &author, &format!("first {n}")));
+        copy.sql(&post(&fresh_key(), &author, &format!("copy {n}")));
+    }
+    first.sql("UPDATE people SET name = 'Anna'");
+    copy.sql("UPDATE people SET age = 7");
+    first.sync().await;
+    copy.sync().await;
+    let all = world.all_equal(&[&first, &copy, &other]).await;
+    assert_eq!(all.len(), 9, "{all:#?}");
+    assert!(all[0].contains("'Anna'7"), "{all:#?}");
+    // The old state knows nothing of all that, and its numbers are used up.
+    first.close().await;
+    first.put_back(&old_state);
+    first.sql(&post(&fresh_key(), &author, "put back"));
+    first.sql("UPDATE people SET age = 8");
+    first.open(&world).await;
+    first.sync().await;
+    let all = world.all_equal(&[&first, &copy, &other]).await;
+    assert_eq!(all.len(), 10, "{all:#?}");
+    // Ann is seven for the others: both have set her age, and the server's stands.
+    assert!(all[0].contains("'Anna'7"), "{all:#?}");
+    let lost = first.client().conflicts().await.expect("a list");
+    assert_eq!(lost[0].lost.as_deref(), Some(r#"{"age":8}"#));
 }
 
 async fn a_device_is_replaced(backend: Backend) {

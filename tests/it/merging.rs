@@ -1,14 +1,16 @@
 //! One row, edited on two devices: what both have done survives, what loses can
 //! be got back, and an edit that the server refuses can be tried again.
 
-use oversqlite::{ClientWins, ColumnPolicy, Config as DeviceConfig, DeletePolicy};
+use oversqlite::{ClientWins, ColumnPolicy, Config as DeviceConfig, ConnectionState, DeletePolicy};
 use oversync_tests::target::{fresh_key, fresh_user};
-use oversync_tests::{App, Backend, Config, Port, Server, on_both_stores};
+use oversync_tests::{App, Backend, Config, Port, Server, eventually, on_both_stores};
 
 on_both_stores!(
     edits_of_different_columns_survive_everywhere,
     one_column_follows_its_policy_and_the_loser_can_be_restored,
     a_row_that_lost_to_a_delete_can_be_restored,
+    what_lost_goes_when_it_is_old_by_the_servers_calendar_too,
+    a_conflict_in_an_answer_fetches_what_it_misses,
     a_refused_parent_and_its_child_go_when_it_is_retried,
     a_refused_edit_that_is_dropped_leaves_the_servers_row,
 );
@@ -177,6 +179,69 @@ async fn a_row_that_lost_to_a_delete_can_be_restored(backend: Backend) {
 }
 
 /// A row that is larger than the server takes, and one that refers to it.
+async fn what_lost_goes_when_it_is_old_by_the_servers_calendar_too(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let pair = Pair::new(&server, |config| config).await;
+    run(&pair.ada, "UPDATE users SET name = 'Anna'");
+    run(&pair.bob, "UPDATE users SET name = 'Anne'");
+    pair.meet().await;
+    let target = server.target();
+    let left = async |aged: &str| {
+        run(&pair.bob, aged);
+        // A process that has just been started, and hears the time from the server.
+        let next = pair.bob.second(&target).await;
+        next.client.sync().await.expect("synchronised");
+        next.client.conflicts().await.expect("a list").len()
+    };
+    let by_this_clock = "UPDATE _sync_conflicts SET at = at - 31 * 86400";
+    assert_eq!(left(by_this_clock).await, 1);
+    assert_eq!(left("UPDATE _sync_conflicts SET day = day - 31").await, 0);
+}
+
+/// An upload's answer brings a row whose parent no page has brought yet. Nothing
+/// else would make this device ask: no hints, and a poll once an hour.
+async fn a_conflict_in_an_answer_fetches_what_it_misses(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let pair = Pair::new(&server, |config| config.hints(false)).await;
+    let post = fresh_key();
+    run(
+        &pair.ada,
+        &format!(
+            "INSERT INTO posts (id, title, author_id) VALUES ('{post}', 'a', '{}')",
+            pair.key
+        ),
+    );
+    pair.meet().await;
+    pair.bob.client.start().expect("the engine starts");
+    pair.bob.sent().await;
+    eventually("the first rounds are over", || async {
+        let status = pair.bob.client.status().await.expect("a status");
+        (status.connection == ConnectionState::Polling).then_some(())
+    })
+    .await;
+    let author = fresh_key();
+    pair.ada.add(&author, "Bea");
+    run(
+        &pair.ada,
+        &format!("UPDATE posts SET author_id = '{author}'"),
+    );
+    pair.ada.client.sync().await.expect("synchronised");
+    assert_eq!(pair.bob.people().len(), 1, "bob has not heard of it");
+    run(&pair.bob, "UPDATE posts SET title = 'b'");
+    eventually("both edits are in one row", || async {
+        let found: (String, String) = pair
+            .bob
+            .connection()
+            .query_row("SELECT title, author_id FROM posts", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .expect("a row");
+        (found == ("b".to_owned(), author.clone())).then_some(())
+    })
+    .await;
+    pair.bob.sent().await;
+}
+
 async fn refused(backend: Backend) -> (oversync_tests::Database, Server, App) {
     let database = backend.database().await;
     let small = Config::default().set("limits.max_payload_bytes", 1_000);

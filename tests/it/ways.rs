@@ -2,16 +2,18 @@
 //! what is held back; and several processes on one file, of which one
 //! synchronises and the others stand by.
 
-use oversqlite::{Changed, ConnectionState, Direction, Error, SetupError, Status};
+use oversqlite::{Changed, ConnectionState, Direction, Error, NetworkError, SetupError, Status};
 use oversync_tests::proxy::{Proxy, Verdict};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{
     App, Backend, Config, Database, Port, Server, Target, eventually, on_both_stores, within,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 on_both_stores!(
     a_refused_upgrade_falls_back_to_long_poll,
+    refused_uploads_do_not_keep_downloads_back,
     what_is_paused_waits_and_the_rest_moves,
     another_client_on_the_file_stands_by_and_takes_over,
 );
@@ -106,6 +108,71 @@ async fn without_long_poll_it_polls_and_says_so() {
         crosses(&ada, &bob).await;
         crosses(&bob, &ada).await;
     }
+}
+
+async fn refused_uploads_do_not_keep_downloads_back(backend: Backend) {
+    // Each store has a switch of its own: the tests run beside one another.
+    static REFUSING: [AtomicBool; 2] = [const { AtomicBool::new(true) }; 2];
+    fn judge(line: &str, store: usize) -> Verdict {
+        match line.contains("/sync/upload") && REFUSING[store].load(Ordering::SeqCst) {
+            true => Verdict::Refuse(403),
+            false => Verdict::Pass,
+        }
+    }
+    let (_database, server) = server(backend).await;
+    let (refusing, proxy) = match backend {
+        Backend::Embedded => (
+            &REFUSING[0],
+            Proxy::start(server.address(), |line| judge(line, 0)).await,
+        ),
+        Backend::Postgres => (
+            &REFUSING[1],
+            Proxy::start(server.address(), |line| judge(line, 1)).await,
+        ),
+    };
+    let user = fresh_user();
+    let ada = App::start(&server.target(), &user, "ada").await;
+    let bob = App::start(&behind(&proxy, &server), &user, "bob").await;
+    connected(&bob, ConnectionState::Online).await;
+    let his = fresh_key();
+    bob.add(&his, "Bob");
+    for _ in 0..5 {
+        crosses(&ada, &bob).await;
+    }
+    status(&bob, "the reason, and a living connection", |status| {
+        let why = status.stalled_reason.as_deref().unwrap_or_default();
+        status.unsent == 1
+            && status.connection == ConnectionState::Online
+            && why.contains("uploads are refused")
+            && why.contains("403")
+    })
+    .await;
+    // The same by hand, without an engine.
+    let carl = App::open(&behind(&proxy, &server), &user, "carl").await;
+    carl.client.hydrate().await.expect("hydrated");
+    carl.add(&fresh_key(), "Carl");
+    let hers = fresh_key();
+    ada.add(&hers, "Ann");
+    ada.sent().await;
+    let refused = carl.client.sync().await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Network(NetworkError::Refused { status: 403, .. }))
+        ),
+        "{refused:?}"
+    );
+    assert!(carl.people().iter().any(|(id, _)| *id == hers));
+    // The server takes uploads again: nothing needs to be done here.
+    refusing.store(false, Ordering::SeqCst);
+    eventually("what was refused arrives", || async {
+        ada.people().iter().any(|(id, _)| *id == his).then_some(())
+    })
+    .await;
+    status(&bob, "nothing is stalled", |status| {
+        status.stalled_reason.is_none() && status.unsent == 0
+    })
+    .await;
 }
 
 async fn what_is_paused_waits_and_the_rest_moves(backend: Backend) {

@@ -23,6 +23,10 @@ CREATE TABLE b (
     x INTEGER, y TEXT, g AS (x + 1), UNIQUE (x, y)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX b_part ON b (y) WHERE x > 1;
+CREATE TABLE d (
+    id TEXT COLLATE NOCASE PRIMARY KEY ON CONFLICT REPLACE, w TEXT NOT NULL DEFAULT 'p' UNIQUE ON CONFLICT IGNORE,
+    z INTEGER UNIQUE ON CONFLICT REPLACE, s AS (z * 2) STORED UNIQUE
+);
 CREATE TABLE log (what TEXT);
 CREATE TRIGGER app_a AFTER UPDATE OF n ON a WHEN NEW.n = 3
 BEGIN UPDATE b SET y = 'by trigger' WHERE a_id = NEW.id; INSERT INTO log VALUES (NEW.id); END;
@@ -31,6 +35,7 @@ BEGIN UPDATE b SET y = 'by trigger' WHERE a_id = NEW.id; INSERT INTO log VALUES 
 const EMPTY_TRIGGERS: &str = "
 CREATE TRIGGER empty_a AFTER DELETE ON a BEGIN SELECT 1; END;
 CREATE TRIGGER empty_b AFTER DELETE ON b BEGIN SELECT 1; END;
+CREATE TRIGGER empty_d AFTER DELETE ON d BEGIN SELECT 1; END;
 ";
 
 fn key(rng: &mut StdRng) -> String {
@@ -66,7 +71,14 @@ fn statement(rng: &mut StdRng) -> String {
     let (n, x, y) = (small(rng), small(rng), letter(rng));
     let x = maybe(rng, x);
     let or = clause(rng);
-    match rng.random_range(0..20) {
+    let w = maybe(rng, y.clone());
+    match rng.random_range(0..26) {
+        20 => format!("INSERT {or} INTO d (id, w, z) VALUES ({k}, {w}, {x})"),
+        21 => format!("INSERT {or} INTO d (rowid, id, w, z) VALUES ({n}, {k}, {y}, {x})"),
+        22 => format!("UPDATE {or} d SET w = {w}, z = {x} WHERE id = {k}"),
+        23 => format!("UPDATE {or} d SET rowid = {n} WHERE id >= {k}"),
+        24 => format!("DELETE FROM d WHERE id <= {k}"),
+        25 => format!("INSERT {or} INTO a (_rowid_, id, u) VALUES ({n}, {k}, {u})"),
         0..=3 => format!("INSERT {or} INTO a (id, u, n, up) VALUES ({k}, {u}, {n}, {parent})"),
         4..=6 => format!("INSERT {or} INTO b (id, a_id, x, y) VALUES ({k}, {parent}, {x}, {y})"),
         7 => format!(
@@ -108,6 +120,7 @@ fn outcome(conn: &Connection, sql: &str) -> (Result<(usize, i64), String>, bool)
 fn dump(conn: &Connection) -> Vec<String> {
     let sql = "SELECT 'a' || quote(id) || quote(u) || quote(n) || quote(up) FROM a
                UNION ALL SELECT 'b' || quote(id) || quote(a_id) || quote(x) || quote(y) FROM b
+               UNION ALL SELECT 'd' || rowid || quote(id) || quote(w) || quote(z) || quote(s) FROM d
                UNION ALL SELECT 'l' || quote(what) FROM log ORDER BY 1";
     let mut statement = conn.prepare(sql).expect("prepares");
     let rows = statement.query_map([], |row| row.get(0)).expect("queries");
@@ -156,7 +169,7 @@ fn tables(device: &mut Device) -> BTreeMap<(i64, String), String> {
 
 fn program(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut device = Device::new(TABLES, &["a", "b"]);
+    let mut device = Device::new(TABLES, &["a", "b", "d"]);
     let plain = Connection::open_in_memory().expect("opens");
     plain
         .execute_batch("PRAGMA foreign_keys = on;")
@@ -344,4 +357,65 @@ fn an_edit_that_is_taken_back_is_no_edit() {
     device.settle_applied(&sent);
     device.run("UPDATE t SET v = 2; UPDATE t SET v = 1;");
     assert!(device.freeze().is_empty());
+}
+
+/// What a REPLACE removes without a delete trigger: by the row number, by a default
+/// in the place of NULL, by an index of the key with another collation, through a
+/// clause of the schema.
+#[test]
+fn rows_that_a_replace_removes_by_other_ways_are_noted() {
+    let (old, new) = (super::uuid(1), super::uuid(2));
+    let upper = old.replace('0', "A");
+    let lower = upper.to_lowercase();
+    for (columns, before, statement) in [
+        (
+            "id TEXT PRIMARY KEY, v",
+            format!("(rowid, id) VALUES (7, '{old}')"),
+            format!("REPLACE INTO t (oid, id) VALUES (7, '{new}')"),
+        ),
+        (
+            "id TEXT PRIMARY KEY, v",
+            format!("(rowid, id) VALUES (7, '{old}'), (8, '{new}')"),
+            "UPDATE OR REPLACE t SET rowid = 7 WHERE rowid = 8".to_owned(),
+        ),
+        (
+            "id TEXT PRIMARY KEY, rowid TEXT, v TEXT NOT NULL DEFAULT ('p' || 1) UNIQUE",
+            format!("(id, v) VALUES ('{old}', 'p1')"),
+            format!("REPLACE INTO t (id, v) VALUES ('{new}', NULL)"),
+        ),
+        (
+            "id TEXT PRIMARY KEY, v TEXT NOT NULL DEFAULT 'p' UNIQUE",
+            format!("(id, v) VALUES ('{old}', 'p'), ('{new}', 'q')"),
+            "UPDATE OR REPLACE t SET v = NULL WHERE v = 'q'".to_owned(),
+        ),
+        (
+            "id TEXT PRIMARY KEY, v UNIQUE ON CONFLICT REPLACE",
+            format!("(id, v) VALUES ('{old}', 1)"),
+            format!("INSERT INTO t (id, v) VALUES ('{new}', 1)"),
+        ),
+        (
+            "id TEXT PRIMARY KEY, v, g AS (v + 1) UNIQUE",
+            format!("(id, v) VALUES ('{old}', 1)"),
+            format!("REPLACE INTO t (id, v) VALUES ('{new}', 1)"),
+        ),
+        (
+            "id TEXT PRIMARY KEY, v, UNIQUE (id COLLATE NOCASE)",
+            format!("(id) VALUES ('{upper}')"),
+            format!("REPLACE INTO t (id) VALUES ('{lower}')"),
+        ),
+    ] {
+        let mut device = Device::new(&format!("CREATE TABLE t ({columns})"), &["t"]);
+        device.run(&format!("INSERT INTO t {before}"));
+        let sent = device.freeze();
+        device.settle_applied(&sent);
+        device.run(&statement);
+        let noted = device.count("SELECT count(*) FROM _sync_log WHERE op = 0");
+        assert_eq!(noted, 1, "{columns}: {statement}");
+        assert_eq!(device.count("SELECT count(*) FROM t"), 1);
+        let sent = device.freeze();
+        let deletes = sent.iter().filter(|one| one.op == Op::Delete).count();
+        // Two spellings of one UUID are one row.
+        let expected = usize::from(!columns.contains("NOCASE"));
+        assert_eq!(deletes, expected, "{statement}: {sent:?}");
+    }
 }

@@ -59,7 +59,7 @@ pub(super) fn invalid(code: &str, details: serde_json::Value) -> ChangeStatus {
 }
 
 /// A device that has one row in common with the server, at version 1.
-fn in_step(resolver: Option<fn(&Conflict<'_>) -> Resolution>) -> (Device, String) {
+pub(super) fn in_step(resolver: Option<fn(&Conflict<'_>) -> Resolution>) -> (Device, String) {
     let mut device = Device::with(NOTES, |config| {
         let config = config.table("t");
         match resolver {
@@ -547,4 +547,90 @@ fn a_refused_child_gives_way_to_its_parents_delete() {
         (0, 0, 2)
     );
     assert!(device.freeze().is_empty());
+}
+
+/// Clauses and triggers of the application's schema that would skip a row, take
+/// another one away, end the transaction, or know more than this client.
+#[test]
+fn the_applications_own_clauses_and_triggers_park_a_row_and_nothing_else() {
+    for (columns, trigger) in [
+        ("v INTEGER UNIQUE ON CONFLICT REPLACE", ""),
+        ("v INTEGER UNIQUE ON CONFLICT IGNORE", ""),
+        ("v INTEGER UNIQUE ON CONFLICT ROLLBACK", ""),
+        ("v INTEGER, CHECK (v <> 1) ON CONFLICT ROLLBACK", ""),
+        ("v INTEGER NOT NULL ON CONFLICT ROLLBACK", ""),
+        (
+            "v",
+            "BEFORE INSERT ON t WHEN NEW.v = 1 BEGIN SELECT RAISE(IGNORE); END",
+        ),
+        (
+            "v",
+            "BEFORE INSERT ON t WHEN NEW.v = 1 BEGIN SELECT RAISE(ABORT, 'no'); END",
+        ),
+        (
+            "v",
+            "AFTER INSERT ON t WHEN NEW.v = 1 BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        ),
+        (
+            "v",
+            "AFTER INSERT ON t BEGIN SELECT known_to_the_application(NEW.v); END",
+        ),
+    ] {
+        let trigger = match trigger {
+            "" => String::new(),
+            text => format!("CREATE TRIGGER own {text};"),
+        };
+        let sql = format!(
+            "CREATE TABLE t (id TEXT PRIMARY KEY, {columns}); CREATE TABLE u (id TEXT PRIMARY KEY, v);"
+        );
+        let mut device = Device::new(&sql, &["t", "u"]);
+        let (first, second) = (uuid(1), uuid(2));
+        let is_unique = columns.contains("UNIQUE");
+        let held = i64::from(is_unique);
+        if is_unique {
+            device.apply(vec![entry("t", &first, 1, Some(&row(&first, 1)))]);
+        }
+        device.run(&trigger);
+        let bad = match columns.contains("NOT NULL") {
+            true => format!(r#"{{"id":"{second}","v":null}}"#),
+            false => row(&second, 1),
+        };
+        let done = device.apply(vec![
+            entry("u", &first, 1, Some(&row(&first, 1))),
+            entry("t", &second, 1, Some(&bad)),
+            entry("u", &second, 1, Some(&row(&second, 2))),
+        ]);
+        assert_eq!(done.written.len(), 2, "{columns} {trigger}");
+        assert_eq!(
+            device.count("SELECT count(*) FROM u"),
+            2,
+            "{columns} {trigger}"
+        );
+        assert_eq!(
+            device.count("SELECT count(*) FROM t"),
+            held,
+            "{columns} {trigger}"
+        );
+        let shown = device.write(|txn| status::read(txn.conn));
+        assert_eq!(shown.parked, 1, "{columns} {trigger}");
+        assert!(device.freeze().is_empty(), "{columns} {trigger}");
+        assert_eq!(device.count("SELECT applying FROM _sync_guard"), 0);
+        // A newer state that does no harm goes in.
+        device.run("DROP TRIGGER IF EXISTS own");
+        device.apply(vec![entry("t", &second, 2, Some(&row(&second, 7)))]);
+        assert_eq!(device.count("SELECT count(*) FROM t WHERE v = 7"), 1);
+        assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 0);
+    }
+}
+
+#[test]
+fn a_delete_that_a_trigger_leaves_out_is_parked() {
+    let (mut device, id) = in_step(None);
+    device.run("CREATE TRIGGER own BEFORE DELETE ON t BEGIN SELECT RAISE(IGNORE); END");
+    device.apply(vec![entry("t", &id, 2, None)]);
+    assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 1);
+    device.run("DROP TRIGGER own");
+    device.apply(vec![]);
+    assert_eq!(device.count("SELECT count(*) FROM t"), 0);
+    assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 0);
 }

@@ -126,11 +126,11 @@ fn what_cannot_be_restored_stays_on_the_list() {
     assert!(conflicts_of(&mut device).is_empty());
 }
 
-/// One pass that finds nothing new, at a time.
-fn pass(device: &mut Device, now: i64) {
+/// One pass that finds nothing new: what time it is here, and at the server.
+fn pass(device: &mut Device, now: i64, server: i64) {
     device.write(|txn| {
         let txn = crate::db::Txn { now, ..*txn };
-        conflicts::prune(&txn, 30)
+        conflicts::prune(&txn, server)
     });
 }
 
@@ -138,24 +138,29 @@ fn pass(device: &mut Device, now: i64) {
 fn a_record_goes_after_thirty_days_and_not_because_a_clock_jumps() {
     let (mut device, id) = in_step(DeletePolicy::DeleteWins);
     let start = crate::clock::unix_now();
-    pass(&mut device, start);
+    pass(&mut device, start, start);
     device.run("UPDATE t SET v = 10");
     device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
     assert_eq!(conflicts_of(&mut device).len(), 1);
-    // A year ahead, and back: a day or two have passed at most.
-    for now in [start + 365 * DAY, start + 366 * DAY, start] {
-        for _ in 0..100 {
-            pass(&mut device, now);
-        }
-        assert_eq!(conflicts_of(&mut device).len(), 1, "{now}");
+    // A year ahead at every start of this device, for twenty days.
+    for start_number in 1..=1_000 {
+        let server = start + 20 * DAY * start_number / 1_000;
+        pass(&mut device, start + 365 * DAY * start_number, server);
     }
-    for day in 1..=26 {
-        pass(&mut device, start + day * DAY);
+    assert_eq!(conflicts_of(&mut device).len(), 1, "this clock alone");
+    // The server's is set a year ahead, and back: a day or two at most.
+    for server in [start + 365 * DAY, start + 366 * DAY, start + 20 * DAY] {
+        for _ in 0..100 {
+            pass(&mut device, start + 365 * DAY, server);
+        }
+    }
+    assert_eq!(conflicts_of(&mut device).len(), 1, "that one alone");
+    // By the server's calendar only: this device's clock stands still.
+    for day in 21..=60 {
+        pass(&mut device, start, start + day * DAY);
     }
     assert_eq!(conflicts_of(&mut device).len(), 1);
-    for day in 27..=31 {
-        pass(&mut device, start + day * DAY);
-    }
+    pass(&mut device, start + 31 * DAY, start + 60 * DAY);
     assert!(conflicts_of(&mut device).is_empty());
 }
 
@@ -173,6 +178,55 @@ fn a_file_of_an_earlier_version_keeps_its_conflicts() {
     assert_eq!(kept[0].lost.as_deref(), Some(&*full(&id, 10, "w")));
     device.write(|txn| conflicts::restore(txn, kept[0].id));
     assert_eq!(look(&device).as_deref(), Some("10w"));
+}
+
+/// Takes the columns away that the first version did not have.
+const AS_IT_WAS: &str =
+    "DROP INDEX _sync_conflicts_at; ALTER TABLE _sync_conflicts DROP COLUMN lost;
+     ALTER TABLE _sync_conflicts DROP COLUMN day; ALTER TABLE _sync_client DROP COLUMN day;
+     ALTER TABLE _sync_client DROP COLUMN day_at; ALTER TABLE _sync_pending DROP COLUMN at;
+     ALTER TABLE _sync_outbox DROP COLUMN at; ALTER TABLE _sync_table DROP COLUMN listed;
+     ALTER TABLE _sync_client DROP COLUMN schema_seen;";
+
+#[test]
+fn looking_at_a_file_of_an_earlier_version_brings_it_up_at_once_or_not_at_all() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = 10");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    device.run(AS_IT_WAS);
+    let schema =
+        "SELECT group_concat(sql) FROM sqlite_schema WHERE name LIKE '\\_sync%' ESCAPE '\\'";
+    let before = device.text(schema);
+    // It fails in the middle: the column is added, what is to stand in it is not.
+    device.run(
+        "CREATE TRIGGER stop BEFORE UPDATE ON _sync_conflicts BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    let path = device.app.path().expect("a path").to_owned();
+    assert!(crate::client::inspect(&path).is_err());
+    device.run("DROP TRIGGER stop");
+    assert_eq!(device.text(schema), before, "nothing has changed");
+    let seen = crate::client::inspect(&path).expect("a look");
+    assert_eq!(seen.status().expect("a status").conflicts, 1);
+    let kept = seen.conflicts().expect("a list");
+    assert_eq!(kept[0].lost, Some(full(&id, 10, "w")));
+}
+
+/// A record without the lost values, written by a version that knew nothing of
+/// them beside one that does: it is a row that lost, not a delete.
+#[test]
+fn a_record_without_lost_values_restores_the_row_and_its_nulls() {
+    let (mut device, id) = in_step(DeletePolicy::DeleteWins);
+    device.run("UPDATE t SET v = NULL");
+    device.apply(vec![entry("t", &id, 2, Some(&full(&id, 2, "theirs")))]);
+    assert_eq!(look(&device).as_deref(), Some("2theirs"));
+    device.run("UPDATE _sync_conflicts SET lost = NULL");
+    let kept = conflicts_of(&mut device);
+    device.write(|txn| conflicts::restore(txn, kept[0].id));
+    assert_eq!(
+        device.count("SELECT count(*) FROM t WHERE v IS NULL AND w = 'w'"),
+        1
+    );
+    assert_eq!(device.freeze()[0].op, Op::Update);
 }
 
 #[test]

@@ -2,14 +2,17 @@
 //!
 //! - `capture`: random SQL programs, with and without triggers
 //! - `cancel`: calls that are dropped in the middle
+//! - `listing`: tables that come and go: off the list, rebuilt, without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
 //! - `converge`: random histories of three devices end equal
 //! - `merge`: two edits of one row, through page and upload
 //! - `lists`: what lost or was refused, got back or given up
+//! - `late`: answers that come when the file has gone on
 //! - `leave`: pauses, what the status says, signing out
 //! - `poison`: one row that can never succeed among a thousand
 //! - `wake`: a commit is visible when it wakes
+//! - `shapes`: tables of every shape, applications of every age
 //! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
 
@@ -17,11 +20,14 @@ mod cancel;
 mod capture;
 mod converge;
 mod flow;
+mod late;
 mod leave;
+mod listing;
 mod lists;
 mod merge;
 mod open;
 mod poison;
+mod shapes;
 mod simulator;
 mod values;
 mod wake;
@@ -91,6 +97,14 @@ impl Device {
             app,
             _folder: folder,
         })
+    }
+
+    /// The application opens the file anew, with another list of tables.
+    pub(crate) fn reopen(&mut self, tables: &[&str]) {
+        let config = tables
+            .iter()
+            .fold(config(&self._folder), |config, name| config.table(*name));
+        self.store = Store::open(&config).expect("opens");
     }
 
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> T {

@@ -115,6 +115,22 @@ fn one_owner_and_one_user_a_file() {
     assert!(in_use(&second), "an engine keeps it");
     first.release();
     assert!(!in_use(&second));
+    // By another way to the same file.
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&config.path, &link).expect("a link");
+    let beside = folder
+        .path()
+        .join("..")
+        .join(folder.path().file_name().expect("a name"));
+    first.keep().expect("free");
+    for path in [link, beside.join("app.db")] {
+        assert!(
+            in_use(&crate::lock::Lease::new(&path)),
+            "{}",
+            path.display()
+        );
+    }
+    first.release();
     let mut other = config.clone();
     other.user = oversync_shared::UserId::new("user-bob").expect("a name");
     assert!(matches!(

@@ -244,6 +244,9 @@ mod tests {
     #[test]
     fn counters_are_added_exactly() {
         let max = i64::MAX.to_string();
+        let nines = |count: usize| "9".repeat(count);
+        let tiny = |places: usize| format!("0.{}1", "0".repeat(places - 1));
+        let text = |places: usize| format!("\"{}\"", tiny(places));
         for (base, mine, theirs, expected) in [
             ("10", "12", "15", Some("17")),
             ("10", "7", "10", Some("7")),
@@ -263,6 +266,27 @@ mod tests {
             ("0.0", "1e300", "1.0", None),
             ("0.0", "1e-300", "1.0", None),
             ("0", "9e999", "1", None),
+            // As many digits as it calculates with, and one more.
+            (&*nines(33), &*nines(33), "1.5", Some("1.5")),
+            (&*nines(34), &*nines(34), "1.5", None),
+            (
+                "0.5",
+                "0.5",
+                &*nines(33),
+                Some(&*format!("{}.0", nines(33))),
+            ),
+            ("0.5", "0.5", &*nines(34), None),
+            ("0.0", &*tiny(34), "0.0", Some(&*tiny(34))),
+            ("0.0", &*tiny(35), "0.0", None),
+            (&*tiny(200), &*tiny(200), &*tiny(200), None),
+            (
+                "0.0",
+                &*format!("-{}.0", nines(33)),
+                &*format!("-{}.0", nines(33)),
+                Some(&*format!("-1{}8.0", nines(32))),
+            ),
+            (&*text(35), r#""1""#, r#""1""#, None),
+            ("0e-99999999999999999999", "0.0", "1.0", Some("1.0")),
             (r#""12.50""#, r#""13.00""#, r#""12.75""#, Some(r#""13.25""#)),
             (r#""1""#, r#""2""#, r#""3""#, Some(r#""4""#)),
             (r#""1""#, r#""two""#, r#""3""#, None),

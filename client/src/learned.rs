@@ -1,0 +1,87 @@
+//! Columns that the application has just learned.
+//!
+//! An older version of it kept what others wrote into them beside the row, and sent
+//! it back with every upload. A new version has the column, with its default in every
+//! row: what was kept is written there, before anything is sent; else the default
+//! would go out in its place. Called when the triggers are made anew.
+
+use crate::conflicts;
+use crate::error::Error;
+use crate::key::RowRef;
+use crate::payload;
+use crate::row;
+use crate::schema::{Table, quote};
+use oversync_shared::RowKey;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
+
+/// Moves what was kept beside the rows of a table into columns it has by now. A
+/// value that the application itself has written there already stays: it is a newer
+/// edit. One that a constraint refuses goes to the conflict list.
+///
+/// Nothing of this is captured: the server has it.
+pub(crate) fn fill(conn: &Connection, table: &Table) -> Result<(), Error> {
+    let kept = kept(conn, table)?;
+    if kept.is_empty() {
+        return Ok(());
+    }
+    conn.pragma_update(None, "defer_foreign_keys", true)?;
+    conn.execute("UPDATE _sync_guard SET applying = 1", [])?;
+    for (row, text) in &kept {
+        let Ok(found) = payload::read_row(table, row.key, text) else {
+            // No value of such a column.
+            conflicts::keep_theirs(conn, *row, text)?;
+            row::set_extra(conn, *row, None)?;
+            continue;
+        };
+        let learned = found.known.iter().filter(|(index, _)| *index != table.key);
+        let learned: Vec<&(usize, Value)> = learned.collect();
+        if learned.is_empty() {
+            continue;
+        }
+        for (index, value) in learned {
+            write(conn, table, *row, *index, value)?;
+        }
+        row::set_extra(conn, *row, found.extra.as_deref())?;
+    }
+    conn.execute("UPDATE _sync_guard SET applying = 0", [])?;
+    Ok(())
+}
+
+fn kept(conn: &Connection, table: &Table) -> Result<Vec<(RowRef, String)>, Error> {
+    let mut statement = conn.prepare("SELECT pk, payload FROM _sync_extra WHERE tbl = ?1")?;
+    let rows = statement.query_map([table.n], |row| {
+        Ok((RowRef::new(table, RowKey::new(row.get(0)?)), row.get(1)?))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn write(
+    conn: &Connection,
+    table: &Table,
+    row: RowRef,
+    index: usize,
+    value: &Value,
+) -> Result<(), Error> {
+    let key = row::known(conn, table, row)?.key;
+    let column = &table.columns[index];
+    let name = quote(&column.name);
+    let default = column.default.as_deref().unwrap_or("NULL");
+    let sql = format!(
+        "UPDATE OR ABORT {} SET {name} = ?1 WHERE {} = ?2 AND ({name} IS NULL OR {name} IS ({default}))",
+        table.quoted(),
+        table.quoted_key()
+    );
+    match conn.prepare_cached(&sql)?.execute(params![value, key]) {
+        Ok(_) => Ok(()),
+        Err(error)
+            if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+        {
+            match payload::write_value(column, value) {
+                Some(lost) => conflicts::keep_theirs(conn, row, &lost),
+                None => Ok(()),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}

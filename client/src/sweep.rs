@@ -1,0 +1,35 @@
+//! Finding deletes that fired no trigger.
+//!
+//! SQLite removes some rows without a word: by a REPLACE through an index over
+//! expressions or a part of the rows, and by anything while a table has no
+//! triggers, because it was rebuilt or another program took them off. Such rows
+//! are looked for, in one statement a table, before the log is read: always in
+//! tables with such an index, in all tables when the schema has changed.
+
+use crate::error::Error;
+use crate::schema::{KeyKind, Table};
+use rusqlite::{Connection, params};
+
+const MISSING: &str = include_str!("../../migrations/device/missing.sql");
+
+/// A key's 16 bytes as the usual text.
+const DASHED: &str = "lower(substr(hex(r.pk), 1, 8) || '-' || substr(hex(r.pk), 9, 4) || '-' || \
+     substr(hex(r.pk), 13, 4) || '-' || substr(hex(r.pk), 17, 4) || '-' || substr(hex(r.pk), 21))";
+
+/// Notes the rows of a table that the server has and that are gone, as if a
+/// trigger had. Costs one look at each row the server has.
+pub(crate) fn note_missing(conn: &Connection, table: &Table) -> Result<(), Error> {
+    let usual = match table.key_kind {
+        KeyKind::Text => DASHED,
+        KeyKind::Blob => "r.pk",
+    };
+    // The names last: a table may be called "{key}".
+    let sql = MISSING
+        .replace("{spelling}", &format!("coalesce(r.local_key, {usual})"))
+        .replace("{dashed}", DASHED)
+        .replace("{key}", &table.quoted_key())
+        .replace("{table}", &table.quoted());
+    conn.prepare_cached(&sql)?
+        .execute(params![table.n, table.wire])?;
+    Ok(())
+}

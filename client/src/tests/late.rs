@@ -1,0 +1,108 @@
+//! Answers that come when the file has gone on without this process: another one
+//! has settled what was sent, or everything has begun anew.
+
+use super::flow::{conflict, in_step, refused, row};
+use super::{WIDE, applied, uuid};
+use crate::outbox::BatchLimits;
+use crate::{status, upload};
+
+/// A change's answer as of before the file went on without this process.
+#[test]
+fn a_late_answer_settles_nothing_that_has_gone_its_way() {
+    let (mut device, id) = in_step(None);
+    let other = uuid(2);
+    device.run(&format!(
+        "UPDATE t SET v = 10; INSERT INTO t VALUES ('{other}', 1)"
+    ));
+    let sent = device.freeze();
+    assert_eq!(sent.len(), 2);
+    // Another process has had the answer, and has sent a newer edit since.
+    device.settle_applied(&sent);
+    device.run("UPDATE t SET v = 11");
+    let newer = device.freeze();
+    device.settle_applied(&newer);
+    let held = "SELECT group_concat(version) FROM (SELECT version FROM _sync_row ORDER BY pk)";
+    assert_eq!(device.text(held).as_deref(), Some("3,2"));
+    // Whatever the answer says: as it was, a conflict, a refusal.
+    for late in [
+        vec![applied(&sent[0]), applied(&sent[1])],
+        vec![conflict(&id, 2, Some(&row(&id, 10))), refused()],
+    ] {
+        let done = device.settle(&sent, late);
+        assert_eq!((done.applied, done.rejected, done.conflicts), (0, 0, 0));
+        assert_eq!(device.text(held).as_deref(), Some("3,2"));
+        assert!(device.freeze().is_empty());
+    }
+    device.write(|txn| crate::settle::reject_too_large(txn, &sent[0]));
+    assert_eq!(device.write(|txn| status::read(txn.conn)).rejected, 0);
+    // Begun anew: the edit has a new number, and the answer to the old one is void.
+    device.run(&format!("UPDATE t SET v = 12 WHERE id = '{id}'"));
+    let sent = device.freeze();
+    device
+        .write(|txn| crate::resync::begin(txn, crate::resync::Cause::HistoryReplaced, Some("new")));
+    device.settle(&sent, vec![refused()]);
+    let status = device.write(|txn| status::read(txn.conn));
+    assert_eq!((status.unsent, status.rejected), (1, 0));
+}
+
+#[test]
+fn a_late_answer_begins_nothing_anew() {
+    let (mut device, _) = in_step(None);
+    device.run("UPDATE t SET v = 10");
+    let sent = device.freeze();
+    let reply = |head: i64| oversync_shared::wire::UploadReply {
+        accepted: true,
+        highest_server_seq: oversync_shared::ServerId::new(head),
+        statuses: vec![applied(&sent[0])],
+        epoch: None,
+        head: Some(oversync_shared::ServerId::new(head)),
+        highest_source_change_id: None,
+    };
+    device.settle_applied(&sent);
+    device.apply(vec![]);
+    // Its head was the newest when it was read.
+    device.write(|txn| crate::settle::acknowledge(txn, &sent, &reply(1)));
+    let state = device.write(|txn| crate::state::State::load(txn.conn));
+    assert!(state.hydrated && state.cursor.get() > 1);
+}
+
+/// The server may forget every number below `settled_below`: none of them may ever
+/// be sent again.
+#[test]
+fn settled_below_names_numbers_that_are_never_sent_again() {
+    let (mut device, _) = in_step(None);
+    let one = |device: &mut super::Device| {
+        let few = BatchLimits { changes: 2, ..WIDE };
+        let batch = device
+            .write(|txn| upload::prepare(txn, few))
+            .expect("hydrated");
+        let ids: Vec<i64> = batch.sent.iter().map(|frozen| frozen.id.get()).collect();
+        let below = batch.request.settled_below.map_or(1, |id| id.get());
+        (ids, below, batch.sent)
+    };
+    let rows: Vec<String> = (2..7).map(|n| format!("('{}', {n})", uuid(n))).collect();
+    device.run(&format!("INSERT INTO t VALUES {}", rows.join(", ")));
+    let (ids, below, _) = one(&mut device);
+    assert_eq!((&*ids, below), (&[1, 2][..], 1), "nothing to forget yet");
+    // Its answer was lost: the same again.
+    let (ids, below, sent) = one(&mut device);
+    assert_eq!((&*ids, below), (&[1, 2][..], 1));
+    device.settle(&sent, vec![refused(), applied(&sent[1])]);
+    let (ids, below, sent) = one(&mut device);
+    assert_eq!((&*ids, below), (&[3, 4][..], 3));
+    // A conflict goes again under a new number, a retried refusal, too.
+    device.settle(&sent, vec![applied(&sent[0]), conflict(&uuid(5), 7, None)]);
+    device.write(crate::rejected::retry_all);
+    let mut newest = 4;
+    loop {
+        let (ids, below, sent) = one(&mut device);
+        if sent.is_empty() {
+            break;
+        }
+        assert!(ids.iter().all(|id| *id > newest), "{ids:?} after {newest}");
+        assert_eq!(below, ids[0]);
+        newest = ids[ids.len() - 1];
+        device.settle_applied(&sent);
+    }
+    assert!(newest >= 6);
+}

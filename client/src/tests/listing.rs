@@ -1,0 +1,231 @@
+//! Tables that come and go: taken off the list and put on again, rebuilt, without
+//! triggers for a while.
+
+use super::flow::{refused, row};
+use super::{Device, applied, entry, uuid};
+use crate::capture;
+use crate::error::{Error, SetupError};
+use crate::sign_out;
+use crate::status::{self, Status};
+use oversync_shared::wire::Op;
+
+const TWO: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v);
+    CREATE TABLE u (id TEXT PRIMARY KEY, v);";
+
+fn read(device: &mut Device) -> Status {
+    device.write(|txn| status::read(txn.conn))
+}
+
+fn has_work(device: &mut Device) -> bool {
+    device.write(|txn| capture::has_work(txn.conn))
+}
+
+/// A device with both tables, and one row in each that the server has.
+fn in_step() -> (Device, String) {
+    let mut device = Device::new(TWO, &["t", "u"]);
+    let id = uuid(1);
+    device.apply(vec![
+        entry("t", &id, 1, Some(&row(&id, 1))),
+        entry("u", &id, 1, Some(&row(&id, 1))),
+    ]);
+    (device, id)
+}
+
+#[test]
+fn edits_of_a_table_taken_off_the_list_wait_and_are_shown() {
+    let (mut device, id) = in_step();
+    device.run("UPDATE t SET v = 10; UPDATE u SET v = 10");
+    device.reopen(&["u"]);
+    let sent = device.freeze();
+    assert_eq!(sent.len(), 1, "the listed table goes on");
+    device.settle_applied(&sent);
+    device.apply(vec![]);
+    assert!(
+        !has_work(&mut device),
+        "nothing can be done about the other"
+    );
+    let shown = read(&mut device);
+    assert_eq!(shown.unsent, 1);
+    let why = shown.stalled_reason.expect("a reason");
+    assert!(why.contains("no longer listed"), "{why}");
+    // Meanwhile another device has written another column; ours waits all the same.
+    device.reopen(&["t", "u"]);
+    assert!(has_work(&mut device));
+    let sent = device.freeze();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].payload, Some(row(&id, 10)));
+    assert_eq!(
+        sent[0].base,
+        Some(row(&id, 1)),
+        "made on what the server has"
+    );
+    device.settle_applied(&sent);
+    assert_eq!(
+        read(&mut device),
+        Status {
+            unsent: 0,
+            stalled_reason: None,
+            ..read(&mut device)
+        }
+    );
+}
+
+#[test]
+fn a_pending_edit_of_a_table_taken_off_the_list_is_no_work() {
+    let (mut device, id) = in_step();
+    device.run("UPDATE t SET v = 10");
+    device.write(capture::collect);
+    device.reopen(&["u"]);
+    assert!(!has_work(&mut device));
+    assert!(device.freeze().is_empty());
+    assert_eq!(read(&mut device).unsent, 1);
+    device.reopen(&["t", "u"]);
+    assert_eq!(device.freeze()[0].payload, Some(row(&id, 10)));
+}
+
+#[test]
+fn what_was_written_while_a_table_was_not_listed_is_found() {
+    let mut device = Device::new(TWO, &["t", "u"]);
+    let (kept, changed, gone, made) = (uuid(1), uuid(2), uuid(3), uuid(4));
+    let rows = [&kept, &changed, &gone].map(|id| entry("t", id, 1, Some(&row(id, 1))));
+    device.apply(rows.into());
+    device.reopen(&["u"]);
+    device.run(&format!(
+        "UPDATE t SET v = 2 WHERE id = '{changed}'; DELETE FROM t WHERE id = '{gone}';
+         INSERT INTO t VALUES ('{made}', 4)"
+    ));
+    assert!(device.freeze().is_empty());
+    device.reopen(&["t", "u"]);
+    let mut sent: Vec<(String, Op)> = device
+        .freeze()
+        .into_iter()
+        .map(|one| (one.row.key.to_string(), one.op))
+        .collect();
+    sent.sort();
+    let expected = [
+        (kept, Op::Update),
+        (changed, Op::Update),
+        (gone, Op::Delete),
+        (made, Op::Insert),
+    ];
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn what_is_frozen_is_sent_and_settled_though_its_table_is_off_the_list() {
+    let (mut device, _) = in_step();
+    device.run("UPDATE t SET v = 10");
+    let sent = device.freeze();
+    device.reopen(&["u"]);
+    let again = device.freeze();
+    assert_eq!(again, sent);
+    let table = device.write(|txn| crate::upload::wire_name(txn, sent[0].row.tbl));
+    assert_eq!(
+        table, "t",
+        "under its name: it may have been applied already"
+    );
+    device.settle(&again, vec![applied(&again[0])]);
+    assert_eq!(read(&mut device).unsent, 0);
+    device.reopen(&["t", "u"]);
+    device.freeze();
+    let held = device.count("SELECT max(server_version) FROM _sync_outbox");
+    assert_eq!(held, 2, "the version of the answer is held");
+}
+
+#[test]
+fn signing_out_empties_tables_that_were_listed_once() {
+    let (mut device, _) = in_step();
+    device.run("UPDATE t SET v = 10; CREATE TABLE other (n); INSERT INTO other VALUES (1)");
+    device.reopen(&["u"]);
+    let refused = sign_out::wipe(&mut device.store, false);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Setup(SetupError::Unsent { unsent: 1, .. }))
+        ),
+        "{refused:?}"
+    );
+    sign_out::wipe(&mut device.store, true).expect("wiped");
+    assert_eq!(
+        device.count("SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM u)"),
+        0
+    );
+    assert_eq!(device.count("SELECT count(*) FROM other"), 1);
+}
+
+/// Deletes of rows whose key is spelt as usual, and of one that is not.
+fn deleted_without_triggers(key: &str, sql: &str) {
+    let table = format!("CREATE TABLE t (id {key} PRIMARY KEY, v)");
+    let mut device = Device::new(&table, &["t"]);
+    let literal = |n: u32| match key {
+        "BLOB" => format!("x'{}'", uuid(n).replace('-', "")),
+        _ if n == 2 => format!("'{{{}}}'", uuid(n)),
+        _ => format!("'{}'", uuid(n)),
+    };
+    device.run(&format!(
+        "INSERT INTO t VALUES ({}, 1), ({}, 2), ({}, 3)",
+        literal(1),
+        literal(2),
+        literal(3)
+    ));
+    let sent = device.freeze();
+    device.settle_applied(&sent);
+    device.run(&sql.replace("KEYS", &format!("{}, {}", literal(1), literal(2))));
+    device.freeze();
+    let found = device.count("SELECT count(*) FROM _sync_outbox WHERE op = 'DELETE'");
+    assert_eq!(found, 2, "{key}: {sql}");
+}
+
+#[test]
+fn deletes_made_while_there_were_no_triggers_are_found() {
+    for key in ["TEXT", "BLOB"] {
+        // Another program takes the trigger off.
+        deleted_without_triggers(
+            key,
+            "DROP TRIGGER _sync_1_after_delete; DELETE FROM t WHERE id IN (KEYS)",
+        );
+        // … and puts it back as it was, as programs that rebuild tables do.
+        let sql = "DROP TRIGGER _sync_1_after_delete; DELETE FROM t WHERE id IN (KEYS);
+            CREATE TRIGGER _sync_1_after_delete AFTER DELETE ON \"t\"
+WHEN (SELECT applying FROM _sync_guard) = 0
+BEGIN
+    INSERT INTO _sync_base_1 (\"id\", \"v\")
+    SELECT OLD.\"id\", OLD.\"v\"
+    WHERE NOT EXISTS (SELECT 1 FROM _sync_base_1 AS b WHERE b.\"id\" = OLD.\"id\");
+    INSERT INTO _sync_log (tbl, op, key) VALUES (1, 3, OLD.\"id\");
+END;";
+        deleted_without_triggers(key, sql);
+        // The table is rebuilt without some of its rows.
+        let rebuilt = format!(
+            "CREATE TABLE t2 (id {key} PRIMARY KEY, v TEXT);
+             INSERT INTO t2 SELECT id, v FROM t WHERE id NOT IN (KEYS);
+             DROP TABLE t; ALTER TABLE t2 RENAME TO t;"
+        );
+        deleted_without_triggers(key, &rebuilt);
+    }
+}
+
+#[test]
+fn a_delete_that_no_trigger_saw_is_found_before_a_page_is_applied() {
+    let (mut device, id) = in_step();
+    device.run("DROP TRIGGER _sync_1_after_delete; DELETE FROM t");
+    // Were it not found, the page would bring the row back.
+    device.apply(vec![entry("t", &id, 2, Some(&row(&id, 1)))]);
+    assert_eq!(device.count("SELECT count(*) FROM t"), 0);
+    assert_eq!(device.freeze()[0].op, Op::Delete);
+}
+
+/// Found by reading: the sweep took a refused delete for a new one, for ever.
+#[test]
+fn a_refused_delete_in_a_table_that_is_swept_is_not_sent_for_ever() {
+    let sql =
+        "CREATE TABLE t (id TEXT PRIMARY KEY, v); CREATE UNIQUE INDEX part ON t (v) WHERE v > 5";
+    let mut device = Device::new(sql, &["t"]);
+    let id = uuid(1);
+    device.apply(vec![entry("t", &id, 1, Some(&row(&id, 1)))]);
+    device.run("DELETE FROM t");
+    let sent = device.freeze();
+    device.settle(&sent, vec![refused()]);
+    assert!(device.freeze().is_empty());
+    assert_eq!(read(&mut device).rejected, 1);
+}
