@@ -15,10 +15,10 @@
 //!
 //! Nothing here keeps one user's rows from another: a key is unique for a user,
 //! not among users, so a handler writes, finds and deletes by user *and* key. The
-//! server promises of a handled table what it can know: what a payload refers to by
-//! its key is in the user's own synchronised rows (unless `foreign_keys` is
-//! `"disabled"`); what a handler was called with for one user, it was not called
-//! with for another. It does not know which rows a handler writes. So it does not
+//! server promises of a handled table what it can know: what a payload refers to is a
+//! row that its user may see (unless `foreign_keys` is `"disabled"`), one of a handled
+//! table by the user's own synchronised rows; and a handler is called with a user's
+//! rows under that user's name alone. It does not know which rows a handler writes. So it does not
 //! look whether those stand on another user's business rows, nor whether a projected
 //! row stands, by a foreign key of the database, on a row that a handler wrote: a
 //! foreign key from or to a table that a handler writes has to carry the user beside
