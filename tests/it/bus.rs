@@ -255,9 +255,10 @@ async fn one_of_two_processes_is_killed_under_load() {
         two.here.kill();
         let unanswered = writing.await.expect("every answer was right");
         let again = writer.at(&two.there.target());
-        let first = again.upload_patiently(&[unanswered.clone()]).await["statuses"].clone();
+        let retry = std::slice::from_ref(&unanswered);
+        let first = again.upload_patiently(retry).await["statuses"].clone();
         assert_eq!(first[0]["status"], "applied");
-        let second = again.upload_patiently(&[unanswered]).await;
+        let second = again.upload_patiently(retry).await;
         assert_eq!(second["statuses"], first, "once");
         let until = after + 30;
         follow(&two.reader, &mut socket, &mut after, until).await;
