@@ -23,6 +23,18 @@ struct Held {
     keep: bool,
 }
 
+impl Held {
+    /// Unlocks by name: a process that the application is just starting has a copy
+    /// of the open file for a moment, and closing ours alone would leave the lock
+    /// with it.
+    fn give_back(&mut self) {
+        if let Some(file) = self.file.take() {
+            // Closing it unlocks as well, unless there is such a copy.
+            let _ = file.unlock();
+        }
+    }
+}
+
 /// Held by whoever exchanges changes with the server; gives the lease back at
 /// its end unless the engine keeps it.
 pub(crate) struct Holding(Lease);
@@ -70,7 +82,9 @@ impl Lease {
 
     /// The engine has ended.
     pub(crate) fn release(&self) {
-        *self.held() = Held::default();
+        let mut held = self.held();
+        held.keep = false;
+        held.give_back();
     }
 
     fn lock(&self) -> Result<File, Error> {
@@ -105,7 +119,7 @@ impl Drop for Holding {
     fn drop(&mut self) {
         let mut held = self.0.held();
         if !held.keep {
-            held.file = None;
+            held.give_back();
         }
     }
 }

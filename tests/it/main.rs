@@ -84,6 +84,10 @@ mod auth;
 mod devices;
 // kill -9 of a device process at every named step of upload and apply.
 mod killed;
+// The first pass over a large account: how far it is, and going on after a kill.
+mod first_pass;
+// One row of every kind that can never succeed, among a thousand that can.
+mod poison;
 // An application's life, from the first install to the next user.
 mod life;
 // One row on two devices: merged by field, what loses is kept, what is refused can

@@ -5,6 +5,7 @@
 
 mod contender;
 mod ground;
+mod poison;
 mod requests;
 mod row;
 mod whole;
@@ -52,6 +53,8 @@ pub enum Name {
     B12,
     /// Polls that find nothing.
     B13,
+    /// One row in a thousand that can never succeed, up and down.
+    Poison,
 }
 
 /// How much is measured.
@@ -88,6 +91,7 @@ pub async fn bench(name: Name, effort: &Effort) -> anyhow::Result<Vec<Row>> {
         Name::B11 => vec![whole::storm(&mut ground).await?],
         Name::B12 => requests::embedded(&mut ground).await?,
         Name::B13 => vec![requests::empty_polls(&mut ground).await?],
+        Name::Poison => poison::poison(&mut ground).await?,
     };
     ground.clear().await;
     Ok(rows)

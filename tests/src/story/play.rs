@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(3_600);
 const PAGE: usize = 4;
 
 /// How the client of a story is set up.
-fn config(file: &Path, target: &Target, user: &str, device: &str) -> Config {
+pub fn config(file: &Path, target: &Target, user: &str, device: &str) -> Config {
     let token = target.token(user, device, LONG);
     let config = Config::new(
         file,

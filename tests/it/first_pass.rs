@@ -1,0 +1,142 @@
+//! The first pass over an account with many rows: it says how far it is, and a
+//! killed one goes on behind the last page that was committed.
+
+use oversqlite::{Client, ConnectionState, Progress, inspect};
+use oversync_tests::device::insert;
+use oversync_tests::server::binary;
+use oversync_tests::story::acts::FRESH;
+use oversync_tests::story::ending::folder;
+use oversync_tests::story::play::{config, connect};
+use oversync_tests::story::{DEVICE, TABLES, Which, settings};
+use oversync_tests::target::{fresh_key, fresh_user};
+use oversync_tests::{Backend, Database, Server, Target, on_both_stores};
+use serde_json::json;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use tempfile::TempDir;
+
+on_both_stores!(
+    a_killed_pass_goes_on_behind_its_last_page,
+    a_pass_says_how_far_it_is
+);
+
+/// Rows, in pages of four.
+const ROWS: i64 = 40;
+
+struct World {
+    // Dropped in this order.
+    _server: Server,
+    _database: Database,
+    target: Target,
+    user: String,
+    folder: TempDir,
+}
+
+impl World {
+    /// An account with rows, and an empty file.
+    async fn new(backend: Backend) -> Self {
+        let database = backend.database().await;
+        let server = Server::start(&database, settings(Which::First)).await;
+        let (target, user, folder) = (server.target(), fresh_user(), folder());
+        let writer = target.device(&user, "writer");
+        let rows: Vec<_> = (1..=ROWS)
+            .map(|n| insert(n, "story.people", &fresh_key(), json!({"name": "any"})))
+            .collect();
+        writer.statuses(&rows).await;
+        let world = Self {
+            _server: server,
+            _database: database,
+            target,
+            user,
+            folder,
+        };
+        let made = connect(&world.file()).execute_batch(TABLES);
+        made.expect("the tables are made");
+        world
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("app.db")
+    }
+
+    fn count(&self) -> i64 {
+        let count = "SELECT count(*) FROM people";
+        let count = connect(&self.file()).query_row(count, [], |row| row.get(0));
+        count.expect("a number")
+    }
+
+    async fn process(&self, file: &Path, kill: Option<&str>) -> std::process::Output {
+        let base = self.target.base();
+        let mut phone = tokio::process::Command::new(binary("phone"));
+        phone
+            .arg("--file")
+            .arg(file)
+            .args(["--user", &self.user, "--story", FRESH.name])
+            .args(["--servers", base, base, base])
+            .args(kill.map(|kill| format!("--kill={kill}")))
+            .kill_on_drop(true);
+        phone.output().await.expect("the device runs")
+    }
+}
+
+async fn a_killed_pass_goes_on_behind_its_last_page(backend: Backend) {
+    let world = World::new(backend).await;
+    let file = world.file();
+    let killed = world.process(&file, Some("page_committed:4")).await;
+    assert_eq!(killed.status.signal(), Some(9), "{killed:?}");
+    assert_eq!(world.count(), 16);
+    let status = inspect(&file).and_then(|file| file.status());
+    let status = status.expect("a status");
+    assert!(!status.hydrated);
+    let expected = Progress {
+        done: 16,
+        total: ROWS,
+        rows: 0,
+        eta_seconds: None,
+    };
+    assert_eq!(status.progress, Some(expected), "whoever looks can tell");
+
+    let done = world.process(&file, None).await;
+    assert!(done.status.success(), "{done:?}");
+    let passed = String::from_utf8(done.stdout).expect("text");
+    let passed: Vec<&str> = passed.lines().collect();
+    for expected in ["row_applied 24", "pass_completed 1"] {
+        assert!(passed.contains(&expected), "{expected}: {passed:?}");
+    }
+    assert_eq!(world.count(), ROWS);
+}
+
+async fn a_pass_says_how_far_it_is(backend: Backend) {
+    let world = World::new(backend).await;
+    let config = config(&world.file(), &world.target, &world.user, DEVICE);
+    let client = Client::open(config).await.expect("the client opens");
+    assert_eq!(client.status().await.expect("a status").progress, None);
+    // A page at a time, so that nothing is missed.
+    let mut stream = client.status_stream();
+    let mut seen = Vec::new();
+    for page in 1..=9 {
+        let done = client.download_once(1_000).await.expect("a page");
+        assert!(done.has_more);
+        let status = stream.borrow_and_update().clone();
+        let progress = status.progress.expect("in the middle");
+        assert_eq!(progress.rows, 4 * page);
+        assert_eq!(status.behind_by, ROWS - progress.done);
+        seen.push((progress.done, progress.total, progress.percent()));
+    }
+    let expected: Vec<_> = (1..=9_u8)
+        .map(|page| (i64::from(page) * 4, ROWS, page * 10))
+        .collect();
+    assert_eq!(seen, expected);
+    assert!(!client.download_once(1_000).await.expect("a page").has_more);
+    let status = client.status().await.expect("a status");
+    assert_eq!(
+        (status.progress, status.hydrated, status.behind_by),
+        (None, true, 0)
+    );
+    assert_eq!(
+        status.connection,
+        ConnectionState::Stopped,
+        "no engine runs"
+    );
+    client.stop().await;
+}
