@@ -43,7 +43,9 @@ impl Class {
 
     fn at_once(self) -> usize {
         match self {
-            Self::Download => AT_ONCE,
+            // One place is left to those far behind: they would never get in while
+            // downloads keep coming.
+            Self::Download => AT_ONCE - 1,
             Self::Hydrate => HYDRATIONS_AT_ONCE,
         }
     }

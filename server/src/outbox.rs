@@ -46,7 +46,8 @@ struct Parcel {
     left: Bytes,
     /// The whole piece: its memory is one.
     size: usize,
-    moved: Instant,
+    /// When something was last taken of it; none while the next piece is made.
+    moved: Option<Instant>,
 }
 
 /// There is no room, and nobody who stands still.
@@ -92,7 +93,7 @@ impl Outbox {
     pub(crate) fn reserve(self: &Arc<Self>, size: usize) -> Result<Parcels, Full> {
         let mut shelf = self.shelf();
         let id = shelf.last + 1;
-        shelf.put(id, Bytes::new(), size, self.room)?;
+        shelf.put(id, Some(Bytes::new()), size, self.room)?;
         shelf.last = id;
         Ok(Parcels {
             outbox: self.clone(),
@@ -102,14 +103,16 @@ impl Outbox {
 }
 
 impl Shelf {
-    /// Puts a piece in its place; those that stand still make room.
-    fn put(&mut self, id: u64, left: Bytes, size: usize, room: usize) -> Result<(), Full> {
+    /// Puts a piece in its place, or keeps the place for one to come; those that
+    /// stand still make room. One alone always fits: what never fits would never be
+    /// answered.
+    fn put(&mut self, id: u64, left: Option<Bytes>, size: usize, room: usize) -> Result<(), Full> {
         self.take_down(id);
-        while self.held + size > room {
+        while self.held > 0 && self.held + size > room {
             let slowest = self
                 .parcels
                 .iter()
-                .filter(|(_, parcel)| parcel.moved.elapsed() >= SHED_AFTER)
+                .filter(|(_, parcel)| parcel.moved.is_some_and(|at| at.elapsed() >= SHED_AFTER))
                 .min_by_key(|(_, parcel)| parcel.moved)
                 .map(|(&id, _)| id);
             self.take_down(slowest.ok_or(Full)?);
@@ -117,7 +120,8 @@ impl Shelf {
         }
         self.held += size;
         crate::meters::answer_bytes(self.held);
-        let moved = Instant::now();
+        let moved = left.is_some().then(Instant::now);
+        let left = left.unwrap_or_default();
         self.parcels.insert(id, Parcel { left, size, moved });
         Ok(())
     }
@@ -139,7 +143,7 @@ impl Parcels {
         if !shelf.parcels.contains_key(&self.id) {
             return Err(Full);
         }
-        shelf.put(self.id, Bytes::from(text), size, self.outbox.room)
+        shelf.put(self.id, Some(Bytes::from(text)), size, self.outbox.room)
     }
 
     /// Takes room for the next piece, when there is some.
@@ -149,7 +153,7 @@ impl Parcels {
             let put = self
                 .outbox
                 .shelf()
-                .put(self.id, Bytes::new(), size, self.outbox.room);
+                .put(self.id, None, size, self.outbox.room);
             if put.is_ok() || Instant::now() > deadline {
                 return put;
             }
@@ -161,7 +165,7 @@ impl Parcels {
     fn next_chunk<E>(&self) -> Result<Bytes, Cut<E>> {
         let mut shelf = self.outbox.shelf();
         let parcel = shelf.parcels.get_mut(&self.id).ok_or(Cut::Shed)?;
-        parcel.moved = Instant::now();
+        parcel.moved = Some(Instant::now());
         let size = parcel.left.len().min(CHUNK);
         Ok(parcel.left.split_to(size))
     }
@@ -244,6 +248,30 @@ mod tests {
         // What nobody wants any more is free.
         drop((first, second, third));
         assert_eq!(outbox.shelf().held, 0);
-        assert!(begin(5 * MIB).await.is_err(), "more than there is");
+        // More than there is goes alone.
+        let all = begin(5 * MIB).await.expect("room");
+        assert!(begin(1).await.is_err());
+        drop(all);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_next_piece_does_not_stand_still() {
+        let outbox = Outbox::new(2 * MIB);
+        let (open, opened) = tokio::sync::oneshot::channel();
+        let second = async {
+            opened.await.expect("it is made");
+            piece(MIB)
+        };
+        let pieces = stream::once(async { piece(1) }).chain(stream::once(second));
+        let mut slow = Box::pin(outbox.reserve(MIB).expect("room").send(pieces, MIB));
+        slow.next().await.expect("a chunk").expect("sent");
+        let other = async {
+            // Its first piece has been taken, the second is asked for.
+            sleep(2 * SHED_AFTER).await;
+            assert!(outbox.reserve(2 * MIB).is_err(), "it was cut off");
+            open.send(()).expect("it waits");
+        };
+        let (chunk, ()) = tokio::join!(slow.next(), other);
+        chunk.expect("a chunk").expect("it goes on");
     }
 }

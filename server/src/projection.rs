@@ -27,6 +27,16 @@ pub const NOT_UNIQUE: &str = "a unique column of the business table has this val
 pub const STANDS_ON_ANOTHERS: &str =
     "the business row refers to a business row that belongs to somebody else";
 
+/// The text of a failure when the owner column is a `varchar(n)` and the user's name
+/// ends with a blank: two users of one owner, perhaps.
+pub const CUT_NAME: &str =
+    "the owner column cannot tell a name that ends with a blank from one that does not";
+
+/// The text of a failure when the owner column is declared `uuid` in SQLite, which
+/// turns numbers in such a column into others, and the user's name is a number.
+pub const NUMBER_NAME: &str =
+    "the owner column is of type uuid, which keeps no name that is a number as it is";
+
 /// The text of a failure when the owner column holds UUIDs and the user's name is
 /// none as the column prints it. Another spelling would be the same value: two
 /// users of one owner.
@@ -177,7 +187,13 @@ impl Projection {
         let is_canonical = |name: &str| {
             Uuid::try_parse(name).is_ok_and(|uuid| uuid.hyphenated().to_string() == name)
         };
-        (owner.kind == Kind::Uuid && !is_canonical(user.as_str())).then_some(NO_UUID_NAME)
+        if owner.kind == Kind::Uuid {
+            return (!is_canonical(user.as_str())).then_some(NO_UUID_NAME);
+        }
+        // Assigning to it cuts blanks at the end, beyond n, without an error: the row
+        // would be another user's.
+        let cuts = owner.stored_type.starts_with("character varying(");
+        (cuts && user.as_str().ends_with(' ')).then_some(CUT_NAME)
     }
 }
 

@@ -229,6 +229,16 @@ async fn the_status_stream_tells_the_truth(backend: Backend) {
     // The way for hints is open, and yet nothing moves.
     fails.store(true, Ordering::SeqCst);
     bob.add(&fresh_key(), "late");
+    let status = told(&mut stream, "uploads refused", |status| {
+        status.connection == ConnectionState::Online && status.stalled_reason.is_some()
+    })
+    .await;
+    let why = status.stalled_reason.expect("a reason");
+    assert!(
+        why.contains("uploads are refused") && why.contains("500"),
+        "{why}"
+    );
+    ada.add(&fresh_key(), "not to be had");
     let status = told(&mut stream, "stalled", |status| {
         status.connection == ConnectionState::Stalled && status.unsent == 1
     })

@@ -328,3 +328,47 @@ async fn an_owner_is_told_byte_by_byte_on_postgres() {
     assert_eq!(failures(&capital).await.len(), 1);
     shop.verify();
 }
+
+/// Names that the owner column's type would turn into somebody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_cuts_or_counts_names_makes_nobody_somebody_else() {
+    for (backend, kind, owner, other, reason) in [
+        (
+            Backend::Postgres,
+            "varchar(8)",
+            "exactly8",
+            "exactly8 ",
+            "the owner column cannot tell a name that ends with a blank from one that does not",
+        ),
+        (
+            Backend::Embedded,
+            "uuid",
+            "agent-7",
+            "007",
+            "the owner column is of type uuid, which keeps no name that is a number as it is",
+        ),
+    ] {
+        let shop = Shop::open(
+            backend,
+            &format!(
+                "CREATE SCHEMA shop; \
+                 CREATE TABLE shop.items (id uuid PRIMARY KEY NOT NULL, title text, owner {kind})"
+            ),
+            "tables = [{ schema = 'shop', table = 'items', owner_column = 'owner' }]",
+            "enabled",
+        )
+        .await;
+        let target = shop.server.target();
+        let (owner, other) = (target.device(owner, "d"), target.device(other, "d"));
+        let (key, fresh) = (fresh_key(), fresh_key());
+        let item = |id, key: &str| insert(id, "shop.items", key, json!({ "title": "a" }));
+        applied(&owner, &[item(1, &key)]).await;
+        assert_eq!(failures(&owner).await, []);
+        applied(&other, &[item(1, &key), item(2, &fresh)]).await;
+        let failed = ("items".to_owned(), reason.to_owned());
+        assert_eq!(failures(&other).await, [failed.clone(), failed]);
+        let count = shop.ask("SELECT count(*) FROM shop.items").await;
+        assert_eq!(count.as_deref(), Some("1"));
+        shop.verify();
+    }
+}

@@ -164,7 +164,7 @@ pub(super) fn refuse(error: ApiError) -> HttpResponse {
 
 /// Rounded up: no sooner than there is room.
 fn whole_seconds(wait: Duration) -> u32 {
-    u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX)
+    u32::try_from(wait.as_nanos().div_ceil(1_000_000_000).max(1)).unwrap_or(u32::MAX)
 }
 
 fn retry_after(response: &mut HttpResponseBuilder, seconds: std::ops::RangeInclusive<u32>) {

@@ -11,10 +11,17 @@ use crate::store::{Store, StoreError};
 use oversync_shared::{ServerId, UserId};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Users remembered: twice this at most, about 150 bytes each.
 const ROOM: usize = 32_768;
+
+/// How long one question may take: on a connection that has gone silent nobody would
+/// be told anything before TCP gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a database said of some users: those never seen are left out.
 type Found = Arc<(Arc<str>, HashMap<UserId, ServerId>)>;
@@ -31,6 +38,8 @@ struct Inner {
     epoch: Option<Arc<str>>,
     memory: Mutex<Memory>,
     question: Mutex<Question>,
+    /// Where questions are asked: a caller's own runtime may end before the answer.
+    home: Handle,
 }
 
 struct Memory {
@@ -68,6 +77,7 @@ impl Heads {
                 epoch,
                 memory: Mutex::new(memory),
                 question: Mutex::default(),
+                home: Handle::current(),
             }),
         }
     }
@@ -183,7 +193,7 @@ impl Heads {
         };
         if is_first {
             // Not on the caller's account: it may go away, the others not.
-            tokio::spawn(ask_until_nobody_asks(self.clone()));
+            self.inner.home.spawn(ask_until_nobody_asks(self.clone()));
         }
         answer
             .await
@@ -198,12 +208,33 @@ impl Heads {
     }
 }
 
+/// Held by the task that asks: should it end before its time, those who wait are
+/// told, and the next one asks anew.
+struct Asking {
+    heads: Heads,
+    is_done: bool,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if !self.is_done {
+            *self.heads.question() = Question::default();
+        }
+    }
+}
+
 async fn ask_until_nobody_asks(heads: Heads) {
+    let mut guard = Asking {
+        heads: heads.clone(),
+        is_done: false,
+    };
     loop {
         let (users, asking) = {
             let mut question = heads.question();
             if question.asking.is_empty() {
+                // Under the lock: the next one to ask is the first.
                 question.is_running = false;
+                guard.is_done = true;
                 return;
             }
             (
@@ -213,7 +244,10 @@ async fn ask_until_nobody_asks(heads: Heads) {
         };
         let users: Vec<UserId> = users.into_iter().collect();
         crate::meters::heads_question();
-        let found = read(&heads.inner, &users).await.map(Arc::new);
+        let found = match timeout(PATIENCE, read(&heads.inner, &users)).await {
+            Ok(found) => found.map(Arc::new),
+            Err(_) => Err(StoreError::Overloaded),
+        };
         for reply in asking {
             // Who asked may be gone.
             let _ = reply.send(found.clone());

@@ -310,7 +310,10 @@ impl Handler<Watch> for Notifier {
 
     fn handle(&mut self, watch: Watch, ctx: &mut Self::Context) -> Self::Result {
         let (sender, receiver) = watch::channel(ServerId::ZERO);
-        self.join(watch.user, Member::Poll(sender), ctx);
+        // One that comes after the bye is answered at once, as those before it were.
+        if !self.is_closing {
+            self.join(watch.user, Member::Poll(sender), ctx);
+        }
         MessageResult(receiver)
     }
 }

@@ -9,7 +9,7 @@ use crate::json::{Kind, Reader};
 use crate::key::RowKey;
 use std::sync::Arc;
 
-/// The longest value, as JSON text, that can name a row, in bytes: more than
+/// The longest value that can name a row, in bytes, however it is escaped: more than
 /// PostgreSQL's indexes hold (2,704), by which a referenced column is unique. A
 /// longer one is simply nowhere.
 pub const MAX_VALUE_BYTES: usize = 4_096;
@@ -46,11 +46,16 @@ impl ColumnValue {
         let unescaped = match reader.kind() {
             Ok(Kind::Null) => return Read::Nothing,
             Ok(Kind::String) if json == "\"\"" => return Read::Nothing,
-            _ if json.len() > MAX_VALUE_BYTES => return Read::TooLong(shown(json)),
+            // Six bytes an escape.
+            _ if json.len() > 6 * MAX_VALUE_BYTES + 2 => return Read::TooLong(shown(json)),
             Ok(Kind::String) if json.contains('\\') => {
                 let text = reader.string().expect("BUG: the payload has been checked");
+                if text.len() > MAX_VALUE_BYTES {
+                    return Read::TooLong(shown(json));
+                }
                 Some(Box::from(&*text))
             }
+            _ if json.len() > MAX_VALUE_BYTES => return Read::TooLong(shown(json)),
             _ => None,
         };
         let parts = Parts {
@@ -141,6 +146,10 @@ mod tests {
             panic!("it is longer than the limit");
         };
         assert_eq!(shown, format!("{}…", "x".repeat(SHOWN_BYTES)));
+        // However it is spelled.
+        let escaped = |count: usize| format!("\"{}\"", "\\u0061".repeat(count));
+        assert!(read(&escaped(MAX_VALUE_BYTES)).is_some());
+        assert!(read(&escaped(MAX_VALUE_BYTES + 1)).is_none());
         // Never in the middle of a character.
         let wide = format!("\"x{}\"", "é".repeat(MAX_VALUE_BYTES));
         assert!(matches!(

@@ -6,7 +6,9 @@
 //! deferred one failing at COMMIT would take everybody's upload with it.
 
 use super::{Tables, handled, standing};
-use crate::projection::{Handled, Kind, NOT_UNIQUE, NOT_YOURS, ProjectedColumn, Projection};
+use crate::projection::{
+    Handled, Kind, NOT_UNIQUE, NOT_YOURS, NUMBER_NAME, ProjectedColumn, Projection,
+};
 use crate::store::handler::{Before, Row};
 use crate::store::{StoreError, op_code};
 use base64::Engine as _;
@@ -227,6 +229,12 @@ fn write(tx: &Transaction<'_>, work: &Work<'_>, projection: &Projection) -> Resu
         }
         return Ok(());
     };
+    if let Some(owner) = &projection.owner
+        && owner.type_name.eq_ignore_ascii_case("uuid")
+        && is_number(work.user_id.as_str())
+    {
+        return Err(Trouble::Data(NUMBER_NAME.to_owned()));
+    }
     if !mine {
         return Err(Trouble::Data(NOT_YOURS.to_owned()));
     }
@@ -326,6 +334,12 @@ pub(super) fn as_text(value: Value) -> Option<String> {
         Value::Integer(number) => Some(number.to_string()),
         Value::Null | Value::Real(_) | Value::Blob(_) => None,
     }
+}
+
+/// Whether a column without a type that SQLite knows would keep this text as a
+/// number.
+fn is_number(name: &str) -> bool {
+    name.trim().parse::<f64>().is_ok() && name.contains(|c: char| c.is_ascii_digit())
 }
 
 /// Whether this user may write or remove the row.
