@@ -462,7 +462,7 @@ fn a_name_that_is_shared_is_noticed() {
         head: None,
         highest_source_change_id: Some(oversync_shared::ChangeId::new(900)),
     };
-    device.write(|txn| crate::settle::acknowledge(txn, &sent, &reply));
+    crate::settle::acknowledge(&mut device.store, &sent, &reply).expect("settles");
     let state = device.write(|txn| crate::state::State::load(txn.conn));
     assert!(!state.hydrated && state.shares_device);
     device.apply(vec![entry("t", &id, 2, Some(&row(&id, 2)))]);
