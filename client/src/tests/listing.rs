@@ -255,6 +255,33 @@ fn a_delete_that_no_trigger_saw_is_found_before_a_page_is_applied() {
     assert_eq!(device.freeze()[0].op, Op::Delete);
 }
 
+/// Found by reading: any DDL, or a VACUUM, sent them as deletes for everyone.
+#[test]
+fn what_the_applications_triggers_delete_while_a_page_is_applied_is_never_sent() {
+    for on in ["t", "u"] {
+        let mut device = Device::new(TWO, &["t", "u"]);
+        let (keeper, gone) = (uuid(1), uuid(2));
+        device.apply(vec![
+            entry("t", &gone, 1, Some(&row(&gone, 1))),
+            entry("t", &keeper, 1, Some(&row(&keeper, 2))),
+            entry("u", &keeper, 1, Some(&row(&keeper, 2))),
+        ]);
+        device.run(&format!(
+            "CREATE TRIGGER own AFTER UPDATE ON {on} WHEN NEW.v = 9
+             BEGIN DELETE FROM T WHERE v = 1; END"
+        ));
+        device.apply(vec![entry(on, &keeper, 2, Some(&row(&keeper, 9)))]);
+        assert_eq!(device.count("SELECT count(*) FROM t"), 1);
+        device.run("VACUUM; CREATE TABLE other (n)");
+        assert!(device.freeze().is_empty(), "a trigger on {on}");
+        device.reopen(&["t", "u"]);
+        assert!(device.freeze().is_empty(), "a trigger on {on}");
+        // Nor does it hide what the application deletes itself.
+        device.run("DELETE FROM t");
+        assert_eq!(device.freeze().len(), 1);
+    }
+}
+
 /// Found by reading: the sweep took a refused delete for a new one, for ever.
 #[test]
 fn a_refused_delete_in_a_table_that_is_swept_is_not_sent_for_ever() {
