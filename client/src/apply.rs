@@ -37,7 +37,7 @@ pub(crate) struct PageDone {
 /// Foreign keys are judged at the commit. Should that refuse the page, for a
 /// reason that cannot be told from one row alone, or a trigger of the application
 /// roll it back, the page is cut in two, each with its own commit, until a single
-/// entry is left; that one is parked.
+/// entry is left. It, or what comes with it, is the reason: see [`Poison`].
 pub(crate) fn apply(
     store: &mut Store,
     page: DownloadReply,
@@ -50,22 +50,20 @@ pub(crate) fn apply(
     while let Some(part) = parts.pop() {
         let outcome =
             store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::Unknown));
-        let done = match outcome {
+        let mut done = match outcome {
             Err(error) if error.is_of_one_row() && part.changes.len() > 1 => {
                 Step::PageHalved.reached();
                 let (first, second) = halves(part);
                 parts.extend([second, first]);
                 continue;
             }
-            Err(error) if error.is_of_one_row() => {
-                store.write(|txn| apply_page(txn, &part, after, ordered_feed, Poison::All))?
-            }
+            Err(error) if error.is_of_one_row() => around(store, &part, after, ordered_feed)?,
             other => other?,
         };
         Step::PageCommitted.reached();
         after = done.cursor;
         total.cursor = done.cursor;
-        total.written.extend(done.written);
+        total.written.append(&mut done.written);
         if done.resync {
             total.resync = true;
             break;
@@ -74,11 +72,43 @@ pub(crate) fn apply(
     Ok(total)
 }
 
-/// Whether the entries of a page have been found to fail its commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Applies a page of one entry, or none, that has failed as a whole; leaves out of
+/// it as little as goes through.
+fn around(
+    store: &mut Store,
+    page: &DownloadReply,
+    after: ServerId,
+    ordered_feed: bool,
+) -> Result<PageDone, Error> {
+    let mut attempt =
+        |poison| store.write(|txn| apply_page(txn, page, after, ordered_feed, poison));
+    let mut outcome = attempt(Poison::Remembered);
+    for poison in [Poison::Entries, Poison::Unnamed] {
+        if matches!(&outcome, Err(error) if error.is_of_one_row()) {
+            outcome = attempt(poison);
+        }
+    }
+    let mut done = outcome?;
+    if !done.resync {
+        let more = More::of(page.has_more);
+        done.written
+            .extend(shadow::settle_apart(store, more)?.written);
+    }
+    Ok(done)
+}
+
+/// What may be the reason that a transaction has failed, and is left out of it; each
+/// includes the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Poison {
+    /// Nothing is.
     Unknown,
-    All,
+    /// A remembered row: they are settled afterwards, each by itself.
+    Remembered,
+    /// The entries of the page: they are parked.
+    Entries,
+    /// Deletes of rows that a whole pass has not named: they are parked.
+    Unnamed,
 }
 
 /// Two pages of the same window.
@@ -149,18 +179,14 @@ pub(crate) fn apply_page(
     let written = place::silently(txn, || {
         let mut round = Round::new(txn)?;
         for change in &page.changes {
-            match poison {
-                Poison::Unknown => round.take(change)?,
-                Poison::All => round.park(change)?,
+            match poison < Poison::Entries {
+                true => round.take(change)?,
+                false => round.park(change)?,
             }
         }
         round.finish()
     })?;
-    let more = match page.has_more {
-        true => More::Coming,
-        false => More::No,
-    };
-    let settled = shadow::settle_all(txn, more)?;
+    let settled = shadow::settle_all(txn, More::of(page.has_more), poison)?;
     Step::PageApplied.reached();
     let bounds = PageBounds {
         next_after: page.next_after,
@@ -172,7 +198,7 @@ pub(crate) fn apply_page(
     state.window_until = Some(page.window_until).filter(|_| page.has_more);
     if !page.has_more {
         state.last_confirmed_at = Some(txn.now);
-        resync::pass_completed(txn, &mut state)?;
+        resync::pass_completed(txn, &mut state, poison)?;
     }
     state.save(txn.conn)?;
     Step::CursorMoved.reached();

@@ -46,6 +46,7 @@ use oversync_shared::wire::SignInReply;
 use rusqlite::Connection;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{oneshot, watch};
@@ -108,21 +109,54 @@ fn outside() -> Result<(), Error> {
 pub fn tokens(
     give: impl Fn() -> Result<String, TokenError> + Send + Sync + 'static,
 ) -> impl TokenProvider {
-    Blocking(Arc::new(give))
+    Blocking {
+        give: Arc::new(give),
+        busy: Arc::default(),
+    }
 }
 
-struct Blocking<F>(Arc<F>);
+struct Blocking<F> {
+    give: Arc<F>,
+    /// The function has been called and has not returned.
+    busy: Arc<AtomicBool>,
+}
+
+/// Held by the thread that calls the function; a panic ends the call as well.
+struct Call(Arc<AtomicBool>);
+
+impl Call {
+    fn begin(busy: &Arc<AtomicBool>) -> Option<Self> {
+        let was_busy = busy.swap(true, Ordering::AcqRel);
+        (!was_busy).then(|| Self(Arc::clone(busy)))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
 
 impl<F: Fn() -> Result<String, TokenError> + Send + Sync + 'static> TokenProvider for Blocking<F> {
     fn token(&self) -> TokenFuture {
-        let give = Arc::clone(&self.0);
+        let (give, busy) = (Arc::clone(&self.give), Arc::clone(&self.busy));
         Box::pin(async move {
+            // A call that hangs cannot be ended, and whoever waited for it has given
+            // up: no second one beside it, and no second thread.
+            let call = Call::begin(&busy).ok_or_else(|| {
+                TokenError::unreachable("the token function has not returned yet")
+            })?;
             let (told, given) = oneshot::channel();
             // A thread that no runtime knows: the function may block as it likes,
             // also by calls of this module.
             std::thread::Builder::new()
                 .name("oversqlite-token".to_owned())
-                .spawn(move || told.send(give()))
+                .spawn(move || {
+                    let answer = give();
+                    // Before it is told: the next question may come at once.
+                    drop(call);
+                    told.send(answer)
+                })
                 .map_err(|error| TokenError::new(error.to_string()))?;
             let given = given.await;
             given.unwrap_or_else(|_| Err(TokenError::new("the token function panicked")))
@@ -353,5 +387,53 @@ impl Iterator for Statuses {
         let changed = self.thread.wait(self.told.changed());
         changed.ok()?.ok()?;
         Some(self.told.borrow_and_update().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn a_token_function_that_hangs_is_not_called_again_before_it_returns() {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&calls);
+        let (let_go, held) = mpsc::channel();
+        let held = Mutex::new(held);
+        let provider = tokens(move || {
+            let call = counter.fetch_add(1, Ordering::SeqCst);
+            let held = held.lock().expect("no panic while it is held");
+            let () = held.recv().expect("let go");
+            drop(held);
+            assert!(call != 1, "the second call panics");
+            Ok(format!("t{call}"))
+        });
+        // Nobody waits for so long.
+        let short = Duration::from_millis(50);
+        let first = tokio::time::timeout(short, provider.token()).await;
+        assert!(first.is_err());
+        for _ in 0..3 {
+            let error = provider.token().await.expect_err("the first call hangs");
+            assert!(error.to_string().contains("has not returned"), "{error}");
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        for _ in 0..3 {
+            let_go.send(()).expect("the function waits");
+        }
+        // It returns at some time; then it is called again.
+        let mut answers = Vec::new();
+        while answers.len() < 2 {
+            match provider.token().await {
+                Err(error) if error.to_string().contains("has not returned") => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                other => answers.push(other.map_err(|error| error.to_string())),
+            }
+        }
+        let panicked = Err("the token function panicked".to_owned());
+        assert_eq!(answers, [panicked, Ok("t2".to_owned())]);
     }
 }

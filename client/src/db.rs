@@ -219,7 +219,7 @@ fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
     let has_changed = seen != Some(schema_cookie(conn)?);
     for table in tables.iter() {
         triggers::install(conn, table, fresh.contains(&table.n))?;
-        if has_changed {
+        if has_changed && sweep::is_unambiguous(conn, table)? {
             sweep::note_missing(conn, table)?;
         }
     }

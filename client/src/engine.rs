@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::error::{Error, SetupError};
 use crate::listener::{self, Signal};
 use crate::pause;
+use crate::state::State;
 use crate::status::{ConnectionState, Stalled};
 use crate::{download, upload};
 use oversync_shared::ServerId;
@@ -301,7 +302,8 @@ impl Engine {
         let core = Arc::clone(&self.core);
         let _turn = core.turn().await?;
         loop {
-            self.hold_back(core.db.read(pause::read).await?);
+            let paused = core.db.read(pause::read).await?;
+            self.hold_back(paused);
             let upload = self.due.upload && self.refusal.until <= Instant::now();
             if !upload && !self.due.download {
                 return Ok(());
@@ -322,8 +324,12 @@ impl Engine {
                 }
                 // So may the rest of a conflict: a parent that a page brings.
                 self.due.download |= core.db.read(crate::shadow::is_any).await?;
+                // An answer that begins a new pass leaves nothing to send before it
+                // is done: nothing else would ask for its first page.
+                self.due.download |= !core.db.read(State::load).await?.hydrated;
             }
-            if self.due.download {
+            // What an upload makes due is held back like anything else.
+            if self.due.download && !paused.downloads {
                 let done = download::once(&core, None).await?;
                 self.cursor = done.next_after;
                 self.due.download = done.has_more;

@@ -6,18 +6,19 @@
 //! would go out in its place. Called when the triggers are made anew.
 
 use crate::conflicts;
-use crate::error::Error;
+use crate::error::{Error, StorageError};
 use crate::key::RowRef;
 use crate::payload;
 use crate::row;
-use crate::schema::{Table, quote};
+use crate::schema::{Column, Table, quote};
 use oversync_shared::RowKey;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 /// Moves what was kept beside the rows of a table into columns it has by now. A
 /// value that the application itself has written there already stays: it is a newer
-/// edit. One that a constraint refuses goes to the conflict list.
+/// edit. One that a constraint refuses, or a trigger leaves out, goes to the conflict
+/// list.
 ///
 /// Nothing of this is captured: the server has it.
 pub(crate) fn fill(conn: &Connection, table: &Table) -> Result<(), Error> {
@@ -67,21 +68,35 @@ fn write(
     let column = &table.columns[index];
     let name = quote(&column.name);
     let default = column.default.as_deref().unwrap_or("NULL");
-    let sql = format!(
-        "UPDATE OR ABORT {} SET {name} = ?1 WHERE {} = ?2 AND ({name} IS NULL OR {name} IS ({default}))",
-        table.quoted(),
-        table.quoted_key()
-    );
-    match conn.prepare_cached(&sql)?.execute(params![value, key]) {
+    let (table_name, key_name) = (table.quoted(), table.quoted_key());
+    let is_free = format!("{key_name} = ?1 AND ({name} IS NULL OR {name} IS ({default}))");
+    let sql = format!("UPDATE OR ABORT {table_name} SET {name} = ?2 WHERE {is_free}");
+    match conn.prepare_cached(&sql)?.execute(params![key, value]) {
+        Ok(0) => {
+            // Either the application has written there, or a trigger of its own
+            // leaves the update out.
+            let sql = format!("SELECT 1 FROM {table_name} WHERE {is_free}");
+            match conn.prepare_cached(&sql)?.exists([&key])? {
+                true => keep(conn, column, row, value),
+                false => Ok(()),
+            }
+        }
         Ok(_) => Ok(()),
+        // A trigger has ended the transaction, and with it everything that was done.
+        Err(error) if conn.is_autocommit() => Err(StorageError::RolledBack(error).into()),
         Err(error)
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
-            match payload::write_value(column, value) {
-                Some(lost) => conflicts::keep_theirs(conn, row, &lost),
-                None => Ok(()),
-            }
+            keep(conn, column, row, value)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// A value that cannot be written into the row.
+fn keep(conn: &Connection, column: &Column, row: RowRef, value: &Value) -> Result<(), Error> {
+    match payload::write_value(column, value) {
+        Some(lost) => conflicts::keep_theirs(conn, row, &lost),
+        None => Ok(()),
     }
 }

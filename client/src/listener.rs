@@ -48,6 +48,9 @@ const REFUSALS: u32 = 3;
 /// How often to look whether a server without hints has learned them.
 const NO_HINTS_RETRY: Duration = Duration::from_secs(300);
 
+/// A session that lasted this long was a good one: the next failure is a first one.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
+
 /// What the engine hears.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Signal {
@@ -69,6 +72,8 @@ enum End {
     Lost(String, Option<Duration>),
     /// The server said so.
     Bye { reason: ByeReason, wait: Duration },
+    /// The token that it was last shown has ended.
+    Expired { token: Arc<str>, wait: Duration },
     /// The token was refused.
     Unauthorised,
     /// The server does not speak hints, or something on the way does not let
@@ -91,9 +96,10 @@ pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
     let mut refusals = 0;
     loop {
         let mut greeted = false;
+        let begun = Instant::now();
         let mut end = session(&core, &engine, &mut greeted, &mut refusals).await;
+        let was_good = greeted && begun.elapsed() >= GOOD_AFTER;
         if greeted {
-            backoff.reset();
             refusals = 0;
         }
         if matches!(end, End::NoHints) {
@@ -112,11 +118,23 @@ pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
         if matches!(end, End::Done) || engine.send(signal).await.is_err() {
             return;
         }
+        // A provider that gives the old token again is no reason for haste: the
+        // server still lets it in for a while, and closes at once, over and over.
+        let is_renewed = match &end {
+            End::Expired { token, .. } if greeted => {
+                is_followed(&core.transport.tokens, token).await
+            }
+            _ => false,
+        };
+        if was_good || is_renewed {
+            backoff.reset();
+        }
         let wait = match end {
-            End::Bye {
-                reason: ByeReason::TokenExpired,
-                ..
-            } if greeted => Duration::ZERO,
+            End::Expired { .. } if is_renewed => Duration::ZERO,
+            End::Expired { wait, .. } => {
+                tracing::debug!("the token has ended, and there is no other");
+                backoff.next(Some(wait))
+            }
             End::Bye { reason, wait } => {
                 tracing::debug!(?reason, "the server closes the socket");
                 backoff.next(Some(wait))
@@ -178,16 +196,22 @@ async fn session(
             return refused(end, refusals);
         }
     };
-    let end = listen(&mut socket, engine, greeted, tokens, &mut token).await;
+    let mut end = listen(&mut socket, engine, greeted, tokens, &mut token).await;
     if let End::Bye {
         reason: ByeReason::TokenExpired,
-        ..
+        wait,
     } = end
     {
         tokens.refused(&token);
+        end = End::Expired { token, wait };
     }
     let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
     end
+}
+
+/// Whether there is another token than one that has ended; asks for it.
+async fn is_followed(tokens: &Tokens, ended: &Arc<str>) -> bool {
+    tokens.get().await.is_ok_and(|token| token != *ended)
 }
 
 /// An upgrade that fails again and again is not going to succeed.
@@ -291,12 +315,12 @@ async fn listen(
                 }
             }
             fresh = &mut next_token => {
-                if let Some(message) = token_message(&fresh)
-                    && let Err(error) = socket.send(Message::text(message)).await
-                {
-                    return lost(&error.to_string());
+                if let Some(message) = token_message(&fresh) {
+                    if let Err(error) = socket.send(Message::text(message)).await {
+                        return lost(&error.to_string());
+                    }
+                    token.clone_from(&fresh);
                 }
-                token.clone_from(&fresh);
                 next_token.set(following(tokens, fresh));
             }
         }
@@ -354,5 +378,39 @@ async fn hear(text: &str, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> 
     match engine.send(signal).await {
         Ok(()) => None,
         Err(_) => Some(End::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::TokenError;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn only_another_token_is_a_reason_to_come_back_at_once() {
+        let fresh = Arc::new(AtomicBool::new(false));
+        let is_fresh = Arc::clone(&fresh);
+        let tokens = Tokens::new(Arc::new(move || {
+            let name = match is_fresh.load(Ordering::SeqCst) {
+                true => "new",
+                false => "old",
+            };
+            async move { Ok::<_, TokenError>(name.to_owned()) }
+        }));
+        let old = tokens.get().await.expect("a token");
+        tokens.refused(&old);
+        assert!(!is_followed(&tokens, &old).await, "the old one again");
+        tokens.refused(&old);
+        fresh.store(true, Ordering::SeqCst);
+        assert!(is_followed(&tokens, &old).await);
+        // It is the one the next session takes.
+        assert_eq!(&*tokens.get().await.expect("a token"), "new");
+    }
+
+    #[tokio::test]
+    async fn without_a_token_nobody_comes_back_at_once() {
+        let tokens = Tokens::new(Arc::new(|| async { Err(TokenError::new("signed out")) }));
+        assert!(!is_followed(&tokens, &"old".into()).await);
     }
 }

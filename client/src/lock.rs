@@ -8,6 +8,10 @@ use crate::error::{Error, SetupError, StorageError};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long somebody who only asks whether the lease is taken may be in the way.
+const A_LOOK: Duration = Duration::from_millis(5);
 
 /// A lease on one file, held or not; clones share it.
 #[derive(Clone)]
@@ -53,11 +57,18 @@ impl Lease {
     }
 
     /// Takes the lease, or fails with [`SetupError::InUse`] while another
-    /// client has it. Never waits.
+    /// client has it. Waits for no client, only for one that just looks.
     pub(crate) fn take(&self) -> Result<Holding, Error> {
         let mut held = self.held();
         if held.file.is_none() {
-            held.file = Some(self.lock()?);
+            let found = match self.lock() {
+                Err(Error::Setup(SetupError::InUse { .. })) => {
+                    std::thread::sleep(A_LOOK);
+                    self.lock()
+                }
+                other => other,
+            };
+            held.file = Some(found?);
         }
         drop(held);
         Ok(Holding(self.clone()))
@@ -71,12 +82,18 @@ impl Lease {
         Ok(())
     }
 
-    /// Whether somebody has it now, this process included.
+    /// Whether somebody has it now, this process included. Of those who only look,
+    /// none is in another's way.
     pub(crate) fn is_taken(&self) -> Result<bool, Error> {
-        match self.lock() {
-            Ok(_) => Ok(false),
-            Err(Error::Setup(SetupError::InUse { .. })) => Ok(true),
-            Err(other) => Err(other),
+        let (file, path) = self.open()?;
+        match file.try_lock_shared() {
+            // By name, as in `give_back`.
+            Ok(()) => {
+                let _ = file.unlock();
+                Ok(false)
+            }
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(StorageError::File { path, source }.into()),
         }
     }
 
@@ -87,7 +104,7 @@ impl Lease {
         held.give_back();
     }
 
-    fn lock(&self) -> Result<File, Error> {
+    fn open(&self) -> Result<(File, PathBuf), Error> {
         // However its path is spelt, the file is one.
         let database = self.database.canonicalize();
         let mut name = database
@@ -104,6 +121,11 @@ impl Lease {
                 path: path.clone(),
                 source,
             })?;
+        Ok((file, path))
+    }
+
+    fn lock(&self) -> Result<File, Error> {
+        let (file, path) = self.open()?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(SetupError::InUse {
@@ -121,5 +143,36 @@ impl Drop for Holding {
         if !held.keep {
             held.give_back();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn those_who_only_look_see_the_lease_and_not_one_another() {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("app.db");
+        let all_say = |expected: bool| {
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        for _ in 0..200 {
+                            let lease = Lease::new(&path);
+                            assert_eq!(lease.is_taken().expect("told"), expected);
+                        }
+                    });
+                }
+            });
+        };
+        all_say(false);
+        let mine = Lease::new(&path);
+        let holding = mine.take().expect("free");
+        all_say(true);
+        drop(holding);
+        all_say(false);
+        assert!(mine.take().is_ok(), "looking leaves nothing behind");
     }
 }

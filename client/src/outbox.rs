@@ -139,19 +139,29 @@ fn freeze(txn: &Txn<'_>, limits: BatchLimits) -> Result<(), Error> {
         .rev()
         .map(|table| (table, READY_DELETES));
     for (table, template) in upserts.chain(deletes) {
-        for ready in ready(txn.conn, table, template, room.changes)? {
-            let Some(frozen) = freeze_one(txn, table, ready, state.next_change_id)? else {
-                continue;
-            };
-            let size = frozen.size();
-            if size > room.bytes && room != limits {
-                return save(&state);
+        loop {
+            let batch = ready(txn.conn, table, template, room.changes)?;
+            let is_full = batch.len() == room.changes;
+            let id_before = state.next_change_id;
+            for ready in batch {
+                let Some(frozen) = freeze_one(txn, table, ready, state.next_change_id)? else {
+                    continue;
+                };
+                let size = frozen.size();
+                if size > room.bytes && room != limits {
+                    return save(&state);
+                }
+                store(txn.conn, &frozen)?;
+                capture::remove(txn.conn, frozen.row)?;
+                state.next_change_id = ChangeId::new(frozen.id.get() + 1);
+                room.changes -= 1;
+                room.bytes = room.bytes.saturating_sub(size);
             }
-            store(txn.conn, &frozen)?;
-            capture::remove(txn.conn, frozen.row)?;
-            state.next_change_id = ChangeId::new(frozen.id.get() + 1);
-            room.changes -= 1;
-            room.bytes = room.bytes.saturating_sub(size);
+            // A whole batch that had nothing to send must not hold up what stands
+            // behind it. All of it has left `_sync_pending`, so that this ends.
+            if !is_full || state.next_change_id != id_before {
+                break;
+            }
         }
         if room.changes == 0 || room.bytes == 0 {
             break;
@@ -185,7 +195,7 @@ fn ready(
 }
 
 /// Reads the row and says what to send; an edit with nothing to send, or that
-/// cannot be sent, ends here.
+/// cannot be sent, ends here: `None` says that it is pending no more.
 fn freeze_one(
     txn: &Txn<'_>,
     table: &Table,

@@ -135,6 +135,21 @@ pub(crate) fn add_unknown(conn: &Connection, entry: &Entry<'_>, why: Why) -> Res
     insert(conn, entry, why, "", None)
 }
 
+/// Parks a row of the server with which no transaction goes through.
+pub(crate) fn set_aside(
+    conn: &Connection,
+    table: &Table,
+    state: &ServerState,
+) -> Result<(), Error> {
+    let entry = Entry {
+        wire_table: &table.wire,
+        pk: &state.row.key.to_string(),
+        version: state.version,
+        payload: state.payload.as_deref(),
+    };
+    insert(conn, &entry, Why::ForeignKeys, "", None)
+}
+
 /// Parks an entry that could not be placed.
 pub(crate) fn add(
     conn: &Connection,

@@ -5,6 +5,7 @@
 //! remembered as `lost_version` until the new pass has named the row, or has
 //! ended without naming it.
 
+use crate::apply::Poison;
 use crate::capture;
 use crate::db::Txn;
 use crate::error::Error;
@@ -97,7 +98,11 @@ pub(crate) fn keep_newer(
 }
 
 /// The pass over everything has ended: decides about the rows it did not name.
-pub(crate) fn pass_completed(txn: &Txn<'_>, state: &mut State) -> Result<(), Error> {
+pub(crate) fn pass_completed(
+    txn: &Txn<'_>,
+    state: &mut State,
+    poison: Poison,
+) -> Result<(), Error> {
     if !state.hydrated {
         Step::PassCompleted.reached();
     }
@@ -109,7 +114,7 @@ pub(crate) fn pass_completed(txn: &Txn<'_>, state: &mut State) -> Result<(), Err
     place::silently(txn, || {
         for row in &unnamed {
             if let Some(table) = txn.tables.by_number(row.tbl) {
-                unnamed_row(txn, table, *row, cause)?;
+                unnamed_row(txn, table, *row, cause, poison)?;
                 Step::UnnamedSettled.reached();
             }
         }
@@ -129,7 +134,13 @@ fn unnamed(conn: &Connection) -> Result<Vec<RowRef>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn unnamed_row(txn: &Txn<'_>, table: &Table, row: RowRef, cause: Cause) -> Result<(), Error> {
+fn unnamed_row(
+    txn: &Txn<'_>,
+    table: &Table,
+    row: RowRef,
+    cause: Cause,
+    poison: Poison,
+) -> Result<(), Error> {
     let known = row::known(txn.conn, table, row)?;
     let here = row::exists(txn.conn, table, &known.key)?;
     match (cause, known.unsent) {
@@ -140,6 +151,10 @@ fn unnamed_row(txn: &Txn<'_>, table: &Table, row: RowRef, cause: Cause) -> Resul
                 version: RowVersion::NEVER_SEEN,
                 payload: None,
             };
+            if poison == Poison::Unnamed {
+                parked::set_aside(txn.conn, table, &gone)?;
+                return row::forget(txn.conn, row);
+            }
             let placed = place::place(txn, table, &gone, &HashSet::new())?;
             if !matches!(placed, Placed::Done(_)) {
                 parked::add(txn.conn, table, &gone, &placed)?;

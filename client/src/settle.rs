@@ -5,8 +5,9 @@
 //! another one took the lease, or began anew. What is no longer in the outbox as it
 //! was sent is none of the answer's business; an edit of it goes its own way.
 
+use crate::apply::Poison;
 use crate::capture;
-use crate::db::Txn;
+use crate::db::{Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::outbox::{self, Frozen};
@@ -39,11 +40,31 @@ pub(crate) struct Acknowledged {
     pub(crate) written: Vec<(RowRef, LocalKey)>,
 }
 
-/// Settles `sent` by the reply to it.
+/// Settles `sent` by the reply to it. A remembered row that fails the commit holds
+/// nothing else up: the same batch would be sent for ever.
 pub(crate) fn acknowledge(
+    store: &mut Store,
+    sent: &[Frozen],
+    reply: &UploadReply,
+) -> Result<Acknowledged, Error> {
+    match store.write(|txn| acknowledge_as(txn, sent, reply, Poison::Unknown)) {
+        Err(error) if error.is_of_one_row() => {
+            let mut done =
+                store.write(|txn| acknowledge_as(txn, sent, reply, Poison::Remembered))?;
+            let settled = shadow::settle_apart(store, More::Coming)?;
+            done.conflicts += settled.conflicts;
+            done.written.extend(settled.written);
+            Ok(done)
+        }
+        other => other,
+    }
+}
+
+fn acknowledge_as(
     txn: &Txn<'_>,
     sent: &[Frozen],
     reply: &UploadReply,
+    poison: Poison,
 ) -> Result<Acknowledged, Error> {
     if reply.statuses.len() != sent.len() {
         let counts = format!(
@@ -69,7 +90,7 @@ pub(crate) fn acknowledge(
         one(txn, frozen, status, numbering, &mut done)?;
     }
     let mut state = State::load(txn.conn)?;
-    let settled = shadow::settle_all(txn, More::Coming)?;
+    let settled = shadow::settle_all(txn, More::Coming, poison)?;
     done.conflicts += settled.conflicts;
     done.written = settled.written;
     let _ = resync::continue_above(&mut state, reply.highest_source_change_id);

@@ -1,9 +1,10 @@
 //! Server rows that met an unsent edit, remembered until it is settled, and the
 //! conflicts that come of it.
 
+use crate::apply::Poison;
 use crate::capture;
 use crate::conflicts::{self, Edits};
-use crate::db::Txn;
+use crate::db::{Store, Txn};
 use crate::error::Error;
 use crate::key::RowRef;
 use crate::parked;
@@ -51,6 +52,15 @@ pub(crate) enum More {
     Coming,
 }
 
+impl More {
+    pub(crate) fn of(has_more: bool) -> Self {
+        match has_more {
+            true => Self::Coming,
+            false => Self::No,
+        }
+    }
+}
+
 /// Whether any server row waits for its edit to be settled, in a listed table.
 pub(crate) fn is_any(conn: &Connection) -> Result<bool, Error> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _sync_shadow \
@@ -67,12 +77,16 @@ pub(crate) struct Settled {
 }
 
 /// Settles every remembered row whose edit is no longer in flight. The log must
-/// have been collected.
-pub(crate) fn settle_all(txn: &Txn<'_>, more: More) -> Result<Settled, Error> {
+/// have been collected. Does nothing where one of them may have failed the
+/// transaction before: [`settle_apart`] follows.
+pub(crate) fn settle_all(txn: &Txn<'_>, more: More, poison: Poison) -> Result<Settled, Error> {
     let mut settled = Settled {
         more,
         ..Settled::default()
     };
+    if poison != Poison::Unknown {
+        return Ok(settled);
+    }
     let waiting = load(txn.conn)?;
     if waiting.is_empty() {
         return Ok(settled);
@@ -86,6 +100,65 @@ pub(crate) fn settle_all(txn: &Txn<'_>, more: More) -> Result<Settled, Error> {
         Ok(())
     })?;
     Ok(settled)
+}
+
+/// Settles the remembered rows, each in its own transaction: foreign keys are judged
+/// at the commit, and a trigger of the application may roll all of it back. A row
+/// that fails by itself is set aside.
+pub(crate) fn settle_apart(store: &mut Store, more: More) -> Result<Settled, Error> {
+    let mut total = Settled::default();
+    for state in store.read(load)? {
+        let one = store.write(|txn| settle_one(txn, &state, more, settle));
+        let one = match one {
+            Err(error) if error.is_of_one_row() => {
+                store.write(|txn| settle_one(txn, &state, more, set_aside))?
+            }
+            other => other?,
+        };
+        total.written.extend(one.written);
+        total.conflicts += one.conflicts;
+    }
+    Ok(total)
+}
+
+fn settle_one(
+    txn: &Txn<'_>,
+    state: &ServerState,
+    more: More,
+    how: fn(&Txn<'_>, &Table, &ServerState, &mut Settled) -> Result<(), Error>,
+) -> Result<Settled, Error> {
+    let mut settled = Settled {
+        more,
+        ..Settled::default()
+    };
+    capture::collect(txn)?;
+    if let Some(table) = txn.tables.by_number(state.row.tbl) {
+        place::silently(txn, || how(txn, table, state, &mut settled))?;
+    }
+    Ok(settled)
+}
+
+/// Writing the row fails every commit. The server's row is parked; an edit that it
+/// met goes to the conflict list: sent again, it would only meet the row again.
+fn set_aside(
+    txn: &Txn<'_>,
+    table: &Table,
+    state: &ServerState,
+    settled: &mut Settled,
+) -> Result<(), Error> {
+    let known = row::known(txn.conn, table, state.row)?;
+    if known.unsent != Unsent::None {
+        let edits = edits(txn, table, state, &known)?;
+        if conflicts::record(txn, state, &edits, &Resolution::Theirs)? {
+            settled.conflicts += 1;
+        }
+        rejected::drop_row(txn.conn, state.row)?;
+        capture::remove(txn.conn, state.row)?;
+    }
+    if state.version > known.held.version {
+        parked::set_aside(txn.conn, table, state)?;
+    }
+    drop_shadow(txn.conn, state.row)
 }
 
 fn load(conn: &Connection) -> Result<Vec<ServerState>, Error> {

@@ -18,7 +18,9 @@ const BASE_TABLE: &str = include_str!("../../migrations/device/table.sql");
 /// `fresh` tells that the table has just got its number.
 ///
 /// Rows that the triggers cannot have seen (all of a fresh table, all of a
-/// table that was rebuilt without triggers) are noted as touched.
+/// table that was rebuilt without triggers) are noted as touched. A file of an
+/// older version that lacks a `before_` trigger has seen every row that is there:
+/// only a delete can have escaped it.
 pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(), Error> {
     let found = installed(conn, table)?;
     let (triggers, base): (Vec<Object>, Vec<Object>) = found
@@ -35,7 +37,7 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
     if !is_new && !fresh {
         return Ok(());
     }
-    if fresh || triggers.len() < wanted.len() {
+    if fresh || was_blind(&triggers) {
         conn.execute(
             &format!(
                 "INSERT INTO _sync_log (tbl, op, key) SELECT ?1, 1, {} FROM {}",
@@ -44,9 +46,21 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
             ),
             [table.n],
         )?;
+    }
+    if fresh || triggers.len() < wanted.len() {
         sweep::note_missing(conn, table)?;
     }
     Ok(())
+}
+
+/// The triggers that see what becomes of a row that stays; the others only look at
+/// what a REPLACE takes away.
+const SEES: [&str; 3] = ["_after_insert", "_after_update", "_after_delete"];
+
+/// Whether an edit of a row that is still there can have been missed.
+fn was_blind(triggers: &[Object]) -> bool {
+    SEES.iter()
+        .any(|end| !triggers.iter().any(|found| found.name.ends_with(end)))
 }
 
 /// What stands in the file of a table's triggers.
@@ -54,9 +68,9 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
 pub(crate) enum Installed {
     /// What should.
     Current,
-    /// Not all of them.
+    /// Not all of those that see edits.
     Incomplete,
-    /// Those of another shape of the table.
+    /// Those of another shape of the table, or of an older version.
     Outdated,
 }
 
@@ -66,10 +80,10 @@ pub(crate) fn look(conn: &Connection, table: &Table) -> Result<Installed, Error>
     let found = installed(conn, table)?;
     let expected: BTreeSet<&str> = wanted.iter().chain(&base).map(String::as_str).collect();
     let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
-    let triggers = found.iter().filter(|object| object.kind == "trigger");
-    Ok(match expected == current {
+    let is_current = expected == current;
+    Ok(match is_current {
         true => Installed::Current,
-        false if triggers.count() < wanted.len() => Installed::Incomplete,
+        false if was_blind(&found) => Installed::Incomplete,
         false => Installed::Outdated,
     })
 }

@@ -1,8 +1,9 @@
 //! One upload: freeze, send, settle.
 
+use crate::apply::Poison;
 use crate::capture;
 use crate::core::Core;
-use crate::db::Txn;
+use crate::db::{Store, Txn};
 use crate::discover::wire_form;
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
@@ -56,7 +57,7 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
     loop {
         let server = core.server().await?;
         let limits = server.batch;
-        let Some(batch) = core.db.write(move |txn| prepare(txn, limits)).await? else {
+        let Some(batch) = core.db.run(move |store| prepare(store, limits)).await? else {
             return Ok(Uploaded::default());
         };
         core.announce(batch.written).await?;
@@ -71,7 +72,7 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                 let sent = batch.sent.clone();
                 let done = core
                     .db
-                    .write(move |txn| settle::acknowledge(txn, &sent, &reply))
+                    .run(move |store| settle::acknowledge(store, &sent, &reply))
                     .await?;
                 if done.smaller_batch {
                     smaller(core, &batch.sent, None).await?;
@@ -138,14 +139,30 @@ pub(crate) fn wire_name(txn: &Txn<'_>, tbl: i64) -> Result<String, Error> {
 
 /// Freezes what there is to send, or takes what is frozen; `None` before the first
 /// pass has been completed.
-pub(crate) fn prepare(txn: &Txn<'_>, limits: BatchLimits) -> Result<Option<Batch>, Error> {
+/// A remembered row that fails the commit is dealt with by itself, and holds nothing
+/// else up.
+pub(crate) fn prepare(store: &mut Store, limits: BatchLimits) -> Result<Option<Batch>, Error> {
+    match store.write(|txn| prepare_as(txn, limits, Poison::Unknown)) {
+        Err(error) if error.is_of_one_row() => {
+            let settled = shadow::settle_apart(store, More::Coming)?;
+            let mut batch = store.write(|txn| prepare_as(txn, limits, Poison::Remembered))?;
+            if let Some(batch) = &mut batch {
+                batch.written.extend(settled.written);
+            }
+            Ok(batch)
+        }
+        other => other,
+    }
+}
+
+fn prepare_as(txn: &Txn<'_>, limits: BatchLimits, poison: Poison) -> Result<Option<Batch>, Error> {
     let state = State::load(txn.conn)?;
     // Before the first pass the device does not know what the server has.
     if !state.hydrated {
         return Ok(None);
     }
     capture::collect(txn)?;
-    let settled = shadow::settle_all(txn, More::Coming)?;
+    let settled = shadow::settle_all(txn, More::Coming, poison)?;
     let mut frozen = outbox::next_batch(txn, limits)?;
     let settled_below = frozen
         .first()

@@ -117,7 +117,7 @@ impl File {
                 ),
                 Installed::Outdated => self.add(
                     Symptom::SchemaChanged,
-                    format!("table \"{name}\" was altered since the client last looked: new columns are not captured yet"),
+                    format!("table \"{name}\" was altered since the client last looked, or an older version of it was the last to look: new columns are not captured yet"),
                     "the next opening or synchronisation renews its triggers",
                 ),
             }

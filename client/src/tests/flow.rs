@@ -1,6 +1,7 @@
 //! Freeze, settle, apply: one case after the other.
 
 use super::{Device, applied, entry, uuid};
+use crate::outbox::{self, BatchLimits};
 use crate::resolver::{ClientWins, Conflict, Resolution};
 use crate::status;
 use oversync_shared::RowVersion;
@@ -461,7 +462,7 @@ fn a_name_that_is_shared_is_noticed() {
         head: None,
         highest_source_change_id: Some(oversync_shared::ChangeId::new(900)),
     };
-    device.write(|txn| crate::settle::acknowledge(txn, &sent, &reply));
+    crate::settle::acknowledge(&mut device.store, &sent, &reply).expect("settles");
     let state = device.write(|txn| crate::state::State::load(txn.conn));
     assert!(!state.hydrated && state.shares_device);
     device.apply(vec![entry("t", &id, 2, Some(&row(&id, 2)))]);
@@ -509,6 +510,36 @@ fn an_entry_that_fails_the_commit_is_parked_alone() {
     device.apply(vec![entry("p", &parent, 3, Some(&row(&parent, 1)))]);
     assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 0);
     assert!(device.freeze().is_empty());
+}
+
+/// Found by reading: they filled a whole batch, and the next one waited for a poll.
+#[test]
+fn edits_that_cannot_be_sent_hold_nothing_up() {
+    let mut device = Device::new("CREATE TABLE t (id TEXT PRIMARY KEY, v BLOB)", &["t"]);
+    for n in 0..7 {
+        device.run(&format!("INSERT INTO t VALUES ('{}', 'no blob')", uuid(n)));
+    }
+    let good = uuid(9);
+    device.run(&format!("INSERT INTO t VALUES ('{good}', x'00')"));
+    let limits = BatchLimits {
+        changes: 3,
+        bytes: 1 << 20,
+    };
+    let sent = device.write(|txn| {
+        crate::capture::collect(txn)?;
+        outbox::next_batch(txn, limits)
+    });
+    let keys: Vec<String> = sent.iter().map(|one| one.row.key.to_string()).collect();
+    assert_eq!(keys, [good]);
+    assert_eq!(device.write(|txn| status::read(txn.conn)).rejected, 7);
+    // The same where nothing stands behind them: it ends.
+    device.settle_applied(&sent);
+    device.run("UPDATE t SET v = 'none either' WHERE v = 'no blob'");
+    let sent = device.write(|txn| {
+        crate::capture::collect(txn)?;
+        outbox::next_batch(txn, limits)
+    });
+    assert!(sent.is_empty());
 }
 
 #[test]

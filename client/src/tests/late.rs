@@ -61,7 +61,7 @@ fn a_late_answer_begins_nothing_anew() {
     device.settle_applied(&sent);
     device.apply(vec![]);
     // Its head was the newest when it was read.
-    device.write(|txn| crate::settle::acknowledge(txn, &sent, &reply(1)));
+    crate::settle::acknowledge(&mut device.store, &sent, &reply(1)).expect("settles");
     let state = device.write(|txn| crate::state::State::load(txn.conn));
     assert!(state.hydrated && state.cursor.get() > 1);
 }
@@ -73,8 +73,8 @@ fn settled_below_names_numbers_that_are_never_sent_again() {
     let (mut device, _) = in_step(None);
     let one = |device: &mut super::Device| {
         let few = BatchLimits { changes: 2, ..WIDE };
-        let batch = device
-            .write(|txn| upload::prepare(txn, few))
+        let batch = upload::prepare(&mut device.store, few)
+            .expect("prepares")
             .expect("hydrated");
         let ids: Vec<i64> = batch.sent.iter().map(|frozen| frozen.id.get()).collect();
         let below = batch.request.settled_below.map_or(1, |id| id.get());

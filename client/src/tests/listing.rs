@@ -7,6 +7,7 @@ use crate::capture;
 use crate::error::{Error, SetupError};
 use crate::sign_out;
 use crate::status::{self, Status};
+use crate::triggers::{self, Installed};
 use oversync_shared::wire::Op;
 
 const TWO: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v);
@@ -205,6 +206,45 @@ END;";
     }
 }
 
+/// Found by reading: every row of an older file was sent again, without its base.
+#[test]
+fn a_file_of_an_older_version_sends_nothing_but_the_deletes_it_missed() {
+    let mut device = Device::new(TWO, &["t", "u"]);
+    let ids = [uuid(1), uuid(2), uuid(3)];
+    let rows = ids
+        .each_ref()
+        .map(|id| entry("t", id, 1, Some(&row(id, 1))));
+    device.apply(rows.into());
+    // Before this version there was no such trigger. Now it is one to be renewed,
+    // not a sign of edits that nobody has seen.
+    device.run("DROP TRIGGER _sync_1_before_rowid");
+    let found = device.write(|txn| {
+        let table = txn.tables.by_name("t").expect("listed");
+        txn.conn
+            .execute_batch("DROP TRIGGER _sync_1_before_rowid")?;
+        triggers::look(txn.conn, table)
+    });
+    assert_eq!(found, Installed::Outdated);
+    device.reopen(&["t", "u"]);
+    assert!(device.freeze().is_empty(), "the server has all of it");
+    assert_eq!(device.count("SELECT count(*) FROM _sync_pending"), 0);
+    assert!(!has_work(&mut device));
+    // A REPLACE by the row number, that it has not seen.
+    device.run(&format!(
+        "DROP TRIGGER _sync_1_before_rowid;
+         REPLACE INTO t (rowid, id, v) SELECT rowid, '{}', 1 FROM t WHERE id = '{}'",
+        ids[1], ids[0]
+    ));
+    device.reopen(&["t", "u"]);
+    let sent: Vec<(String, Op)> = device
+        .freeze()
+        .into_iter()
+        .map(|one| (one.row.key.to_string(), one.op))
+        .collect();
+    assert!(sent.contains(&(ids[0].clone(), Op::Delete)), "{sent:?}");
+    assert!(sent.iter().all(|(id, _)| *id != ids[2]), "{sent:?}");
+}
+
 #[test]
 fn a_delete_that_no_trigger_saw_is_found_before_a_page_is_applied() {
     let (mut device, id) = in_step();
@@ -213,6 +253,33 @@ fn a_delete_that_no_trigger_saw_is_found_before_a_page_is_applied() {
     device.apply(vec![entry("t", &id, 2, Some(&row(&id, 1)))]);
     assert_eq!(device.count("SELECT count(*) FROM t"), 0);
     assert_eq!(device.freeze()[0].op, Op::Delete);
+}
+
+/// Found by reading: any DDL, or a VACUUM, sent them as deletes for everyone.
+#[test]
+fn what_the_applications_triggers_delete_while_a_page_is_applied_is_never_sent() {
+    for on in ["t", "u"] {
+        let mut device = Device::new(TWO, &["t", "u"]);
+        let (keeper, gone) = (uuid(1), uuid(2));
+        device.apply(vec![
+            entry("t", &gone, 1, Some(&row(&gone, 1))),
+            entry("t", &keeper, 1, Some(&row(&keeper, 2))),
+            entry("u", &keeper, 1, Some(&row(&keeper, 2))),
+        ]);
+        device.run(&format!(
+            "CREATE TRIGGER own AFTER UPDATE ON {on} WHEN NEW.v = 9
+             BEGIN DELETE FROM T WHERE v = 1; END"
+        ));
+        device.apply(vec![entry(on, &keeper, 2, Some(&row(&keeper, 9)))]);
+        assert_eq!(device.count("SELECT count(*) FROM t"), 1);
+        device.run("VACUUM; CREATE TABLE other (n)");
+        assert!(device.freeze().is_empty(), "a trigger on {on}");
+        device.reopen(&["t", "u"]);
+        assert!(device.freeze().is_empty(), "a trigger on {on}");
+        // Nor does it hide what the application deletes itself.
+        device.run("DELETE FROM t");
+        assert_eq!(device.freeze().len(), 1);
+    }
 }
 
 /// Found by reading: the sweep took a refused delete for a new one, for ever.

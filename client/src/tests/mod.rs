@@ -131,7 +131,7 @@ impl Device {
     pub(crate) fn freeze(&mut self) -> Vec<Frozen> {
         self.write(|txn| {
             log::collect(txn)?;
-            shadow::settle_all(txn, shadow::More::Coming)?;
+            shadow::settle_all(txn, shadow::More::Coming, apply::Poison::Unknown)?;
             outbox::next_batch(txn, WIDE)
         })
     }
@@ -151,7 +151,7 @@ impl Device {
             head: None,
             highest_source_change_id: None,
         };
-        self.write(|txn| settle::acknowledge(txn, sent, &reply))
+        settle::acknowledge(&mut self.store, sent, &reply).expect("settles")
     }
 
     pub(crate) fn apply(&mut self, changes: Vec<DownloadChange>) -> apply::PageDone {

@@ -1,9 +1,9 @@
 //! One row that can never succeed among a thousand: the others arrive, and it
 //! stands in a list with its reason, whatever the reason is.
 
-use super::flow::{invalid, row};
-use super::{Device, applied, entry, uuid};
-use crate::{parked, rejected};
+use super::flow::{conflict, invalid, row};
+use super::{Device, WIDE, applied, entry, uuid};
+use crate::{parked, rejected, status, upload};
 use oversync_shared::wire::{ChangeStatus, DownloadChange, reason};
 use serde_json::json;
 
@@ -114,5 +114,110 @@ fn whatever_is_wrong_with_one_entry_the_others_are_applied() {
         assert_eq!(listed[0].detail.is_empty(), table == "nowhere", "{payload}");
         // The row that was here before is this device's own edit, and no other.
         assert_eq!(device.freeze().len(), 1, "{payload}");
+    }
+}
+
+/// What makes the server's new code of a parent fail the transaction.
+const IN_THE_WAY: [&str; 2] = [
+    "",
+    "CREATE TRIGGER own BEFORE UPDATE OF code ON p WHEN NEW.code = 2
+     BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+];
+
+fn parent(id: &str, code: i64, note: &str) -> String {
+    format!(r#"{{"id":"{id}","code":{code},"note":"{note}"}}"#)
+}
+
+/// Two parents with unsent edits; a child refers to the code of the first one.
+fn with_edits_of_parents(trigger: &str) -> (Device, String, String, String) {
+    let sql = "CREATE TABLE p (id TEXT PRIMARY KEY, code INTEGER UNIQUE, note TEXT);
+        CREATE TABLE c (id TEXT PRIMARY KEY, v INTEGER REFERENCES p (code));";
+    let mut device = Device::new(sql, &["p", "c"]);
+    let (first, second, child) = (uuid(1), uuid(2), uuid(3));
+    device.apply(vec![
+        entry("p", &first, 1, Some(&parent(&first, 1, "old"))),
+        entry("p", &second, 1, Some(&parent(&second, 10, "old"))),
+        entry("c", &child, 1, Some(&row(&child, 1))),
+    ]);
+    device.run(trigger);
+    device.run("UPDATE p SET note = 'mine'");
+    (device, first, second, child)
+}
+
+/// The second parent's edit is merged, the first one's is in the list.
+fn only_the_first_is_set_aside(device: &mut Device, second: &str) {
+    let found = device.write(|txn| status::read(txn.conn));
+    assert_eq!((found.conflicts, found.parked, found.rejected), (1, 1, 0));
+    assert_eq!(device.count("SELECT count(*) FROM _sync_shadow"), 0);
+    assert_eq!(device.count("SELECT applying FROM _sync_guard"), 0);
+    let sent = device.freeze();
+    let keys: Vec<String> = sent.iter().map(|one| one.row.key.to_string()).collect();
+    assert_eq!(keys, [second]);
+    assert_eq!(sent[0].payload, Some(parent(second, 20, "mine")));
+    device.settle_applied(&sent);
+    assert!(device.freeze().is_empty());
+}
+
+/// Found by reading: the answer was rolled back, and the same batch sent for ever.
+#[test]
+fn a_remembered_row_that_fails_the_commit_is_set_aside_and_the_answer_stands() {
+    for trigger in IN_THE_WAY {
+        let (mut device, first, second, child) = with_edits_of_parents(trigger);
+        let sent = device.freeze();
+        let statuses = sent.iter().map(|one| {
+            let id = one.row.key.to_string();
+            let code = if id == first { 2 } else { 20 };
+            conflict(&id, 2, Some(&parent(&id, code, "old")))
+        });
+        let statuses = statuses.collect();
+        let done = device.settle(&sent, statuses);
+        assert_eq!((done.conflicts, done.written.len()), (1, 1), "{trigger}");
+        only_the_first_is_set_aside(&mut device, &second);
+        // The page brings the child as well: with it the parent goes in.
+        device.run("DROP TRIGGER IF EXISTS own");
+        device.apply(vec![
+            entry("p", &first, 2, Some(&parent(&first, 2, "old"))),
+            entry("c", &child, 2, Some(&row(&child, 2))),
+        ]);
+        assert_eq!(device.count("SELECT v FROM c"), 2, "{trigger}");
+        assert_eq!(device.write(|txn| status::read(txn.conn)).parked, 0);
+    }
+}
+
+#[test]
+fn a_remembered_row_that_fails_the_commit_holds_no_page_up() {
+    for trigger in IN_THE_WAY {
+        let (mut device, first, second, _) = with_edits_of_parents(trigger);
+        let other = uuid(7);
+        device.apply(vec![
+            entry("p", &first, 2, Some(&parent(&first, 2, "old"))),
+            entry("p", &second, 2, Some(&parent(&second, 20, "old"))),
+            entry("p", &other, 2, Some(&parent(&other, 70, "old"))),
+        ]);
+        assert_eq!(device.count("SELECT count(*) FROM p"), 3, "{trigger}");
+        only_the_first_is_set_aside(&mut device, &second);
+    }
+}
+
+#[test]
+fn a_remembered_row_that_fails_the_commit_holds_no_upload_up() {
+    for trigger in IN_THE_WAY {
+        let (mut device, first, second, _) = with_edits_of_parents(trigger);
+        // As an older version, or an edit in flight, has left it.
+        device.write(|txn| {
+            crate::capture::collect(txn)?;
+            let sql = "INSERT INTO _sync_shadow (tbl, pk, version, payload)
+                SELECT tbl, pk, 2, ?1 FROM _sync_pending
+                WHERE local_key = ?2";
+            for (id, code) in [(&first, 2), (&second, 20)] {
+                txn.conn
+                    .execute(sql, (parent(id, code, "old"), id))
+                    .expect("remembered");
+            }
+            Ok(())
+        });
+        let batch = upload::prepare(&mut device.store, WIDE).expect("prepares");
+        assert_eq!(batch.expect("hydrated").sent.len(), 1, "{trigger}");
+        only_the_first_is_set_aside(&mut device, &second);
     }
 }

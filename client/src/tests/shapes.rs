@@ -3,6 +3,7 @@
 
 use super::flow::row;
 use super::{Device, entry, uuid};
+use crate::error::{Error, StorageError};
 use crate::outbox::Frozen;
 use oversync_shared::wire::Op;
 use rusqlite::Connection;
@@ -230,6 +231,38 @@ fn a_kept_value_that_the_new_column_refuses_is_in_the_conflict_list() {
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].lost.as_deref(), Some(r#"{"w":500}"#));
     assert_eq!(kept[0].columns, ["w"]);
+}
+
+/// Found by reading: the one was dropped, the other taken for a refused value.
+#[test]
+fn a_kept_value_that_a_trigger_stops_is_not_lost() {
+    let id = uuid(1);
+    let prepare = |raise: &str| {
+        let mut device = Device::new("CREATE TABLE t (id TEXT PRIMARY KEY, v)", &["t"]);
+        let wide = format!(r#"{{"id":"{id}","v":1,"w":5}}"#);
+        device.apply(vec![entry("t", &id, 1, Some(&wide))]);
+        device.run(&format!(
+            "CREATE TRIGGER own BEFORE UPDATE ON t BEGIN SELECT RAISE({raise}); END;
+             ALTER TABLE t ADD COLUMN w INTEGER"
+        ));
+        device
+    };
+    let mut device = prepare("IGNORE");
+    assert!(device.freeze().is_empty());
+    let kept = device.write(|txn| crate::conflicts::list(txn.conn));
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].lost.as_deref(), Some(r#"{"w":5}"#));
+    // Nothing is done half: what is kept stays until the trigger is gone.
+    let mut device = prepare("ROLLBACK, 'no'");
+    let failed = device.store.write(|_| Ok(()));
+    assert!(
+        matches!(&failed, Err(Error::Storage(StorageError::RolledBack(_)))),
+        "{failed:?}"
+    );
+    assert_eq!(device.count("SELECT count(*) FROM _sync_conflicts"), 0);
+    device.run("DROP TRIGGER own");
+    assert!(device.freeze().is_empty());
+    assert_eq!(device.count("SELECT w FROM t"), 5);
 }
 
 /// Unknown members, unknown types, members of the wrong kind.

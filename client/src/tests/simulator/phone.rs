@@ -157,7 +157,7 @@ impl Phone {
         }
         let sent = self.write(|txn| {
             capture::collect(txn)?;
-            shadow::settle_all(txn, shadow::More::Coming)?;
+            shadow::settle_all(txn, shadow::More::Coming, apply::Poison::Unknown)?;
             let frozen = outbox::next_batch(txn, BATCH)?;
             let named = frozen.into_iter().map(|one| {
                 let table = txn.tables.by_number(one.row.tbl);
@@ -171,7 +171,7 @@ impl Phone {
 
     pub(super) fn acknowledge(&mut self, request: &Request, reply: &UploadReply) {
         let sent: Vec<Frozen> = request.sent.iter().map(|(_, one)| one.clone()).collect();
-        self.write(|txn| settle::acknowledge(txn, &sent, reply).map(|_| ()));
+        settle::acknowledge(self.store(), &sent, reply).expect("settles");
     }
 
     /// A refusal: the server has another history.
