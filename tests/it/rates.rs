@@ -73,7 +73,8 @@ async fn one_user_asks_for_too_much() {
         loop {
             let reply = ada.upload_raw("{}").await;
             if reply.status == 429 {
-                break too_many(&reply);
+                too_many(&reply);
+                break;
             }
         }
         loop {
