@@ -241,18 +241,32 @@ mod tests {
             fill(&mut queue, Class::Download),
             AT_ONCE - HYDRATIONS_AT_ONCE
         );
-        // 96 of each class wait now; the places of both go to the urgent ones.
-        for n in 0..96 {
+        // 96 of each class wait now. The places of both go to the urgent ones, but for
+        // the one that is kept for those far behind.
+        for n in 0..97 {
             let class = if n < 4 {
                 Class::Hydrate
             } else {
                 Class::Download
             };
-            let (next, _) = queue.leave(class, HERE).expect("somebody waits");
-            assert_eq!(next, Class::Download, "{n}");
+            let (next, first) = queue.leave(class, HERE).expect("somebody waits");
+            match n {
+                3 => assert_eq!((next, first), (Class::Hydrate, HYDRATIONS_AT_ONCE as u32)),
+                _ => assert_eq!(next, Class::Download, "{n}"),
+            }
         }
-        let (next, first) = queue.leave(Class::Download, HERE).expect("somebody waits");
-        assert_eq!((next, first), (Class::Hydrate, HYDRATIONS_AT_ONCE as u32));
+        let (next, second) = queue.leave(Class::Download, HERE).expect("somebody waits");
+        assert_eq!(
+            (next, second),
+            (Class::Hydrate, HYDRATIONS_AT_ONCE as u32 + 1)
+        );
+    }
+
+    #[test]
+    fn downloads_that_keep_coming_leave_a_place_to_those_far_behind() {
+        let mut queue = Queue::default();
+        assert_eq!(fill(&mut queue, Class::Download), AT_ONCE - 1);
+        assert_eq!(fill(&mut queue, Class::Hydrate), 1);
     }
 
     #[test]
