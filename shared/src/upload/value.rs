@@ -14,9 +14,6 @@ use std::sync::Arc;
 /// longer one is simply nowhere.
 pub const MAX_VALUE_BYTES: usize = 4_096;
 
-/// What a missing value is shown by when it is too long, in bytes.
-const SHOWN_BYTES: usize = 256;
-
 /// A value that a payload names a row by, or is named by. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ColumnValue(Arc<Parts>);
@@ -34,7 +31,7 @@ struct Parts {
 pub(super) enum Read {
     /// Null or the empty string, which name nothing.
     Nothing,
-    /// More than a row can be named by; the beginning of it.
+    /// More than a row can be named by; as sent.
     TooLong(String),
     Value(ColumnValue),
 }
@@ -47,15 +44,15 @@ impl ColumnValue {
             Ok(Kind::Null) => return Read::Nothing,
             Ok(Kind::String) if json == "\"\"" => return Read::Nothing,
             // Six bytes an escape.
-            _ if json.len() > 6 * MAX_VALUE_BYTES + 2 => return Read::TooLong(shown(json)),
+            _ if json.len() > 6 * MAX_VALUE_BYTES + 2 => return Read::TooLong(sent(json)),
             Ok(Kind::String) if json.contains('\\') => {
                 let text = reader.string().expect("BUG: the payload has been checked");
                 if text.len() > MAX_VALUE_BYTES {
-                    return Read::TooLong(shown(json));
+                    return Read::TooLong(sent(json));
                 }
                 Some(Box::from(&*text))
             }
-            _ if json.len() > MAX_VALUE_BYTES => return Read::TooLong(shown(json)),
+            _ if json.len() > MAX_VALUE_BYTES => return Read::TooLong(sent(json)),
             _ => None,
         };
         let parts = Parts {
@@ -103,9 +100,16 @@ fn quoted(json: &str) -> Option<&str> {
     json.strip_prefix('"')?.strip_suffix('"')
 }
 
-fn shown(json: &str) -> String {
-    let json = json.strip_prefix('"').unwrap_or(json);
-    format!("{}…", &json[..json.floor_char_boundary(SHOWN_BYTES)])
+/// As sent, for the answer: that is no longer than the body was.
+fn sent(json: &str) -> String {
+    let mut reader = Reader::new(json);
+    match reader.kind() {
+        Ok(Kind::String) => {
+            let text = reader.string().expect("BUG: the payload has been checked");
+            text.to_string()
+        }
+        _ => json.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -145,16 +149,14 @@ mod tests {
         let Read::TooLong(shown) = ColumnValue::read(&long, Compared::AsKey) else {
             panic!("it is longer than the limit");
         };
-        assert_eq!(shown, format!("{}…", "x".repeat(SHOWN_BYTES)));
+        assert_eq!(shown, "x".repeat(MAX_VALUE_BYTES - 1));
         // However it is spelled.
         let escaped = |count: usize| format!("\"{}\"", "\\u0061".repeat(count));
         assert!(read(&escaped(MAX_VALUE_BYTES)).is_some());
         assert!(read(&escaped(MAX_VALUE_BYTES + 1)).is_none());
-        // Never in the middle of a character.
-        let wide = format!("\"x{}\"", "é".repeat(MAX_VALUE_BYTES));
         assert!(matches!(
-            ColumnValue::read(&wide, Compared::AsText),
-            Read::TooLong(shown) if shown.len() <= SHOWN_BYTES + 3
+            ColumnValue::read(&escaped(MAX_VALUE_BYTES + 1), Compared::AsText),
+            Read::TooLong(shown) if shown == "a".repeat(MAX_VALUE_BYTES + 1)
         ));
     }
 }
