@@ -51,12 +51,12 @@ async fn a_handlers_statement_ends_with_its_time() {
     let device = shop.device();
     // Ten minutes: the test's own client would have given up.
     applied(&device, &[thing(1, &fresh_key(), "sleep")]).await;
+    // Once: it is the row's failure, and no reason to try all of the commit again.
+    let naps = "SELECT last_value FROM app.naps";
+    assert_eq!(shop.database.ask(naps).await.as_deref(), Some("1"));
     let failed = failures(&device).await;
     let text = failed[0]["error"].as_str().expect("a text");
-    assert!(
-        text.contains("took more than") || text.contains("statement timeout"),
-        "{text}"
-    );
+    assert!(text.contains("took more than"), "{text}");
     // Only the handler's own statements have so little time.
     shop.database
         .execute(

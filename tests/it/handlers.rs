@@ -67,6 +67,7 @@ fn schema(backend: Backend) -> &'static str {
              CREATE TABLE app.parts (id uuid PRIMARY KEY, owner text NOT NULL, thing_id uuid);
              CREATE TABLE app.calls (seq bigint GENERATED ALWAYS AS IDENTITY, owner text, id uuid, what text, \"groups\" int, parts int);
              CREATE TABLE app.allowed (yes int);
+             CREATE SEQUENCE app.naps;
              CREATE TABLE app.chain (id int PRIMARY KEY, after int CONSTRAINT one_after_another REFERENCES app.chain DEFERRABLE INITIALLY DEFERRED)"
         }
         Backend::Embedded => {

@@ -94,7 +94,11 @@ impl PostgresHandler for Things {
                 sqlx::query("SELECT 1 / 0").execute(connection).await?;
                 Ok(())
             }
+            // The limit of its second statement comes after the handler's own.
             "sleep" => {
+                sqlx::query("SELECT nextval('app.naps'), pg_sleep(2)")
+                    .execute(&mut *connection)
+                    .await?;
                 sqlx::query("SELECT pg_sleep(600)")
                     .execute(connection)
                     .await?;

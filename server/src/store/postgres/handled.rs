@@ -45,8 +45,24 @@ pub(super) async fn write(
         }
         Ok(Ok(Err(error))) => Err(trouble(connection, error).await),
         Ok(Err(_)) => Err(Trouble::Data(PANICKED.to_owned())),
-        Err(_) => Err(Trouble::Data(format!(
-            "the handler took more than {PATIENCE:?}"
+        Err(_) => {
+            settle(connection).await?;
+            Err(Trouble::Data(format!(
+                "the handler took more than {PATIENCE:?}"
+            )))
+        }
+    }
+}
+
+/// Waits for the statement that a handler was let go of in; the limit above ends it
+/// soon. Its error would else be the answer to the next statement, which is ours.
+async fn settle(connection: &mut PgConnection) -> Result<(), Trouble> {
+    let answered = sqlx::query("SELECT 1").execute(connection);
+    match tokio::time::timeout(PATIENCE, answered).await {
+        Ok(Ok(_) | Err(sqlx::Error::Database(_))) => Ok(()),
+        Ok(Err(error)) => Err(Trouble::Store(error)),
+        Err(_) => Err(Trouble::Store(sqlx::Error::Io(
+            std::io::ErrorKind::TimedOut.into(),
         ))),
     }
 }
