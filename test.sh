@@ -4,8 +4,8 @@
 #   ./test.sh                 everything
 #   ./test.sh order::         tests whose names contain "order::"
 #
-# Needs Rust and Debian's packages of PostgreSQL (a private one is started), NATS (so
-# are its), Python (for the HTTP-only client of the documentation) and Chromium (for
+# Needs Rust and Debian's packages of PostgreSQL (a private one is started), NATS and
+# nginx (so are theirs), Python (for the HTTP-only client of the documentation) and Chromium (for
 # pages): installed here when they are missing and this user may (root, or sudo without
 # a password).
 set -euo pipefail
@@ -18,6 +18,7 @@ packages=()
 have_postgres || packages+=(postgresql)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 [ -x /usr/sbin/nats-server ] || command -v nats-server >/dev/null || packages+=(nats-server)
+[ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || packages+=(nginx-light)
 command -v python3 >/dev/null || packages+=(python3)
 command -v chromedriver >/dev/null && command -v chromium >/dev/null || packages+=(chromium chromium-driver)
 if [ ${#packages[@]} -gt 0 ]; then

@@ -13,7 +13,6 @@ use crate::parked::{self, Parked};
 use crate::rejected::{self, Rejected};
 use crate::state::State;
 use crate::status::{self, Status};
-use crate::token::Tokens;
 use crate::transport::Transport;
 use crate::upgrade;
 use crate::upload::{self, Uploaded};
@@ -73,8 +72,7 @@ impl Client {
     /// Fails with a [`SetupError`] that says what to do instead when a listed
     /// table cannot be synchronised, or the file is another user's.
     pub async fn open(config: Config) -> Result<Self, Error> {
-        let tokens = Tokens::new(Arc::clone(&config.tokens));
-        let transport = Transport::new(&config.server, config.schema_version, tokens)?;
+        let transport = Transport::new(&config)?;
         let pace = Pace {
             poll: config.poll,
             foreign_writers: config.foreign_writers,

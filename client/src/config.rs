@@ -1,12 +1,15 @@
 //! What an application tells the client: which file, which server, whose data,
 //! which tables.
 
+use crate::error::SetupError;
 use crate::field_merge::{DeletePolicy, FieldMerge};
 use crate::resolver::Resolver;
+use crate::tls;
 use crate::token::TokenProvider;
 use oversync_shared::merge::ColumnPolicy;
 use oversync_shared::names::DEFAULT_SCHEMA;
 use oversync_shared::{DeviceId, UserId};
+use rustls::pki_types::CertificateDer;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +52,7 @@ pub struct Config {
     pub(crate) foreign_writers: Duration,
     pub(crate) hints: bool,
     pub(crate) schema_version: Option<i64>,
+    pub(crate) certificates: Vec<CertificateDer<'static>>,
 }
 
 impl Config {
@@ -76,6 +80,7 @@ impl Config {
             foreign_writers: FOREIGN_WRITERS,
             hints: true,
             schema_version: None,
+            certificates: Vec::new(),
         }
     }
 
@@ -198,6 +203,14 @@ impl Config {
     pub fn schema_version(mut self, version: i64) -> Self {
         self.schema_version = Some(version);
         self
+    }
+
+    /// Certificates (PEM, one or several) of authorities to believe besides those of
+    /// the system: for a server whose certificate a company has signed itself. On
+    /// Linux the file that `SSL_CERT_FILE` names replaces the system's.
+    pub fn root_certificates(mut self, pem: &[u8]) -> Result<Self, SetupError> {
+        self.certificates = tls::read_certificates(pem)?;
+        Ok(self)
     }
 }
 

@@ -68,6 +68,12 @@ impl From<rusqlite::Error> for Error {
 /// What the caller can mend.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// A certificate that is to be believed cannot be read.
+    #[error("certificates: {why}; they are given in PEM, as in `-----BEGIN CERTIFICATE-----`")]
+    Certificate {
+        /// What is wrong.
+        why: String,
+    },
     /// A listed table does not exist.
     #[error(
         "table \"{table}\" does not exist in this file: create it before opening the client, or leave it out of the list"

@@ -28,7 +28,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -91,7 +93,6 @@ impl End {
 
 /// Listens until the engine is gone.
 pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
-    crate::tls::install();
     let mut backoff = Backoff::default();
     let mut refusals = 0;
     loop {
@@ -262,7 +263,8 @@ async fn connect(transport: &Transport, token: &str) -> Result<Socket, End> {
         HeaderValue::from_static(WS_SUBPROTOCOL),
     );
     // Hints are small and urgent: no Nagle.
-    match connect_async_with_config(request, None, true).await {
+    let tls = Connector::Rustls(Arc::clone(&transport.tls));
+    match connect_async_tls_with_config(request, None, true, Some(tls)).await {
         Ok((socket, _)) => Ok(socket),
         Err(SocketError::Http(response)) => Err(match response.status() {
             StatusCode::UNAUTHORIZED => End::Unauthorised,

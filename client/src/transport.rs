@@ -4,7 +4,9 @@
 //! Holds no state but connections and the token in use. A refused token is
 //! replaced once per request.
 
+use crate::config::Config;
 use crate::error::{Error, NetworkError, SetupError};
+use crate::tls;
 use crate::token::Tokens;
 use oversync_shared::wire::{
     Capabilities, DownloadReply, ErrorBody, SCHEMA_VERSION_HEADER, SignInReply, SignInRequest,
@@ -13,6 +15,7 @@ use oversync_shared::wire::{
 use oversync_shared::{DeviceId, ServerId};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -33,6 +36,8 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 pub(crate) struct Transport {
     http: reqwest::Client,
     base: Url,
+    /// For the WebSocket.
+    pub(crate) tls: Arc<ClientConfig>,
     schema_version: Option<i64>,
     pub(crate) tokens: Tokens,
     /// The `Date` of the last answer, in seconds since 1970; 0 before.
@@ -78,9 +83,10 @@ pub(crate) fn base_url(text: &str) -> Result<Url, SetupError> {
     Ok(url)
 }
 
-fn http_client() -> Result<reqwest::Client, NetworkError> {
-    crate::tls::install();
+fn http_client(mut tls: ClientConfig) -> Result<reqwest::Client, NetworkError> {
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(REQUEST_TIMEOUT)
         .tcp_nodelay(true)
@@ -89,15 +95,14 @@ fn http_client() -> Result<reqwest::Client, NetworkError> {
 }
 
 impl Transport {
-    pub(crate) fn new(
-        server: &str,
-        schema_version: Option<i64>,
-        tokens: Tokens,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+        let tokens = Tokens::new(Arc::clone(&config.tokens));
+        let tls = tls::config(&config.certificates);
         Ok(Self {
-            http: http_client()?,
-            base: base_url(server)?,
-            schema_version,
+            http: http_client(tls.clone())?,
+            base: base_url(&config.server)?,
+            tls: Arc::new(tls),
+            schema_version: config.schema_version,
             tokens,
             server_time: AtomicI64::new(0),
         })
@@ -284,7 +289,8 @@ pub async fn sign_in(
     let url = base_url(server)?
         .join("signin")
         .expect("BUG: a constant path");
-    let request = http_client()?.post(url).json(&SignInRequest {
+    let http = http_client(tls::config(&[]))?;
+    let request = http.post(url).json(&SignInRequest {
         username: username.to_owned(),
         password: password.to_owned(),
         device_id: device.to_string(),

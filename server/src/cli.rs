@@ -13,12 +13,16 @@ use clap::{Args, Parser, Subcommand};
 use oversync_shared::UserId;
 use serde::Serialize;
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::sync::mpsc;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Keeps one user's SQLite data the same on all that user's devices.
 #[derive(Debug, Parser)]
@@ -160,8 +164,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Config(flags) => print!("{}", load(&flags)?.to_toml()),
         Command::Serve(flags) => {
             let settings = load(&flags)?;
-            start_logs(&settings)?;
-            block_on(run_server(settings))?;
+            let logs = start_logs(&settings)?;
+            block_on(run_server(settings, flags, logs))?;
         }
         Command::Revoke(wanted) => devices::set_access(&wanted, Access::Revoked)?,
         Command::Reinstate(wanted) => devices::set_access(&wanted, Access::Admitted)?,
@@ -223,21 +227,55 @@ fn run_verify(flags: &VerifyFlags) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn start_logs(settings: &Settings) -> anyhow::Result<()> {
+/// Changes which logs are written.
+type Logs = reload::Handle<EnvFilter, Registry>;
+
+fn start_logs(settings: &Settings) -> anyhow::Result<Logs> {
     let filter = EnvFilter::try_new(&settings.log).context("log")?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     match settings.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
     }
-    Ok(())
+    Ok(handle)
 }
 
-async fn run_server(settings: Settings) -> anyhow::Result<()> {
+/// Reads the settings again with every SIGHUP. Those that cannot be used change nothing.
+fn watch_settings(flags: Flags, logs: Logs) -> anyhow::Result<mpsc::Receiver<Settings>> {
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
+    let (sender, changes) = mpsc::channel(1);
+    actix_web::rt::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match load_again(&flags, &logs) {
+                Ok(settings) => {
+                    if sender.send(settings).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!("settings stay as they were: {error:#}");
+                }
+            }
+        }
+    });
+    Ok(changes)
+}
+
+fn load_again(flags: &Flags, logs: &Logs) -> anyhow::Result<Settings> {
+    let settings = load(flags)?;
+    let filter = EnvFilter::try_new(&settings.log).context("log")?;
+    logs.reload(filter)?;
+    Ok(settings)
+}
+
+async fn run_server(settings: Settings, flags: Flags, logs: Logs) -> anyhow::Result<()> {
     // Before anybody is told that we are here.
     let stop = catch_stop()?;
+    let changes = watch_settings(flags, logs)?;
     let bind = |setting: &str, address: SocketAddr| {
         TcpListener::bind(address).with_context(|| format!("{setting}: cannot listen on {address}"))
     };
@@ -248,7 +286,11 @@ async fn run_server(settings: Settings) -> anyhow::Result<()> {
         .transpose()?;
     let address = listener.local_addr()?;
     tracing::info!(%address, database = scheme(&settings.database_url), started = %Clock::system().now(), "starting");
-    println!("oversync listens on http://{address}");
+    let scheme = match settings.tls.certificate_file {
+        Some(_) => "https",
+        None => "http",
+    };
+    println!("oversync listens on {scheme}://{address}");
     let operators = match admin {
         None => None,
         Some(listener) => {
@@ -269,7 +311,7 @@ async fn run_server(settings: Settings) -> anyhow::Result<()> {
     if settings.dev {
         print_next_steps(address);
     }
-    serve(settings, listener, operators, stop).await?;
+    serve(settings, listener, operators, changes, stop).await?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 
 mod admission;
 pub mod auth;
+mod certificates;
 pub mod cli;
 mod clock;
 mod commit;
@@ -21,6 +22,7 @@ pub mod projection;
 mod rates;
 mod references;
 mod registration;
+mod reload;
 mod requests;
 mod serve;
 mod service;

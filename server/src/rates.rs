@@ -12,6 +12,7 @@ use oversync_shared::UserId;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -74,8 +75,8 @@ impl Address {
 
 /// The limits of a process.
 pub struct Rates {
-    user_requests: Option<Buckets<UserId>>,
-    address_requests: Option<Buckets<Address>>,
+    user_requests: Option<Arc<Buckets<UserId>>>,
+    address_requests: Option<Arc<Buckets<Address>>>,
     user_sockets: Option<Count<UserId>>,
     address_sockets: Option<Count<Address>>,
     trusted: Vec<IpNet>,
@@ -92,10 +93,22 @@ impl Rates {
     /// As they are set.
     pub fn new(settings: &RateSettings) -> Self {
         Self {
-            user_requests: settings.user_requests.map(Buckets::new),
-            address_requests: settings.address_requests.map(Buckets::new),
+            user_requests: settings.user_requests.map(Buckets::new).map(Arc::new),
+            address_requests: settings.address_requests.map(Buckets::new).map(Arc::new),
             user_sockets: settings.user_sockets.map(|most| Count::new(most.get())),
             address_sockets: settings.address_sockets.map(|most| Count::new(most.get())),
+            trusted: settings.trusted_proxies.clone(),
+        }
+    }
+
+    /// As they are set now; what is unchanged goes on counting. Sockets that were open
+    /// before there was a limit for them do not count.
+    pub fn renewed(&self, settings: &RateSettings) -> Self {
+        Self {
+            user_requests: renewed(&self.user_requests, settings.user_requests),
+            address_requests: renewed(&self.address_requests, settings.address_requests),
+            user_sockets: recounted(&self.user_sockets, settings.user_sockets),
+            address_sockets: recounted(&self.address_sockets, settings.address_sockets),
             trusted: settings.trusted_proxies.clone(),
         }
     }
@@ -170,6 +183,24 @@ impl Rates {
     }
 }
 
+fn renewed<K: Hash + Eq + Clone>(
+    before: &Option<Arc<Buckets<K>>>,
+    rate: Option<Rate>,
+) -> Option<Arc<Buckets<K>>> {
+    let rate = rate?;
+    let same = before.as_ref().filter(|buckets| buckets.rate == rate);
+    Some(same.map_or_else(|| Arc::new(Buckets::new(rate)), Arc::clone))
+}
+
+fn recounted<K>(before: &Option<Count<K>>, most: Option<NonZeroU32>) -> Option<Count<K>> {
+    let most = most?.get();
+    let held = before.as_ref().map(|count| Arc::clone(&count.held));
+    Some(Count {
+        most,
+        held: held.unwrap_or_default(),
+    })
+}
+
 fn exceeded(limit: Limit, wait: Option<Duration>) -> Exceeded {
     crate::meters::limited(limit);
     Exceeded { limit, wait }
@@ -188,6 +219,7 @@ fn read_address(text: &str) -> Option<IpAddr> {
 
 /// A bucket per key that fills with time.
 struct Buckets<K: Hash + Eq + Clone> {
+    rate: Rate,
     quota: Quota,
     limiter: RwLock<DefaultKeyedRateLimiter<K>>,
     clock: DefaultClock,
@@ -198,6 +230,7 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
     fn new(rate: Rate) -> Self {
         let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
         Self {
+            rate,
             quota,
             limiter: RwLock::new(RateLimiter::dashmap(quota)),
             clock: DefaultClock::default(),

@@ -1,21 +1,31 @@
 //! Running a server from start to end: `serve(settings, listener, shutdown)`.
 
 use crate::auth::{Authenticator, TokenAuthenticator};
+use crate::certificates::Certificates;
 use crate::clock::Clock;
 use crate::http::{self, MetricsText};
 use crate::requests::Requests;
 use crate::service::{StartError, SyncService};
 use crate::settings::{Settings, SettingsError};
+use actix_cors::Cors;
+#[cfg(target_os = "linux")]
+use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::Condition;
 use actix_web::middleware::{Next, from_fn};
+#[cfg(target_os = "linux")]
+use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpMessage as _, HttpServer, web};
+use oversync_shared::wire::SCHEMA_VERSION_HEADER;
 use std::any::Any;
 use std::future::Future;
 use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tracing_actix_web::{RequestId, TracingLogger};
 
 /// How long a connection may take to send a request's head.
@@ -24,6 +34,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept: above the 60 s of common proxies, so
 /// that they close first.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a browser may remember what another origin's page may send.
+const PREFLIGHT_SECONDS: usize = 3_600;
+
+/// Names a request in its answer and in the logs.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How long sockets have to take their `bye` before the listener closes.
 const BYE_PAUSE: Duration = Duration::from_millis(100);
@@ -50,17 +66,20 @@ pub struct Operators {
     pub metrics: Option<MetricsText>,
 }
 
-/// Runs a server on `listener` until `shutdown` is ready; then running requests
-/// are answered, sockets get their `bye`, and the database is let go of. Needs
+/// Runs a server on `listener` until `shutdown` is ready; settings that come through
+/// `changes` meanwhile are taken over ([`SyncService::reload`]). In the end running
+/// requests are answered, sockets get their `bye`, and the database is let go of. Needs
 /// an actix system on this thread.
 pub async fn serve(
     settings: Settings,
     listener: TcpListener,
     operators: Option<Operators>,
+    mut changes: mpsc::Receiver<Settings>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let clock = Clock::system();
     let auth: Arc<dyn Authenticator> = Arc::new(TokenAuthenticator::from_settings(&settings)?);
+    let certificates = Certificates::from_settings(&settings.tls)?;
     let service = SyncService::start(settings, auth, clock).await?;
     if operators.is_some() && !service.admin_token().is_set() {
         return Err(SettingsError::Value {
@@ -75,6 +94,7 @@ pub async fn serve(
     let app_service = service.clone();
     let mut server = HttpServer::new(move || {
         App::new()
+            .wrap(cross_origin(&app_service.settings().allowed_origins))
             .wrap(from_fn(name_request))
             .wrap(TracingLogger::<Requests>::new())
             .configure(http::routes(&app_service))
@@ -89,7 +109,11 @@ pub async fn serve(
     if let Some(workers) = service.settings().workers {
         server = server.workers(workers);
     }
-    let server = server.listen(listener)?.run();
+    let server = match certificates {
+        None => server.listen(listener)?,
+        Some(all) => server.listen_rustls_0_23(listener, all.server_config())?,
+    };
+    let server = server.run();
     let handle = server.handle();
     let mut running = actix_web::rt::spawn(server);
 
@@ -120,12 +144,19 @@ pub async fn serve(
         actix_web::rt::spawn(admin_server);
     }
 
-    tokio::select! {
-        ended = &mut running => {
-            ended.map_err(std::io::Error::other)??;
-            return Ok(());
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            ended = &mut running => {
+                ended.map_err(std::io::Error::other)??;
+                return Ok(());
+            }
+            Some(wanted) = changes.recv() => {
+                let restart = service.reload(&wanted);
+                tracing::info!(needs_restart = restart.join(", "), "settings were read again");
+            }
+            () = &mut shutdown => break,
         }
-        () = shutdown => {}
     }
     tracing::info!("shutting down: answering what is running");
     service.say_bye().await;
@@ -151,7 +182,7 @@ const UNSENT: u32 = 128 * 1024;
 /// Linux.
 pub fn bound_connection(connection: &dyn Any, stall: Duration) {
     #[cfg(target_os = "linux")]
-    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+    if let Some(stream) = tcp_stream(connection) {
         let socket = socket2::SockRef::from(stream);
         let bounded = socket
             .set_tcp_user_timeout(Some(stall))
@@ -165,6 +196,34 @@ pub fn bound_connection(connection: &dyn Any, stall: Duration) {
     let _ = (connection, stall);
 }
 
+/// The TCP connection, also below TLS.
+#[cfg(target_os = "linux")]
+fn tcp_stream(connection: &dyn Any) -> Option<&TcpStream> {
+    let plain = connection.downcast_ref::<TcpStream>();
+    plain.or_else(|| {
+        let tls = connection.downcast_ref::<TlsStream<TcpStream>>()?;
+        Some(tls.get_ref().0)
+    })
+}
+
+/// Browsers let pages of these origins read our answers; without any, only our own.
+fn cross_origin(allowed: &[String]) -> Condition<Cors> {
+    let cors = allowed
+        .iter()
+        .fold(Cors::default(), |cors, origin| cors.allowed_origin(origin));
+    let cors = cors
+        .allowed_methods(["GET", "POST"])
+        .allowed_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+        ])
+        .allowed_header(SCHEMA_VERSION_HEADER)
+        .expose_headers([header::RETRY_AFTER, REQUEST_ID])
+        .max_age(PREFLIGHT_SECONDS);
+    Condition::new(!allowed.is_empty(), cors)
+}
+
 /// Names the request in the answer as in the logs.
 async fn name_request(
     request: ServiceRequest,
@@ -173,9 +232,7 @@ async fn name_request(
     let id = request.extensions().get::<RequestId>().copied();
     let mut response = next.call(request).await?;
     if let Some(id) = id.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
-        response
-            .headers_mut()
-            .insert(HeaderName::from_static("x-request-id"), id);
+        response.headers_mut().insert(REQUEST_ID, id);
     }
     Ok(response)
 }

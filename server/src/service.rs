@@ -21,7 +21,7 @@ use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
 use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
-use crate::settings::{MAX_PAGE, Settings, SettingsError};
+use crate::settings::{LimitSettings, MAX_PAGE, RateSettings, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
     self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
@@ -33,7 +33,7 @@ use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -84,7 +84,9 @@ struct Inner {
     heads: Heads,
     quiet: Quiet,
     admission: Admission,
-    rates: Rates,
+    /// As they were last loaded.
+    limits: RwLock<Arc<LimitSettings>>,
+    rates: RwLock<Arc<Rates>>,
     outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
     revoked: Revoked,
@@ -170,7 +172,8 @@ impl SyncService {
             .max_in_flight_bytes
             .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
-            rates: Rates::new(&settings.rates),
+            limits: RwLock::new(Arc::new(settings.limits.clone())),
+            rates: RwLock::new(Arc::new(Rates::new(&settings.rates))),
             outbox: Outbox::new(settings.limits.max_answer_bytes),
             settings,
             store,
@@ -193,9 +196,23 @@ impl SyncService {
         })
     }
 
-    /// The settings it runs with.
+    /// The settings it was started with; see [`limits`](Self::limits) for those that
+    /// may have been loaded again.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
+    }
+
+    /// What one request may carry, as of now.
+    pub fn limits(&self) -> Arc<LimitSettings> {
+        let limits = self.inner.limits.read();
+        Arc::clone(&limits.expect("BUG: no panic under this lock"))
+    }
+
+    pub(crate) fn take_over(&self, limits: LimitSettings, rates: &RateSettings) {
+        let inner = &self.inner;
+        *inner.limits.write().expect("BUG: no panic under this lock") = Arc::new(limits);
+        let mut current = inner.rates.write().expect("BUG: no panic under this lock");
+        *current = Arc::new(current.renewed(rates));
     }
 
     /// Who decides who is calling: what [`Self::start`] was given, and a refusal
@@ -241,8 +258,9 @@ impl SyncService {
     }
 
     /// How much one user and one address may ask for.
-    pub(crate) fn rates(&self) -> &Rates {
-        &self.inner.rates
+    pub(crate) fn rates(&self) -> Arc<Rates> {
+        let rates = self.inner.rates.read();
+        Arc::clone(&rates.expect("BUG: no panic under this lock"))
     }
 
     /// What operators must show.
@@ -262,7 +280,7 @@ impl SyncService {
             user,
             device,
             &self.inner.catalog,
-            &self.inner.settings.limits.for_devices(),
+            &self.limits().for_devices(),
         )
     }
 
@@ -389,7 +407,7 @@ impl SyncService {
             epoch: self.inner.epoch.to_string(),
             schema_version: settings.schema_version,
             min_schema_version: settings.min_schema_version,
-            limits: settings.limits.for_devices(),
+            limits: self.limits().for_devices(),
             features: [
                 feature::WS,
                 feature::WAIT,

@@ -8,12 +8,14 @@ mod admin;
 mod auth;
 mod nats;
 mod rates;
+mod tls;
 
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
 pub(crate) use auth::secret_problem;
 pub use nats::NatsSettings;
 pub use rates::{Rate, RateSettings};
+pub use tls::TlsSettings;
 
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
@@ -104,7 +106,10 @@ pub struct Settings {
     /// A file with that token, read again when it changes; white space around
     /// it does not count.
     pub admin_token_file: Option<PathBuf>,
-    /// Origins whose pages may open the WebSocket, besides this server's own.
+    /// The certificate of HTTPS.
+    pub tls: TlsSettings,
+    /// Origins, as in `https://app.example`, whose pages may use the server from a
+    /// browser, besides its own: requests (CORS) and the WebSocket.
     pub allowed_origins: Vec<String>,
     /// HTTP worker threads; the number of cores unless set.
     pub workers: Option<usize>,
@@ -247,6 +252,7 @@ impl Default for Settings {
             admin_listen: None,
             admin_token: None,
             admin_token_file: None,
+            tls: TlsSettings::default(),
             allowed_origins: Vec::new(),
             workers: None,
             shutdown_seconds: 15,
@@ -345,6 +351,7 @@ impl Settings {
         self.check_admin()?;
         self.check_answers()?;
         self.check_nats()?;
+        self.check_tls()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {

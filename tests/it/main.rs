@@ -55,6 +55,14 @@ mod verify;
 // ---------------------------------------------------------------- what it tells
 // WebSocket hints: hello, changes, bye, and who may not connect.
 mod hints;
+// HTTPS and wss by the server itself.
+mod tls;
+// The same by nginx before it.
+mod behind_nginx;
+// CORS.
+mod cross_origin;
+// SIGHUP: settings taken over by a running server.
+mod reload;
 // Everybody at once: admission, heads from memory, times to come back.
 mod storms;
 // Limits per user and per address.

@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod authority;
 pub mod backend;
 pub mod browser;
 pub mod canary;
@@ -16,6 +17,7 @@ pub mod device;
 mod eventually;
 pub mod fuzz;
 pub mod nats;
+pub mod nginx;
 pub mod proxy;
 pub mod seed;
 pub mod server;
@@ -25,6 +27,7 @@ pub mod target;
 
 pub use admin::{ADMIN_TOKEN, Admin};
 pub use app::App;
+pub use authority::Authority;
 pub use backend::{Backend, Database};
 pub use device::{HttpDevice, Reply};
 pub use eventually::{eventually, within};

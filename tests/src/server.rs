@@ -22,7 +22,7 @@ use toml::{Table, Value};
 pub const SECRET: &str = "a secret for tests only, forty-two bytes..";
 
 /// The line with which a server says that it is ready to be connected to.
-const READY: &str = "oversync listens on http://";
+const READY: &str = "oversync listens on ";
 
 /// The line after it, of a server that operators can reach.
 const OPERATORS: &str = "operators: http://";
@@ -198,11 +198,22 @@ impl Server {
 
     /// SIGTERM without waiting.
     pub fn tell_to_stop(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Has it read this as its settings from now on: SIGHUP.
+    pub fn reload(&self, database: &Database, config: Config) {
+        let text = config.set("database_url", database.url()).to_toml();
+        std::fs::write(&self.config, text).expect("the settings are written");
+        self.signal("-HUP");
+    }
+
+    fn signal(&self, signal: &str) {
         let told = Command::new("kill")
-            .args(["-TERM", &self.process.child.id().to_string()])
+            .args([signal, &self.process.child.id().to_string()])
             .status()
             .expect("kill runs");
-        assert!(told.success(), "the process takes SIGTERM");
+        assert!(told.success(), "the process takes {signal}");
     }
 
     /// Waits for the end and checks that it was orderly.
@@ -317,7 +328,8 @@ fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Pr
     loop {
         line.clear();
         let read = output.read_line(&mut line).expect("its output is text");
-        if let Some(address) = line.trim().strip_prefix(READY) {
+        let ready = line.trim().strip_prefix(READY);
+        if let Some((_, address)) = ready.and_then(|url| url.split_once("://")) {
             process.address = address.parse().expect("an address");
             if !has_operators {
                 return process;

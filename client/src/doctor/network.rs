@@ -12,11 +12,9 @@ use crate::config::Config;
 use crate::error::NetworkError;
 use crate::listener;
 use crate::state::State;
-use crate::token::Tokens;
 use crate::transport::Transport;
 use oversync_shared::wire::{Capabilities, UploadReply, feature, reason};
 use serde::Serialize;
-use std::sync::Arc;
 
 /// Clocks further apart than this are a finding: more than any leeway for tokens.
 const CLOCKS_APART_S: i64 = 60;
@@ -80,8 +78,7 @@ pub(super) async fn examine(
     state: Option<&State>,
     findings: &mut Vec<Finding>,
 ) -> Network {
-    let tokens = Tokens::new(Arc::clone(&config.tokens));
-    let transport = match Transport::new(&config.server, config.schema_version, tokens) {
+    let transport = match Transport::new(config) {
         Ok(transport) => transport,
         Err(error) => {
             let advice = "give the server's address as http://… or https://…";

@@ -1,9 +1,9 @@
-//! Keys (or a secret) in a file, read again when it changes, so that they rotate
-//! without a restart.
+//! Keys (a secret, certificates) in files, read again when one changes, so that they
+//! rotate without a restart.
 //!
-//! The file is looked at when tokens come, at most once a second, however many
-//! there are and whatever they say. A file that cannot be used leaves the keys
-//! as they were.
+//! The files are looked at when tokens or connections come, at most once a second,
+//! however many there are and whatever they say. Files that cannot be used leave the
+//! keys as they were: so does a new certificate whose key is not written yet.
 
 use crate::settings::SettingsError;
 use std::path::{Path, PathBuf};
@@ -14,60 +14,72 @@ use std::time::{Duration, Instant, SystemTime};
 /// read: anybody can make one up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Reads a file's text; the error says what the file should hold.
-pub(super) type Parse<T> = Box<dyn Fn(&str) -> Result<T, String> + Send + Sync>;
+/// Reads the files' text, one after the other; the error says what the file should hold.
+pub(crate) type Parse<T> = Box<dyn Fn(&str) -> Result<T, String> + Send + Sync>;
 
-/// A file and what was last read from it.
+/// Files and what was last read from them.
 pub(crate) struct KeyFile<T> {
     setting: &'static str,
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     parse: Parse<T>,
     loaded: Mutex<Loaded<T>>,
 }
 
 struct Loaded<T> {
     keys: Arc<T>,
-    /// Time and size of what was read last; `None` to read it again.
-    stamp: Option<(SystemTime, u64)>,
+    /// Times and sizes of what was read last; `None` to read it again.
+    stamps: Option<Stamps>,
     looked: Instant,
     read: Instant,
 }
 
-/// Why a key file cannot be used.
+/// Time and size of each file.
+type Stamps = Vec<(SystemTime, u64)>;
+
+/// Why key files cannot be used.
 enum Problem {
-    Io(std::io::Error),
+    Io(PathBuf, std::io::Error),
     Content(String),
 }
 
 impl<T> KeyFile<T> {
     /// Reads the file that `setting` names for the first time; an error names
     /// both.
-    pub(super) fn open(
+    pub(crate) fn open(
         setting: &'static str,
         path: &Path,
         parse: Parse<T>,
     ) -> Result<Self, SettingsError> {
+        Self::open_all(setting, vec![path.to_owned()], parse)
+    }
+
+    /// The same with several files, whose texts are put together.
+    pub(crate) fn open_all(
+        setting: &'static str,
+        paths: Vec<PathBuf>,
+        parse: Parse<T>,
+    ) -> Result<Self, SettingsError> {
         // Before the text: what is written in between is read again.
-        let stamp = stamp(path).ok();
-        let keys = read(path, &parse).map_err(|problem| match problem {
-            Problem::Io(error) => SettingsError::File {
+        let stamps = stamps(&paths).ok();
+        let keys = read(&paths, &parse).map_err(|problem| match problem {
+            Problem::Io(path, error) => SettingsError::File {
                 setting,
                 path: path.display().to_string(),
                 error,
             },
             Problem::Content(problem) => SettingsError::Value {
                 setting,
-                problem: format!("{}: {problem}", path.display()),
+                problem: format!("{}: {problem}", names(&paths)),
             },
         })?;
         let now = Instant::now();
         Ok(Self {
             setting,
-            path: path.to_owned(),
+            paths,
             parse,
             loaded: Mutex::new(Loaded {
                 keys: Arc::new(keys),
-                stamp,
+                stamps,
                 looked: now,
                 read: now,
             }),
@@ -75,13 +87,13 @@ impl<T> KeyFile<T> {
     }
 
     /// The keys of now.
-    pub(super) fn keys(&self) -> Arc<T> {
+    pub(crate) fn keys(&self) -> Arc<T> {
         let mut loaded = self.loaded.lock().expect("BUG: no panic under this lock");
         if loaded.looked.elapsed() >= LOOK_EVERY {
             loaded.looked = Instant::now();
-            let stamp = stamp(&self.path).ok();
-            if stamp.is_none() || stamp != loaded.stamp {
-                self.read_again(&mut loaded, stamp);
+            let stamps = stamps(&self.paths).ok();
+            if stamps.is_none() || stamps != loaded.stamps {
+                self.read_again(&mut loaded, stamps);
             }
         }
         loaded.keys.clone()
@@ -94,36 +106,54 @@ impl<T> KeyFile<T> {
         if loaded.read.elapsed() < LOOK_EVERY {
             return None;
         }
-        let stamp = stamp(&self.path).ok();
-        self.read_again(&mut loaded, stamp);
+        let stamps = stamps(&self.paths).ok();
+        self.read_again(&mut loaded, stamps);
         Some(loaded.keys.clone())
     }
 
-    fn read_again(&self, loaded: &mut Loaded<T>, stamp: Option<(SystemTime, u64)>) {
+    fn read_again(&self, loaded: &mut Loaded<T>, stamps: Option<Stamps>) {
         loaded.read = Instant::now();
-        match read(&self.path, &self.parse) {
+        match read(&self.paths, &self.parse) {
             Ok(keys) => {
                 loaded.keys = Arc::new(keys);
-                loaded.stamp = stamp;
+                loaded.stamps = stamps;
             }
             Err(problem) => {
-                loaded.stamp = None;
+                loaded.stamps = None;
                 let problem = match problem {
-                    Problem::Io(error) => error.to_string(),
+                    Problem::Io(_, error) => error.to_string(),
                     Problem::Content(problem) => problem,
                 };
-                tracing::warn!(setting = self.setting, path = %self.path.display(), problem, "the keys stay as they were");
+                tracing::warn!(
+                    setting = self.setting,
+                    path = names(&self.paths),
+                    problem,
+                    "the keys stay as they were"
+                );
             }
         }
     }
 }
 
-fn stamp(path: &Path) -> std::io::Result<(SystemTime, u64)> {
-    let data = std::fs::metadata(path)?;
-    Ok((data.modified()?, data.len()))
+fn stamps(paths: &[PathBuf]) -> std::io::Result<Stamps> {
+    let stamp = |path: &PathBuf| {
+        let data = std::fs::metadata(path)?;
+        Ok((data.modified()?, data.len()))
+    };
+    paths.iter().map(stamp).collect()
 }
 
-fn read<T>(path: &Path, parse: &Parse<T>) -> Result<T, Problem> {
-    let text = std::fs::read_to_string(path).map_err(Problem::Io)?;
+fn names(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    names.join(", ")
+}
+
+fn read<T>(paths: &[PathBuf], parse: &Parse<T>) -> Result<T, Problem> {
+    let mut text = String::new();
+    for path in paths {
+        let part = std::fs::read_to_string(path);
+        text += &part.map_err(|error| Problem::Io(path.clone(), error))?;
+        text.push('\n');
+    }
     parse(&text).map_err(Problem::Content)
 }

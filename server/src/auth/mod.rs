@@ -13,6 +13,7 @@ mod tokens;
 
 pub(crate) use admin_token::AdminToken;
 pub use algorithm::Algorithm;
+pub(crate) use key_file::KeyFile;
 pub use mint::{TokenMint, mint_token};
 pub(crate) use revoked::Revoked;
 pub use tokens::TokenAuthenticator;

@@ -79,7 +79,7 @@ pub(super) async fn download(
         schema: query.schema,
         after: query.after,
         until: query.until,
-        limit: query.limit.min(service.settings().limits.max_page),
+        limit: query.limit.min(service.limits().max_page),
         max_bytes: PIECE_BYTES,
         epoch: query.epoch.clone(),
     };

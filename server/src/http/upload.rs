@@ -56,7 +56,7 @@ pub(in crate::http) async fn read(
     request: &HttpRequest,
     payload: &mut web::Payload,
 ) -> Result<Body, ApiError> {
-    let limit = service.settings().limits.max_body_bytes;
+    let limit = service.limits().max_body_bytes;
     let room = service.in_flight();
     body::read(request, payload, limit, room, NotAnUpload.into()).await
 }
@@ -65,7 +65,7 @@ pub(in crate::http) async fn read(
 pub(in crate::http) fn refusal(service: &SyncService, error: ReadError) -> ApiError {
     match error {
         ReadError::NotAnUpload(error) => error.into(),
-        ReadError::Absurd => ApiError::TooLarge(service.settings().limits.max_body_bytes),
+        ReadError::Absurd => ApiError::TooLarge(service.limits().max_body_bytes),
     }
 }
 
@@ -77,7 +77,7 @@ pub(in crate::http) async fn apply(
 ) -> Result<HttpResponse, ApiError> {
     upload.room = Some(body.room);
     let reply = service.upload(upload).await.map_err(|error| match error {
-        UploadError::AnswerTooLarge => ApiError::TooLarge(service.settings().limits.max_body_bytes),
+        UploadError::AnswerTooLarge => ApiError::TooLarge(service.limits().max_body_bytes),
         other => other.into(),
     })?;
     // Where there is no room for it: a retry gets the same answer.

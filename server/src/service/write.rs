@@ -53,7 +53,7 @@ impl SyncService {
         user: &UserId,
         changes: &[ServerChange],
     ) -> Result<UploadReply, UploadError> {
-        let limits = self.inner.settings.limits.for_devices();
+        let limits = self.limits().for_devices();
         let bytes = changes.iter().filter_map(|change| change.payload.as_ref());
         let bytes: usize = bytes.map(|payload| payload.get().len()).sum();
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -66,7 +66,7 @@ impl SyncService {
 
     /// Reads the body of a write of the server itself.
     pub(crate) fn read_write(&self, body: &ByteString) -> Result<Upload, NotAWrite> {
-        let limits = self.inner.settings.limits.for_devices();
+        let limits = self.limits().for_devices();
         upload::read_write(body, &self.inner.catalog, &limits)
     }
 
