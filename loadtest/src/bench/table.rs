@@ -14,6 +14,9 @@ pub enum Line {
     Left(String, String),
 }
 
+/// What a note says of a row that must not be believed.
+const NO_FIGURE: &str = "this is no figure";
+
 /// The table's head.
 pub const HEAD: &str = "| # | workload | ours | floor | reference style | targets |
 |---|---|---|---|---|---|";
@@ -24,6 +27,7 @@ pub fn table(lines: &[Line], command: &str, when: &str) -> String {
         format!("Measured {when} by `{command}`; medians of the rounds below.\n\n{HEAD}\n");
     let mut raw = String::new();
     let mut facts = BTreeSet::new();
+    let mut doubts = Vec::new();
     for line in lines {
         match line {
             Line::Measured(row) => {
@@ -35,6 +39,8 @@ pub fn table(lines: &[Line], command: &str, when: &str) -> String {
                     .fold(String::new(), |rest, line| rest + "  " + line + "\n");
                 put(&mut raw, format_args!("{}\n{rest}", row.id));
                 note(&mut facts, row);
+                let no_figure = row.notes.iter().filter(|note| note.contains(NO_FIGURE));
+                doubts.extend(no_figure.map(|note| (row.id.as_str(), note.as_str())));
             }
             Line::Left(name, why) => {
                 let why = why.replace(['|', '\n'], " ");
@@ -44,6 +50,9 @@ pub fn table(lines: &[Line], command: &str, when: &str) -> String {
                 );
             }
         }
+    }
+    for (row, note) in doubts {
+        put(&mut text, format_args!("\n**{row}: {note}**\n"));
     }
     text.push_str("\nWhat the figures stand on:\n\n");
     for fact in facts {
@@ -66,6 +75,7 @@ fn note(facts: &mut BTreeSet<String>, row: &Row) {
             "machine: {}, {} cores, {} MiB, {}",
             machine.processor, machine.cores, machine.memory_mib, machine.kernel
         ));
+        facts.insert(format!("load before {}: {}", row.id, machine.load_before));
     }
     for (name, value) in row.versions.iter().chain(&row.durability) {
         facts.insert(format!("{name}: {value}"));
@@ -88,6 +98,7 @@ mod tests {
         let mut row = Row::new("B0", "nothing", "per s");
         let values = vec![3.0, 1.0, 2.0];
         row.add("ours", Role::Ours, Rounds { values });
+        row.note("a debug build: this is no figure; build with --release");
         row.versions.insert("SQLite".to_owned(), "3".to_owned());
         let lines = [
             Line::Measured(Box::new(row.clone())),
@@ -107,5 +118,6 @@ mod tests {
         assert_eq!(page.matches("- SQLite: 3\n").count(), 1, "{page}");
         assert_eq!(page.matches("3.00 1.00 2.00").count(), 2, "{page}");
         assert!(page.contains("by `loadtest bench`"));
+        assert_eq!(page.matches("**B0: a debug build").count(), 2, "{page}");
     }
 }
