@@ -7,6 +7,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use oversync_shared::catalog::{ForeignKeys, Reference, RefersTo, TableSpec};
 use oversync_shared::json::{Reader, canonicalise, members};
+use oversync_shared::reconcile::{EntryAction, Held, Unsent, entry};
 use oversync_shared::upload::{
     Change, Fault, RawChange, RowAt, RowState, View, check, decide, needs,
 };
@@ -291,5 +292,29 @@ fn wire(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, scan, uploads, rings, wire);
+/// What a device decides about a page before it writes anything: which entries it
+/// takes, and which columns each of them carries.
+fn planning(c: &mut Criterion) {
+    let mut group = c.benchmark_group("apply");
+    for count in SIZES {
+        let text = page(count);
+        let decoded: DownloadReply = serde_json::from_str(&text).expect("a page");
+        let plan = || {
+            let taken = decoded.changes.iter().filter(|change| {
+                let held = black_box(Held::NOTHING);
+                entry(change.server_version, held, Unsent::None) == EntryAction::Apply
+            });
+            taken
+                .filter_map(|change| members(change.payload.as_ref()?.get()).ok())
+                .map(|columns| columns.len())
+                .sum::<usize>()
+        };
+        assert!(plan() > count, "what is measured is taken");
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(BenchmarkId::new("plan page", count), |b| b.iter(plan));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, scan, uploads, rings, wire, planning);
 criterion_main!(benches);

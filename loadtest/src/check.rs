@@ -3,12 +3,17 @@
 
 use crate::devices::lean::{Seen, payload_hash};
 use crate::devices::{Lean, Real};
+use crate::life::Phone;
 use crate::report::Convergence;
 use crate::target::Target;
 use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use oversqlite::Client;
 use oversync_shared::ServerId;
 use oversync_shared::json::canonicalise;
 use oversync_shared::wire::{DownloadChange, DownloadReply};
+use rusqlite::types::ValueRef;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,7 +35,12 @@ pub struct Everybody<'a> {
     pub real: BTreeMap<&'a str, Vec<&'a Real>>,
     /// Lean ones.
     pub lean: BTreeMap<&'a str, Vec<&'a Lean>>,
+    /// Those that stories have left.
+    pub phones: BTreeMap<&'a str, Vec<&'a Phone>>,
 }
+
+/// A device with a file: its name, its client, its file.
+type Filed<'a> = (&'a str, &'a Client, &'a Path);
 
 /// Waits until all devices equal the server, at most this long, and says which
 /// do not.
@@ -47,19 +57,25 @@ pub async fn converge(
         seconds: 0.0,
         differences: Vec::new(),
     };
-    let names: HashSet<&str> = all.real.keys().chain(all.lean.keys()).copied().collect();
+    let real = all.real.keys().chain(all.phones.keys());
+    let names: HashSet<&str> = real.chain(all.lean.keys()).copied().collect();
     for name in names {
         let none = Vec::new();
         let lean = all.lean.get(name).unwrap_or(&none);
-        let no_real = Vec::new();
-        let real = all.real.get(name).unwrap_or(&no_real);
+        let mut real: Vec<Filed<'_>> = Vec::new();
+        for device in all.real.get(name).into_iter().flatten() {
+            real.push((&device.device, device.client(), &device.path));
+        }
+        for phone in all.phones.get(name).into_iter().flatten() {
+            real.push((&phone.device, phone.client()?, &phone.path));
+        }
         // Thousands of idle users have nothing to compare.
         let did_something = |device: &&Lean| !device.acknowledged.is_empty();
         if real.is_empty() && !lean.iter().any(did_something) {
             continue;
         }
         loop {
-            let problem = match compare(target, name, real, lean).await {
+            let problem = match compare(target, name, &real, lean).await {
                 Ok((rows, acknowledged)) => {
                     found.rows += rows;
                     found.acknowledged += acknowledged;
@@ -85,30 +101,28 @@ pub async fn converge(
 async fn compare(
     target: &Target,
     name: &str,
-    real: &[&Real],
+    real: &[Filed<'_>],
     lean: &[&Lean],
 ) -> anyhow::Result<(usize, u64)> {
-    for device in real {
-        let status = device.client().status().await?;
+    for (device, client, _) in real {
+        let status = client.status().await?;
         ensure!(
             status.unsent == 0 && status.rejected == 0 && status.parked == 0,
-            "{}: {status:?}",
-            device.device
+            "{device}: {status:?}"
         );
     }
     let stream = download_all(target, name).await?;
     check_stream(&stream)?;
     let (live, states) = fold(&stream)?;
-    for device in real {
-        let here = read_file(&device.path)?;
+    for (device, _, path) in real {
+        let here = read_file(path)?;
         if here != live {
             let first = here
                 .iter()
                 .find(|(key, row)| live.get(*key) != Some(*row))
                 .or_else(|| live.iter().find(|(key, _)| !here.contains_key(*key)));
             anyhow::bail!(
-                "{}: first difference at {:?}",
-                device.device,
+                "{device}: first difference at {:?}",
                 first.map(|(key, _)| key)
             );
         }
@@ -233,12 +247,9 @@ fn read_file(path: &Path) -> anyhow::Result<Rows> {
         while let Some(row) = found.next()? {
             let mut object = serde_json::Map::new();
             for (index, name) in names.iter().enumerate() {
-                object.insert(
-                    (*name).to_owned(),
-                    row.get::<_, Option<String>>(index)?.into(),
-                );
+                object.insert((*name).to_owned(), value(row.get_ref(index)?, index == 0)?);
             }
-            let key = row.get::<_, String>(0)?;
+            let key = object["id"].as_str().context("a key")?.to_owned();
             rows.insert(
                 (table.to_owned(), key),
                 canonical(&serde_json::to_string(&object)?)?,
@@ -246,6 +257,15 @@ fn read_file(path: &Path) -> anyhow::Result<Rows> {
         }
     }
     Ok(rows)
+}
+
+/// A value as it stands in a payload (PROTOCOL.md, section 6a).
+fn value(value: ValueRef<'_>, is_key: bool) -> anyhow::Result<serde_json::Value> {
+    Ok(match value {
+        ValueRef::Blob(key) if is_key => Uuid::from_slice(key)?.to_string().into(),
+        ValueRef::Blob(bytes) => STANDARD.encode(bytes).into(),
+        value => value.as_str_or_null()?.into(),
+    })
 }
 
 fn canonical(payload: &str) -> anyhow::Result<Vec<u8>> {

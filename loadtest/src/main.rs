@@ -9,6 +9,7 @@ mod devices;
 mod facts;
 mod floor;
 mod http;
+mod life;
 mod live;
 mod measure;
 mod report;

@@ -1,6 +1,7 @@
 //! Servers of the load test's own: the real binary, one or several processes on
 //! one database, which can be killed and started again where they were.
 
+use crate::measure::told::Operators;
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use std::net::SocketAddr;
@@ -11,9 +12,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use uuid::Uuid;
 
 /// How long a server may take to say where it listens.
 const START: Duration = Duration::from_secs(60);
+
+/// How often one is started again where it was before that counts as impossible.
+const RELAUNCHES: usize = 5;
 
 /// The store of a server that the load test starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,6 +46,8 @@ pub struct Options {
     pub database_url: Option<String>,
     /// Processes; above 1 only on PostgreSQL.
     pub processes: usize,
+    /// Whether operators may ask them how they are.
+    pub operators: bool,
     /// SQL run at every start: business tables to project into.
     pub schema_file: Option<PathBuf>,
 }
@@ -51,12 +58,14 @@ pub struct Servers {
     options: Options,
     database_url: String,
     pids: Arc<Mutex<Vec<u32>>>,
+    operators: Operators,
     folder: TempDir,
 }
 
 struct Process {
     child: Child,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
 }
 
 impl Servers {
@@ -76,13 +85,18 @@ impl Servers {
             options,
             database_url,
             pids: Arc::default(),
+            operators: Operators {
+                addresses: Arc::default(),
+                // Longer than the 32 bytes that a token must have.
+                token: Uuid::new_v4().simple().to_string() + "-of-a-load-test",
+            },
             folder,
         };
         for _ in 0..servers.options.processes.max(1) {
             let process = servers.launch(None).await?;
             servers.processes.push(process);
         }
-        servers.note_pids();
+        servers.note();
         Ok(servers)
     }
 
@@ -99,6 +113,12 @@ impl Servers {
         Arc::clone(&self.pids)
     }
 
+    /// Where they tell of themselves; addresses change when they are started
+    /// again.
+    pub fn operators(&self) -> Operators {
+        self.operators.clone()
+    }
+
     /// Where an embedded store's file is.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -111,9 +131,20 @@ impl Servers {
         }
         for index in 0..self.processes.len() {
             let address = self.processes[index].address;
-            self.processes[index] = self.launch(Some(address)).await?;
+            self.processes[index] = self.relaunch(address).await?;
         }
-        self.note_pids();
+        self.note();
+        Ok(())
+    }
+
+    /// SIGKILL to one of them, the n-th counted round and round, and a new start
+    /// on the same port.
+    pub async fn kill_one(&mut self, number: usize) -> anyhow::Result<()> {
+        let index = number % self.processes.len();
+        self.processes[index].child.kill().await?;
+        let address = self.processes[index].address;
+        self.processes[index] = self.relaunch(address).await?;
+        self.note();
         Ok(())
     }
 
@@ -125,12 +156,27 @@ impl Servers {
         }
     }
 
-    fn note_pids(&self) {
+    fn note(&self) {
         let pids = self
             .processes
             .iter()
             .filter_map(|process| process.child.id());
         *self.pids.lock().expect("BUG: no panic under this lock") = pids.collect();
+        let admins = self.processes.iter().filter_map(|process| process.admin);
+        let mut addresses = self.operators.addresses.lock();
+        **addresses.as_mut().expect("BUG: no panic under this lock") = admins.collect();
+    }
+
+    /// Starts one where it was. A device that asks a port where nobody listens
+    /// may, once in many thousands of times, get that very port for its own end.
+    async fn relaunch(&self, address: SocketAddr) -> anyhow::Result<Process> {
+        for _ in 1..RELAUNCHES {
+            if let Ok(process) = self.launch(Some(address)).await {
+                return Ok(process);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.launch(Some(address)).await
     }
 
     async fn launch(&self, address: Option<SocketAddr>) -> anyhow::Result<Process> {
@@ -146,18 +192,43 @@ impl Servers {
         if let Some(file) = &self.options.schema_file {
             command.arg("--schema-file").arg(file);
         }
-        let (child, address) = started(command, "oversync listens on http://").await?;
+        const LISTENS: &str = "oversync listens on http://";
+        let (child, address, admin) = if self.options.operators {
+            command
+                .args(["--admin-listen", "127.0.0.1:0"])
+                .env("OVERSYNC_ADMIN_TOKEN", &self.operators.token);
+            let (child, [address, admin]) =
+                started_at(command, [LISTENS, "operators: http://"]).await?;
+            (child, address, Some(admin))
+        } else {
+            let (child, address) = started(command, LISTENS).await?;
+            (child, address, None)
+        };
         wait_until_ready(&format!("http://{address}")).await?;
-        Ok(Process { child, address })
+        Ok(Process {
+            child,
+            address,
+            admin,
+        })
     }
 }
 
 /// Starts a program that says on its standard output where it listens. It ends
 /// with its handle, and does not hear the terminal's Ctrl-C.
 pub async fn started(
-    mut command: Command,
+    command: Command,
     listens: &'static str,
 ) -> anyhow::Result<(Child, SocketAddr)> {
+    let (child, [address]) = started_at(command, [listens]).await?;
+    Ok((child, address))
+}
+
+/// The same for a program that listens in several places, and says so in this
+/// order.
+async fn started_at<const N: usize>(
+    mut command: Command,
+    listens: [&'static str; N],
+) -> anyhow::Result<(Child, [SocketAddr; N])> {
     let mut child = command
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -166,19 +237,26 @@ pub async fn started(
         .with_context(|| format!("{:?}", command.as_std().get_program()))?;
     let stdout = child.stdout.take().context("BUG: stdout is piped")?;
     let mut lines = BufReader::new(stdout).lines();
-    let address = tokio::time::timeout(START, async {
-        while let Some(line) = lines.next_line().await? {
-            if let Some(address) = line.strip_prefix(listens) {
-                return Ok(address.trim().parse()?);
+    let addresses = tokio::time::timeout(START, async {
+        let mut found = [SocketAddr::from(([0, 0, 0, 0], 0)); N];
+        for (place, address) in listens.into_iter().zip(&mut found) {
+            loop {
+                let Some(line) = lines.next_line().await? else {
+                    bail!("the server ended before it listened; see its message above")
+                };
+                if let Some(text) = line.strip_prefix(place) {
+                    *address = text.trim().parse()?;
+                    break;
+                }
             }
         }
-        bail!("the server ended before it listened; see its message above")
+        Ok(found)
     })
     .await
     .context("the server did not listen in time")??;
     // The pipe must not fill up.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok((child, address))
+    Ok((child, addresses))
 }
 
 async fn wait_until_ready(url: &str) -> anyhow::Result<()> {
@@ -197,7 +275,8 @@ async fn wait_until_ready(url: &str) -> anyhow::Result<()> {
         .context("the server is not ready in time")
 }
 
-fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
+/// A program of this workspace, which must stand beside this one.
+pub fn beside_us(name: &str) -> anyhow::Result<PathBuf> {
     let mut program = std::env::current_exe()?.with_file_name(name);
     // The load test's own tests stand one folder deeper.
     if !program.exists()

@@ -131,6 +131,13 @@ fn a_row_of_the_table_has_its_raw_values_and_its_target() {
     ]));
     let told = target["value"].as_f64().expect("a ratio");
     assert!((told - ratio[0] / ratio[1]).abs() < 1e-9);
+    let page = std::fs::read_to_string(folder.path().join("loadtest-report/bench.md"));
+    let page = page.expect("a page");
+    assert!(
+        page.contains("| B1 |") && page.contains("- machine: "),
+        "{page}"
+    );
+    assert!(page.contains("  ours  "), "raw values: {page}");
     // This is a debug build, on a database without fsync: it says so.
     assert!(table.contains("no figure"), "{table}");
 }

@@ -139,6 +139,93 @@ fn a_run_measures_every_stage_and_its_report_stands_alone() {
     assert!(page.expect("a page").contains("<svg"));
 }
 
+/// Servers and devices are killed first, and then nothing may grow much.
+const KILLS: &str = r#"
+[steady]
+warmup_seconds = 1
+max_rss_growth_percent = 100
+max_files_growth = 100
+max_live_growth_percent = 100
+
+[[phases]]
+name = "kills"
+kind = "hold"
+seconds = 6
+kill_every_seconds = 2
+
+[[phases]]
+name = "rest"
+kind = "hold"
+seconds = 14
+
+[[fleets]]
+name = "real"
+device = "real"
+devices = 2
+rate = 10
+preload = 5
+mix = { insert = 10, update = 90 }
+churn = { every_seconds = 3, offline_seconds = [1, 2], killed = true }
+"#;
+
+#[test]
+fn killed_servers_and_devices_lose_nothing_and_the_server_tells_of_itself() {
+    let folder = folder_with(KILLS);
+    let ran = ["run", "--scenario", "own.toml", "--seed", "8"];
+    run(loadtest(&folder).args(ran).args(["--patience", "120"]), 0);
+    let found = report(folder.path());
+    assert_eq!(found["convergence"]["equal"], true);
+    let steadiness = &found["steadiness"];
+    for live in ["live_before", "live_after"] {
+        assert!(steadiness[live].as_u64() > Some(100_000), "{steadiness}");
+    }
+    let seconds = found["timeline"].as_array().expect("a timeline");
+    let told = |name: &str| {
+        let values = seconds
+            .iter()
+            .filter_map(|second| second["told"][name].as_f64());
+        values.fold(f64::MIN, f64::max)
+    };
+    assert!(told("changes") > 0.0 && told("sessions") >= 2.0);
+    // It cannot start where the server is just away, twice on each device.
+    let errors = found["errors"].as_object().expect("errors");
+    let elsewhere = errors
+        .iter()
+        .filter(|(kind, _)| kind.contains("oversqlite"));
+    let count: u64 = elsewhere.filter_map(|(_, count)| count.as_u64()).sum();
+    assert!(count <= 4, "the other program could not start: {errors:?}");
+    let page = std::fs::read_to_string(folder.path().join("loadtest-report/report.html"));
+    let page = page.expect("a page");
+    assert!(page.contains("What the server tells of itself") && page.contains("pages read"));
+}
+
+/// Every story once, while the server is killed.
+const STORIES: &str = "[[phases]]\nname = 'lives'\nkind = 'stories'\nusers = 11\n\
+                       kill_every_seconds = 4\n";
+
+#[test]
+fn every_story_ends_well() {
+    let folder = folder_with(STORIES);
+    let ran = ["run", "--scenario", "own.toml", "--seed", "9"];
+    run(loadtest(&folder).args(ran).args(["--patience", "120"]), 0);
+    let found = report(folder.path());
+    assert_eq!(found["convergence"]["equal"], true);
+    assert_eq!(found["fleets"][0]["users"], 11);
+    assert!(found["convergence"]["rows"].as_u64() > Some(250), "{found}");
+    assert!(samples(&found, "hydrated") > 11);
+}
+
+#[test]
+fn a_story_that_ends_wrong_fails_the_run() {
+    let folder = folder_with("[[phases]]\nname = 'lives'\nkind = 'stories'\nusers = 1\n");
+    let url = liar(Duration::ZERO);
+    let ran = ["run", "--scenario", "own.toml", "--url", &url];
+    run(loadtest(&folder).args(ran).args(["--patience", "0"]), 1);
+    let found = report(folder.path());
+    let all = found["convergence"]["differences"].to_string();
+    assert!(all.contains("a fresh install"), "{all}");
+}
+
 #[test]
 fn thresholds_are_exit_status_3() {
     let folder = folder_with(UPLOADS);
@@ -169,7 +256,7 @@ fn mistakes_are_exit_status_2_and_named() {
 #[test]
 fn a_named_scenario_can_be_printed_and_run_from_the_file() {
     let folder = folder_with("");
-    for name in ["smoke", "idle-10k", "soak"] {
+    for name in ["smoke", "idle-10k", "soak", "stories"] {
         let shown = run(loadtest(&folder).args(["scenarios", "--show", name]), 0);
         std::fs::write(folder.path().join("own.toml"), shown.stdout).expect("written");
         // Impossible, and refused only after the file was read and taken.

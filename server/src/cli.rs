@@ -158,14 +158,15 @@ const CANNOT_RUN: u8 = 2;
 /// How often `verify` says how far it is.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
 
-/// Runs the command line to its end.
-pub fn run() -> anyhow::Result<ExitCode> {
+/// Runs the command line to its end. `live_bytes` tells what the program's
+/// allocator has given out and not got back, in bytes.
+pub fn run(live_bytes: fn() -> usize) -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Config(flags) => print!("{}", load(&flags)?.to_toml()),
         Command::Serve(flags) => {
             let settings = load(&flags)?;
             let logs = start_logs(&settings)?;
-            block_on(run_server(settings, flags, logs))?;
+            block_on(run_server(settings, flags, logs, live_bytes))?;
         }
         Command::Revoke(wanted) => devices::set_access(&wanted, Access::Revoked)?,
         Command::Reinstate(wanted) => devices::set_access(&wanted, Access::Admitted)?,
@@ -272,7 +273,12 @@ fn load_again(flags: &Flags, logs: &Logs) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-async fn run_server(settings: Settings, flags: Flags, logs: Logs) -> anyhow::Result<()> {
+async fn run_server(
+    settings: Settings,
+    flags: Flags,
+    logs: Logs,
+    live_bytes: fn() -> usize,
+) -> anyhow::Result<()> {
     // Before anybody is told that we are here.
     let stop = catch_stop()?;
     let changes = watch_settings(flags, logs)?;
@@ -304,7 +310,7 @@ async fn run_server(settings: Settings, flags: Flags, logs: Logs) -> anyhow::Res
                 }
                 println!("development mode: operators show the known token {known}");
             }
-            let metrics = Some(recorder::install()?);
+            let metrics = Some(recorder::install(live_bytes)?);
             Some(Operators { listener, metrics })
         }
     };

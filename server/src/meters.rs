@@ -29,6 +29,7 @@ const SESSIONS: &str = "oversync_sessions";
 const HINTS: &str = "oversync_hints_total";
 const PROJECTION_FAILURES: &str = "oversync_projection_failures_total";
 const BYTES_IN_FLIGHT: &str = "oversync_upload_bytes_in_flight";
+const LIVE_BYTES: &str = "oversync_live_bytes";
 pub(crate) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
 
 /// Tells the recorder what each name means; again for each recorder.
@@ -92,6 +93,11 @@ pub(crate) fn describe() {
         BYTES_IN_FLIGHT,
         Unit::Bytes,
         "Memory that upload bodies hold now"
+    );
+    describe_gauge!(
+        LIVE_BYTES,
+        Unit::Bytes,
+        "Memory that the program has allocated and not freed, SQLite's own left out"
     );
     describe_histogram!(COMMIT_UPLOADS, "Uploads that shared one commit");
 }
@@ -205,6 +211,11 @@ pub(crate) fn projection_failures(rows: usize) {
 /// A group commit of this many uploads.
 pub(crate) fn commit(uploads: usize) {
     histogram!(COMMIT_UPLOADS).record(uploads as f64);
+}
+
+/// Memory that is allocated now; said when somebody asks.
+pub(crate) fn live_bytes(bytes: usize) {
+    gauge!(LIVE_BYTES).set(bytes as f64);
 }
 
 /// Memory that upload bodies hold now; said when somebody asks.

@@ -133,6 +133,10 @@ async fn what_happened_is_counted(backend: Backend) {
     ] {
         assert_eq!(admin.metric(metric).await, expected, "{metric}");
     }
+    assert!(
+        admin.metric("oversync_live_bytes").await > 100_000.0,
+        "the program's own count of its memory"
+    );
     drop(socket);
     eventually("the session is gone", || async {
         (admin.metric("oversync_sessions").await == 0.0).then_some(())

@@ -4,6 +4,7 @@ use super::row::Role;
 use crate::floor::driver::{Asked, Names, Uploaders, gets};
 use crate::floor::{self, Style};
 use crate::http::Endpoint;
+use futures_util::future::try_join_all;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Contender {
 pub enum Work {
     /// Uploads; changes per second.
     Uploads(Uploaders),
+    /// Uploads to several processes at the same time; changes per second of all.
+    Dealt(Vec<Uploaders>),
     /// The same GET; rows per second, or requests where there are no rows.
     Gets {
         /// Where.
@@ -77,6 +80,11 @@ impl Contender {
     pub async fn round(&mut self, length: Duration) -> anyhow::Result<f64> {
         match &mut self.work {
             Work::Uploads(uploaders) => Ok(uploaders.round(length, None).await?.changes),
+            Work::Dealt(all) => {
+                let rounds = all.iter_mut().map(|some| some.round(length, None));
+                let rounds = try_join_all(rounds).await?;
+                Ok(rounds.iter().map(|round| round.changes).sum())
+            }
             Work::Gets {
                 endpoint,
                 names,

@@ -119,6 +119,7 @@ impl Ground {
         let servers = Servers::start(Options {
             database_url,
             processes: 1,
+            operators: false,
             schema_file,
         })
         .await?;
@@ -131,6 +132,26 @@ impl Ground {
             names: Names::Ours(Arc::new(target)),
             pid,
         })
+    }
+
+    /// So many processes on one new PostgreSQL database.
+    pub async fn several(&mut self, processes: usize) -> anyhow::Result<Vec<Address>> {
+        let servers = Servers::start(Options {
+            database_url: Some(self.database().await?),
+            processes,
+            ..Options::default()
+        })
+        .await?;
+        let target = Arc::new(Target::look(&servers.urls(), Tokens::SignIn).await?);
+        let pids = servers.pids();
+        let pids = pids.lock().expect("BUG: no panic under this lock").clone();
+        self.servers.push(servers);
+        let all = pids.into_iter().enumerate().map(|(number, pid)| Address {
+            endpoint: target.endpoint(number),
+            names: Names::Ours(Arc::clone(&target)),
+            pid,
+        });
+        Ok(all.collect())
     }
 
     /// A floor behind HTTP, in a process of its own; its database, when it has

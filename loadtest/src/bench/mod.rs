@@ -8,9 +8,11 @@ mod ground;
 mod poison;
 mod requests;
 mod row;
+mod table;
 mod whole;
 
 pub use row::Row;
+pub use table::{HEAD, Line, table};
 
 use crate::floor::Rounds;
 use crate::measure::machine::Machine;
@@ -53,8 +55,12 @@ pub enum Name {
     B12,
     /// Polls that find nothing.
     B13,
+    /// Several server processes on one PostgreSQL, beside one.
+    Processes,
     /// One row in a thousand that can never succeed, up and down.
     Poison,
+    /// Every row, one after another.
+    All,
 }
 
 /// How much is measured.
@@ -91,6 +97,8 @@ pub async fn bench(name: Name, effort: &Effort) -> anyhow::Result<Vec<Row>> {
         Name::B11 => vec![whole::storm(&mut ground).await?],
         Name::B12 => requests::embedded(&mut ground).await?,
         Name::B13 => vec![requests::empty_polls(&mut ground).await?],
+        Name::Processes => requests::processes(&mut ground).await?,
+        Name::All => anyhow::bail!("BUG: the command line names every row"),
         Name::Poison => poison::poison(&mut ground).await?,
     };
     ground.clear().await;

@@ -22,6 +22,9 @@ const PAGERS: usize = 4;
 /// Devices that poll.
 const POLLERS: usize = 64;
 
+/// Server processes of the row that compares several with one.
+const PROCESSES: usize = 2;
+
 /// Devices and changes per upload.
 type Shape = (usize, usize);
 
@@ -110,6 +113,45 @@ pub async fn projection(ground: &mut Ground) -> anyhow::Result<Row> {
     let ratio = row.median(Role::Ours) / row.median(Role::Floor);
     row.at_least("projected/not projected", ratio, 0.7);
     Ok(row)
+}
+
+/// Several server processes on one PostgreSQL beside one process on another
+/// database of the same server; the devices are dealt to the processes.
+pub async fn processes(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
+    let alone = ground.ours(Store::Postgres, false).await?;
+    let several = ground.several(PROCESSES).await?;
+    let mut lines = Vec::new();
+    for (id, what, shape) in [
+        ("PROCESSES B1", "upload of 1 change, 64 devices", ONE),
+        ("PROCESSES B2", "upload of 100 changes, 16 devices", HUNDRED),
+    ] {
+        let mut dealt = Vec::with_capacity(several.len());
+        for (number, address) in several.iter().enumerate() {
+            let share = shape.0 / several.len();
+            // Other users in each row: change ids begin anew.
+            let first = shape.0 * 1_000 + number * share;
+            let names = &address.names;
+            dealt.push(
+                Uploaders::open_from(&address.endpoint, names, first, (share, shape.1)).await?,
+            );
+        }
+        let contenders = vec![
+            Contender::new(
+                &format!("{PROCESSES} processes"),
+                Role::Ours,
+                Work::Dealt(dealt),
+            ),
+            uploads_of_new_users("one process", Role::Floor, &alone, shape).await?,
+        ];
+        let mut row = Row::new(id, &format!("{what}, one PostgreSQL"), "changes/s");
+        alternate(ground, &mut row, contenders).await?;
+        let ratio = row.median(Role::Ours) / row.median(Role::Floor);
+        row.note(&format!(
+            "{PROCESSES} processes carry {ratio:.2} times what one does; all of it, database and load test, on one machine"
+        ));
+        lines.push(row);
+    }
+    Ok(lines)
 }
 
 /// B4: at half of the highest rate, the median and the tail beside one fsync and
@@ -281,10 +323,21 @@ pub async fn growth(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
         ("B10 B2", "upload of 100 changes, 16 devices", HUNDRED),
     ] {
         // Other users than those who filled the log: their change ids begin anew.
-        let contenders = vec![
+        let mut contenders = vec![
             uploads_of_new_users("large log", Role::Ours, large, shape).await?,
             uploads_of_new_users("small log", Role::Floor, small, shape).await?,
         ];
+        if shape == HUNDRED {
+            // The other way of working, on logs that it has filled itself.
+            for (name, rows) in [("large log", large_rows), ("small log", small_rows)] {
+                let (address, _) = ground.floor(Served::Postgres, Style::Batched).await?;
+                let mut fillers = Uploaders::open(&address.endpoint, &address.names, 16, 1).await?;
+                fillers.fill(rows).await?;
+                let name = format!("batched, {name}");
+                let one = uploads_of_new_users(&name, Role::Reference, &address, shape).await?;
+                contenders.push(one);
+            }
+        }
         let mut row = Row::new(id, what, "changes/s");
         alternate(ground, &mut row, contenders).await?;
         let ratio = row.median(Role::Floor) / row.median(Role::Ours);

@@ -94,6 +94,7 @@ impl Row {
         }
     }
 
+    /// Notes versions, durability and what makes it no figure.
     pub(super) async fn facts(&mut self, ground: &Ground) {
         let facts = facts::gather(ground.database_url(), true).await;
         self.versions = facts.versions;

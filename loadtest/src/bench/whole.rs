@@ -4,7 +4,7 @@
 use super::ground::Ground;
 use super::row::{Role, Row};
 use crate::floor::driver::{Asked, echoes, gets};
-use crate::floor::{Rounds, Served, Style, load_rows, upload_rows};
+use crate::floor::{Rounds, Served, Style, empty_commits, load_rows, upload_rows};
 use crate::http::Endpoint;
 use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
@@ -27,9 +27,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PER_ADDRESS: usize = 5_000;
 
 async fn scenario(ground: &Ground, round: usize, toml: &str) -> anyhow::Result<Report> {
+    scenario_on(ground, round, toml, None).await
+}
+
+/// On the embedded store, or on this PostgreSQL database.
+async fn scenario_on(
+    ground: &Ground,
+    round: usize,
+    toml: &str,
+    database_url: Option<&str>,
+) -> anyhow::Result<Report> {
     let scenario = Scenario::parse(toml)?;
     run::make_room(&scenario)?;
     let servers = Servers::start(Options {
+        database_url: database_url.map(str::to_owned),
         processes: 1,
         ..Options::default()
     })
@@ -41,8 +52,11 @@ async fn scenario(ground: &Ground, round: usize, toml: &str) -> anyhow::Result<R
         scenario,
         target,
         servers: Some(servers),
-        store: Store::Embedded.name().to_owned(),
-        database_url: None,
+        store: database_url
+            .map_or(Store::Embedded, |_| Store::Postgres)
+            .name()
+            .to_owned(),
+        database_url: database_url.map(str::to_owned),
         seed: round as u64,
         patience: PATIENCE,
         command: ground.command().to_owned(),
@@ -63,8 +77,21 @@ fn stage<'a>(report: &'a Report, name: &str) -> anyhow::Result<&'a StageReport> 
         .with_context(|| format!("nothing was measured: {name}"))
 }
 
-/// B5.
+/// B5, on the embedded store and, where there is one, on PostgreSQL.
 pub async fn realtime(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
+    let mut lines = realtime_on(ground, Store::Embedded).await?;
+    if ground.effort().database_url.is_some() {
+        lines.extend(realtime_on(ground, Store::Postgres).await?);
+    }
+    Ok(lines)
+}
+
+async fn realtime_on(ground: &mut Ground, store: Store) -> anyhow::Result<Vec<Row>> {
+    let database = match store {
+        Store::Embedded => None,
+        Store::Postgres => Some(ground.database().await?),
+    };
+    let database = database.as_deref();
     let idle = ground.effort().devices.min(1_000);
     let seconds = ground.length().as_secs_f64();
     let toml = format!(
@@ -76,16 +103,24 @@ pub async fn realtime(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
     let (mut p50, mut p99, mut floors, mut probes) = (vec![], vec![], vec![], vec![]);
     for round in 0..ground.rounds() {
         probes.push(FsyncProbe::run(ground.folder())?);
-        floors.push(realtime_floor(ground, &empty.endpoint, &empty.names).await?);
-        let report = scenario(ground, round, &toml).await?;
+        floors.push(realtime_floor(ground, &empty.endpoint, &empty.names, database).await?);
+        let report = scenario_on(ground, round, &toml, database).await?;
         let latency = &stage(&report, "applied elsewhere")?.latency;
         p50.push(latency.p50_ms);
         p99.push(latency.p99_ms);
-        eprintln!("B5 round {}: p50 {:.2} ms", round + 1, latency.p50_ms);
+        eprintln!(
+            "B5 {} round {}: p50 {:.2} ms",
+            store.name(),
+            round + 1,
+            latency.p50_ms
+        );
     }
     let mut lines = Vec::new();
     for (id, values, wanted) in [("B5 p50", p50, 3.0), ("B5 p99", p99, 15.0)] {
-        let what = format!("local commit to the row on another device, {idle} others idle");
+        let what = format!(
+            "local commit to the row on another device, {idle} others idle, {} store",
+            store.name()
+        );
         let mut row = Row::new(id, &what, "ms");
         row.machine = Some(Machine::here());
         row.facts(ground).await;
@@ -98,7 +133,7 @@ pub async fn realtime(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
             let ratio = row.median(Role::Ours) / row.median(Role::Floor);
             row.at_most("ours/floor", ratio, 2.0);
         }
-        row.note("embedded store; parts: two local transactions, two empty HTTP round trips, one durable commit of a row, one WebSocket echo");
+        row.note("parts: two local transactions, two empty HTTP round trips, one durable commit (of a row on the embedded store, empty on PostgreSQL), one WebSocket echo");
         lines.push(row);
     }
     Ok(lines)
@@ -109,6 +144,7 @@ async fn realtime_floor(
     ground: &Ground,
     empty: &Arc<Endpoint>,
     names: &crate::floor::driver::Names,
+    database: Option<&str>,
 ) -> anyhow::Result<f64> {
     let length = ground.warm_up();
     let asked = Asked {
@@ -122,7 +158,10 @@ async fn realtime_floor(
     let echo = echoes(empty, length).await?;
     let folder = ground.folder();
     let edits = crate::floor::edits(folder, 200, 1, false).await?;
-    let commit = tokio::task::block_in_place(|| upload_rows(folder, 1, 1, length))?;
+    let commit = match database {
+        Some(url) => empty_commits(url, 1, length).await?,
+        None => tokio::task::block_in_place(|| upload_rows(folder, 1, 1, length))?,
+    };
     Ok(2.0 * edits.insert / 1_000.0 + 2.0 * trips.ms(0.5) + echo.ms(0.5) + 1_000.0 / commit)
 }
 

@@ -55,7 +55,8 @@ pub struct Run {
     /// scenario's].
     #[arg(long)]
     rate: Option<f64>,
-    /// Length of each phase that has one, in seconds [default: the scenario's].
+    /// Length of each phase that has one and is not `fixed`, in seconds [default:
+    /// the scenario's].
     #[arg(long)]
     seconds: Option<f64>,
     /// Repeats a run; drawn and printed when not given.
@@ -117,6 +118,7 @@ impl Run {
             let options = Options {
                 database_url: database_url.clone(),
                 processes: self.processes,
+                operators: true,
                 schema_file: None,
             };
             Some(Servers::start(options).await?)
@@ -169,7 +171,11 @@ impl Run {
                 fleet.rate = self.rate.unwrap_or(fleet.rate);
             }
         }
-        for phase in scenario.phases.iter_mut().filter(|phase| phase.is_paced()) {
+        for phase in scenario
+            .phases
+            .iter_mut()
+            .filter(|phase| phase.is_paced() && !phase.fixed)
+        {
             phase.seconds = self.seconds.unwrap_or(phase.seconds);
         }
         scenario.check().context("with these flags")?;

@@ -2,7 +2,8 @@
 
 use super::Ended;
 use super::drive::command_line;
-use crate::bench::{self, Effort, LEAST_ROUNDS, Name};
+use crate::bench::{self, Effort, HEAD, LEAST_ROUNDS, Line, Name, table};
+use crate::clock::now_text;
 use crate::facts;
 use crate::floor::driver::{Asked, Names, Uploaders, echoes, gets};
 use crate::floor::{
@@ -73,7 +74,7 @@ pub struct Floor {
 /// Measure rows of the table of figures: ours and the floors in turn.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// Which; all when none is named.
+    /// Which; ALL, or none, is every row.
     #[arg(value_enum, ignore_case = true)]
     rows: Vec<Name>,
     /// Rows of B6, B7 and of the large log of B10 [default: B6 and B7 100,000,
@@ -131,6 +132,21 @@ impl Measure {
         Ok(Duration::from_secs_f64(self.seconds))
     }
 
+    /// The rows as JSON, and the page.
+    fn keep(&self, lines: &[Line]) -> anyhow::Result<()> {
+        let rows: Vec<_> = lines
+            .iter()
+            .filter_map(|line| match line {
+                Line::Measured(row) => Some(row.as_ref()),
+                Line::Left(..) => None,
+            })
+            .collect();
+        self.write("bench.json", &rows)?;
+        let page = table(lines, &command_line(std::env::args()), &now_text());
+        let file = self.report.join("bench.md");
+        std::fs::write(&file, page).with_context(|| file.display().to_string())
+    }
+
     fn write(&self, name: &str, what: &impl Serialize) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.report).with_context(|| self.report.display().to_string())?;
         let file = self.report.join(name);
@@ -143,15 +159,14 @@ impl Measure {
 
 impl Bench {
     pub(super) async fn execute(self) -> anyhow::Result<Ended> {
-        let names = if self.rows.is_empty() {
-            Name::value_variants().to_vec()
+        let names = if self.rows.is_empty() || self.rows.contains(&Name::All) {
+            let rows = Name::value_variants().iter().copied();
+            rows.filter(|name| *name != Name::All).collect()
         } else {
             self.rows
         };
-        println!(
-            "| # | workload | ours | floor | reference style | targets |\n|---|---|---|---|---|---|"
-        );
-        let mut all = Vec::new();
+        println!("{HEAD}");
+        let mut lines = Vec::new();
         for name in names {
             let (rows, devices) = match name {
                 Name::B10 => (1_000_000, 0),
@@ -172,14 +187,20 @@ impl Bench {
                 Ok(rows) => {
                     for row in rows {
                         print!("{row}");
-                        all.push(row);
+                        lines.push(Line::Measured(Box::new(row)));
                     }
                 }
-                Err(error) => println!("| {name:?} | not measured: {error:#} | | | | |"),
+                Err(error) => {
+                    let name = format!("{name:?}").to_uppercase();
+                    println!("| {name} | not measured: {error:#} | | | | |");
+                    lines.push(Line::Left(name, format!("{error:#}")));
+                }
             }
+            // What has been measured is kept if a later row ends all of it.
+            self.measure.keep(&lines)?;
         }
-        self.measure.write("bench.json", &all)?;
-        if all.is_empty() {
+        let is_measured = |line: &Line| matches!(line, Line::Measured(_));
+        if !lines.iter().any(is_measured) {
             anyhow::bail!("nothing could be measured");
         }
         Ok(Ended::Right)

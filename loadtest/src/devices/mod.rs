@@ -3,6 +3,7 @@
 //! the same kind of listener where the load test has to look itself.
 
 pub mod edits;
+mod elsewhere;
 pub mod lean;
 mod listener;
 mod matching;

@@ -5,6 +5,7 @@
 //! of its own, hears it.
 
 use super::edits::{Editor, SCHEMA};
+use super::elsewhere::Elsewhere;
 use super::listener::{Ear, How, Listener, Who};
 use super::{Background, Surroundings};
 use crate::measure::{Recorder, Stage};
@@ -132,6 +133,8 @@ pub struct Real {
     unacknowledged: Arc<Mutex<VecDeque<Instant>>>,
     listening: Vec<Background>,
     is_online: bool,
+    /// Who keeps the file while this program does not.
+    other: Option<Elsewhere>,
 }
 
 impl Real {
@@ -163,6 +166,7 @@ impl Real {
             unacknowledged: Arc::default(),
             listening: Vec::new(),
             is_online: true,
+            other: None,
         };
         real.listen()?;
         Ok(real)
@@ -219,10 +223,29 @@ impl Real {
         }
     }
 
+    /// Stops the client and leaves the file to a process of its own; the
+    /// application goes on editing. That process ends by SIGKILL.
+    pub async fn go_into_another_program(&mut self) {
+        self.go_offline().await;
+        let names = (self.user.name.as_str(), self.device.as_str());
+        let url = &self.around.target.endpoint(self.number).url;
+        match Elsewhere::start(&self.around.target, url, &self.path, names).await {
+            Ok(other) => self.other = Some(other),
+            // It is only away, then; while the server is away, nobody signs in.
+            Err(error) => {
+                let error = format!("another program: {error:#}");
+                self.around.recorder.error(error);
+            }
+        }
+    }
+
     /// Opens the file again and starts the engine.
     pub async fn go_online(&mut self) -> anyhow::Result<()> {
         if self.is_online {
             return Ok(());
+        }
+        if let Some(other) = self.other.take() {
+            other.kill().await?;
         }
         let number = self.number;
         self.client = open_client(
@@ -260,7 +283,8 @@ impl Real {
     }
 }
 
-async fn open_client(
+/// The client of a device on this file; signs in.
+pub async fn open_client(
     around: &Surroundings,
     path: &Path,
     username: &str,

@@ -1,9 +1,10 @@
 //! The one task that looks along while a run goes on: once a second it closes a
 //! second of the timeline, with what the server, the database and the fleet
-//! used, and renews the line that a person sees.
+//! used and what the server told of itself, and renews the line that a person sees.
 
 use super::Recorder;
 use super::process::{Watch, children};
+use super::told::{Operators, Scraper};
 use crate::live::LiveLine;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +19,8 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Watched {
     /// The server's processes; empty when it is not on this machine.
     pub server: Arc<Mutex<Vec<u32>>>,
+    /// Where they tell of themselves.
+    pub operators: Operators,
     /// The database's first process, whose children do the work.
     pub database: Option<u32>,
 }
@@ -28,8 +31,13 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Starts to look.
-    pub fn start(recorder: Arc<Recorder>, watched: Watched, line: LiveLine) -> Self {
+    /// Starts to look. The error is the system's.
+    pub fn start(
+        recorder: Arc<Recorder>,
+        watched: Watched,
+        line: LiveLine,
+    ) -> anyhow::Result<Self> {
+        let mut scraper = Scraper::new()?;
         let task = tokio::spawn(async move {
             let mut ticks = interval_at(tokio::time::Instant::now() + EVERY, EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,19 +58,22 @@ impl Sampler {
                 )
             };
             sample_all(&mut server, &mut fleet, &mut database);
+            scraper.sample(&watched.operators).await;
             loop {
                 ticks.tick().await;
+                let told = scraper.sample(&watched.operators).await;
                 let (of_server, of_fleet, of_database) =
                     sample_all(&mut server, &mut fleet, &mut database);
                 let glance = recorder.tick(|second| {
                     second.server = of_server;
                     second.fleet = of_fleet;
                     second.database = of_database;
+                    second.told = told;
                 });
                 line.show(&glance);
             }
         });
-        Self { task }
+        Ok(Self { task })
     }
 }
 

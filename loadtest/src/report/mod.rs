@@ -7,6 +7,7 @@ mod compare;
 mod page;
 mod steadiness;
 mod text;
+mod told;
 
 pub use compare::compare;
 pub use page::page;
@@ -14,6 +15,7 @@ pub use page::page;
 use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
 use crate::measure::process::Usage;
+use crate::measure::told::Told;
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -150,6 +152,9 @@ pub struct Second {
     /// The database's back ends, when they are on this machine. Memory counts
     /// what they share as often as they are.
     pub database: Option<Usage>,
+    /// What the server told of itself, by name; empty where it tells nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: Told,
 }
 
 /// A second's latencies, in milliseconds.
@@ -197,6 +202,13 @@ pub struct Steadiness {
     pub files_before: u64,
     /// … and in the last.
     pub files_after: u64,
+    /// Memory that the server's allocator had given out, in the first quarter,
+    /// median, bytes; where the server tells and the scenario asks.
+    #[serde(default)]
+    pub live_before: Option<u64>,
+    /// … and in the last.
+    #[serde(default)]
+    pub live_after: Option<u64>,
     /// What was allowed, in words.
     pub allowed: String,
 }

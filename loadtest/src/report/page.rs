@@ -4,9 +4,10 @@
 
 use super::chart::{Across, Chart, Line, Unit, escape};
 use super::text::{Millis, mib, number};
-use super::{Phase, Report, Second, StageReport};
+use super::{Phase, Report, Second, StageReport, told};
 use crate::measure::Stage;
 use crate::measure::process::Usage;
+use crate::measure::told::live_bytes;
 use std::fmt::Write as _;
 
 /// Phases whose rates stand at the top; the table has all.
@@ -40,6 +41,7 @@ pub fn page(report: &Report) -> String {
         out.push_str(&chart.figure());
     }
     out.push_str("</div>");
+    told::section(&mut out, report);
     phases(&mut out, &report.phases);
     errors(&mut out, report);
     details(&mut out, report);
@@ -137,7 +139,7 @@ fn figures(out: &mut String, report: &Report) {
 }
 
 /// A line through the timeline, where there is something to see.
-fn over_time(
+pub(super) fn over_time(
     timeline: &[Second],
     name: &str,
     colour: usize,
@@ -218,11 +220,11 @@ fn charts(report: &Report) -> Vec<Chart> {
         second.database.as_ref().map(|usage| usage.cores)
     }));
     charts.push(chart("Processor, cores busy", Unit::Cores, cores));
-    charts.push(chart(
-        "Memory, resident",
-        Unit::Bytes,
-        usage_lines(timeline, |usage| usage.rss as f64),
-    ));
+    let mut memory = usage_lines(timeline, |usage| usage.rss as f64);
+    memory.push(over_time(timeline, "server, live bytes", 2, |second| {
+        live_bytes(&second.told).map(|bytes| bytes as f64)
+    }));
+    charts.push(chart("Memory, resident and live", Unit::Bytes, memory));
     charts.push(chart(
         "Open files",
         Unit::Count,

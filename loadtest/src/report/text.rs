@@ -100,8 +100,17 @@ impl Report {
             many => format!("There were {} errors.", number(many as f64)),
         });
         if let Some(found) = &self.steadiness {
+            let live = found.live_before.zip(found.live_after);
+            let live = live.map_or_else(String::new, |(before, after)| {
+                let percent = (after as f64 / before.max(1) as f64 - 1.0) * 100.0;
+                format!(
+                    "live bytes (the allocator's count) went from {} to {} ({percent:+.2} %), ",
+                    mib(before as f64),
+                    mib(after as f64)
+                )
+            });
             said.push(format!(
-                "After warming up the server {}: memory went from {} to {}, open files from {} to {} ({}).",
+                "After warming up the server {}: {live}resident memory went from {} to {}, open files from {} to {} ({}).",
                 if found.steady { "stayed flat" } else { "did NOT stay flat" },
                 mib(found.rss_before as f64),
                 mib(found.rss_after as f64),

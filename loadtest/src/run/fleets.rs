@@ -2,7 +2,8 @@
 //! and server processes, and closed at the end.
 
 use crate::devices::{Lean, LeanUser, Real, RealUser, Surroundings, lean, real};
-use crate::scenario::{Fleet, Kind, Listen, Pacing, Scenario};
+use crate::life::Phone;
+use crate::scenario::{Fleet, Kind, Listen, Pacing, Phase, Scenario};
 use anyhow::{Context as _, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::net::Ipv4Addr;
@@ -18,6 +19,9 @@ const PER_ADDRESS: usize = 5_000;
 /// A real device has several connections to its file, each with a log, and two
 /// to the server.
 const FILES_REAL: usize = 16;
+
+/// At most, at a time.
+const DEVICES_OF_A_STORY: usize = 2;
 
 /// Everything else that is open.
 const FILES_SPARE: usize = 256;
@@ -35,6 +39,15 @@ impl Device {
     pub async fn go_offline(&mut self) {
         match self {
             Self::Real(device) => device.go_offline().await,
+            Self::Lean(device) => device.go_offline(),
+        }
+    }
+
+    /// A real one leaves its file to another program, which will be killed; a
+    /// lean one goes away.
+    pub async fn go_into_another_program(&mut self) {
+        match self {
+            Self::Real(device) => device.go_into_another_program().await,
             Self::Lean(device) => device.go_offline(),
         }
     }
@@ -79,6 +92,10 @@ pub struct Crew {
 pub struct Fleets {
     /// As in the scenario.
     pub crews: Vec<Crew>,
+    /// Devices that stories have left.
+    pub phones: Vec<Phone>,
+    /// Stories that did not end as they should.
+    pub broken: Vec<String>,
     /// Where files of real devices are.
     pub folder: TempDir,
 }
@@ -89,7 +106,10 @@ pub fn make_room(scenario: &Scenario) -> anyhow::Result<()> {
         Kind::Lean => fleet.total() * connections(fleet),
         Kind::Real => fleet.total() * FILES_REAL,
     };
-    let needed: usize = scenario.fleets.iter().map(per_fleet).sum();
+    let fleets: usize = scenario.fleets.iter().map(per_fleet).sum();
+    let lives = |phase: &Phase| phase.users * DEVICES_OF_A_STORY * FILES_REAL;
+    let stories: usize = scenario.phases.iter().map(lives).sum();
+    let needed = fleets + stories;
     let needed = (needed + FILES_SPARE) as u64;
     // Failing to raise is told below, with the number that matters.
     let allowed = rlimit::increase_nofile_limit(needed)
@@ -142,7 +162,12 @@ impl Fleets {
             first += fleet.total();
             crews.push(Crew { fleet, devices });
         }
-        Ok(Self { crews, folder })
+        Ok(Self {
+            crews,
+            phones: Vec::new(),
+            broken: Vec::new(),
+            folder,
+        })
     }
 
     /// Real devices.
@@ -185,6 +210,9 @@ impl Fleets {
             if let Device::Real(device) = device {
                 device.close().await;
             }
+        }
+        for phone in self.phones {
+            phone.end().await;
         }
     }
 }

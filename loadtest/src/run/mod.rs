@@ -14,7 +14,7 @@ use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
 use crate::measure::{Recorder, Sampler, Watched};
 use crate::report::{Convergence, Environment, FORMAT, FleetReport, Report, Steadiness};
-use crate::scenario::Scenario;
+use crate::scenario::{Kind, Phase, PhaseKind, Scenario};
 use crate::server::Servers;
 use crate::target::Target;
 use fleets::Fleets;
@@ -76,6 +76,11 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     let line = LiveLine::new();
     let watched = Watched {
         server: plan.servers.as_ref().map(Servers::pids).unwrap_or_default(),
+        operators: plan
+            .servers
+            .as_ref()
+            .map(Servers::operators)
+            .unwrap_or_default(),
         database: facts.database_process,
     };
     let around = Surroundings {
@@ -101,7 +106,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
     };
     run.preload().await?;
     recorder.start();
-    let sampler = Sampler::start(Arc::clone(&recorder), watched, line.clone());
+    let sampler = Sampler::start(Arc::clone(&recorder), watched, line.clone())?;
     let ended = run.phases().await;
     drop(sampler);
     let recorded = recorder.finish();
@@ -122,6 +127,15 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         users: fleet.users,
         devices: fleet.total(),
     });
+    let of_stories = |phase: &Phase| FleetReport {
+        name: phase.name.clone(),
+        device: Kind::Real.name().to_owned(),
+        users: phase.users,
+        devices: run.fleets.phones.len(),
+    };
+    let stories = run.scenario.phases.iter();
+    let stories = stories.filter(|phase| phase.kind == PhaseKind::Stories);
+    let fleets: Vec<_> = fleets.chain(stories.map(of_stories)).collect();
     let steady = run.scenario.steady.filter(|_| !interrupted);
     let report = Report {
         format: FORMAT,
@@ -133,7 +147,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<Report> {
         started_at,
         command: plan.command,
         interrupted,
-        fleets: fleets.collect(),
+        fleets,
         steadiness: steady
             .zip(recorded.phases.last())
             .and_then(|(steady, last)| Steadiness::of(&recorded.timeline, last, &steady)),
@@ -163,6 +177,7 @@ impl Run {
         let mut all = Everybody {
             real: BTreeMap::new(),
             lean: BTreeMap::new(),
+            phones: BTreeMap::new(),
         };
         for device in self.fleets.real() {
             let name = device.user.name.as_str();
@@ -172,7 +187,14 @@ impl Run {
             let name = device.user.name.as_str();
             all.lean.entry(name).or_default().push(device);
         }
-        check::converge(&self.around.target, &all, patience).await
+        for phone in &self.fleets.phones {
+            let name = phone.user.as_str();
+            all.phones.entry(name).or_default().push(phone);
+        }
+        let mut found = check::converge(&self.around.target, &all, patience).await?;
+        found.equal &= self.fleets.broken.is_empty();
+        found.differences.extend(self.fleets.broken.iter().cloned());
+        Ok(found)
     }
 }
 

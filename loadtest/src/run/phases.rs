@@ -5,6 +5,7 @@ use super::Run;
 use super::fleets::Device;
 use super::work::{Seat, Shift, work};
 use crate::devices::{Lean, LeanUser, Real, RealUser, lean};
+use crate::life::Life;
 use crate::measure::Stage;
 use crate::scenario::{Fleet, Kind, Phase, PhaseKind, Profile, Scenario};
 use anyhow::Context as _;
@@ -78,6 +79,7 @@ impl Run {
                 PhaseKind::Storm => self.storm(&phase).await,
                 PhaseKind::Hydrate => self.hydrate(&phase).await,
                 PhaseKind::Grow => self.grow(&phase).await,
+                PhaseKind::Stories => self.stories(&phase).await,
             };
             drop(clock);
             self.around.recorder.end_phase();
@@ -119,14 +121,57 @@ impl Run {
             return Ok(());
         }
         let mut back = Vec::with_capacity(tasks.len());
-        while let Some(done) = tasks.join_next().await {
-            back.push(done?);
+        let mut kills = Kills::of(phase, began);
+        loop {
+            tokio::select! {
+                done = tasks.join_next() => match done {
+                    Some(done) => back.push(done?),
+                    None => break,
+                },
+                number = kills.next() => {
+                    if let Some(servers) = &mut self.servers {
+                        servers.kill_one(number).await?;
+                    }
+                }
+            }
         }
         back.sort_by_key(|(number, index, _)| (*number, *index));
         for (number, _, device) in back {
             self.fleets.crews[number].devices.push(device);
         }
         Ok(())
+    }
+
+    /// Users live one story each, some at a time; what breaks is told with the
+    /// differences at the end.
+    async fn stories(&mut self, phase: &Phase) -> anyhow::Result<()> {
+        let mut kills = Kills::of(phase, Instant::now());
+        // They end by themselves.
+        kills.end += ALL_STORIES;
+        let lives = (0..phase.users).map(|number| {
+            let user = format!("story-{}-{number}", self.id);
+            Life::new(&self.around, self.fleets.folder.path(), user, number).live()
+        });
+        let mut lives = stream::iter(lives).buffer_unordered(STORIES_AT_A_TIME);
+        let mut stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                lived = lives.next() => match lived {
+                    None => return Ok(()),
+                    Some(Ok(phones)) => self.fleets.phones.extend(phones),
+                    Some(Err(error)) => {
+                        self.around.recorder.error("a story did not end well");
+                        self.fleets.broken.push(format!("{error:#}"));
+                    }
+                },
+                number = kills.next() => {
+                    if let Some(servers) = &mut self.servers {
+                        servers.kill_one(number).await?;
+                    }
+                }
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            }
+        }
     }
 
     /// Everybody is cut off, and comes back at once.
@@ -259,6 +304,42 @@ impl Run {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
         }
+    }
+}
+
+/// Users whose stories go on at the same time.
+const STORIES_AT_A_TIME: usize = 8;
+
+/// No scenario has stories that go on for longer.
+const ALL_STORIES: Duration = Duration::from_secs(24 * 3_600);
+
+/// When server processes are killed in a phase.
+struct Kills {
+    every: Duration,
+    begun: Instant,
+    end: Instant,
+    count: usize,
+}
+
+impl Kills {
+    fn of(phase: &Phase, began: Instant) -> Self {
+        Self {
+            every: Duration::from_secs_f64(phase.kill_every_seconds),
+            begun: began,
+            end: began + phase.length(),
+            count: 0,
+        }
+    }
+
+    /// The number of the next kill, when its time has come; never after the end.
+    async fn next(&mut self) -> usize {
+        let at = self.begun + self.every * (self.count as u32 + 1);
+        if self.every.is_zero() || at >= self.end {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep_until(at.into()).await;
+        self.count += 1;
+        self.count - 1
     }
 }
 

@@ -76,7 +76,11 @@ pub async fn work(mut device: Device, fleet: Arc<Fleet>, seat: Seat, mut shift: 
         if moved == Some(next) {
             match (&fleet.churn, back_at.take()) {
                 (Some(churn), None) => {
-                    device.go_offline().await;
+                    if churn.killed {
+                        device.go_into_another_program().await;
+                    } else {
+                        device.go_offline().await;
+                    }
                     let seconds = churn.offline_seconds.draw(&mut random);
                     back_at = Some(Instant::now() + Duration::from_secs(seconds as u64));
                 }

@@ -27,7 +27,8 @@ pub struct Scenario {
     pub steady: Option<Steady>,
     /// The phases, one after another; all fleets go through them together.
     pub phases: Vec<Phase>,
-    /// The devices.
+    /// The devices; none where phases bring their own.
+    #[serde(default)]
     pub fleets: Vec<Fleet>,
 }
 
@@ -246,6 +247,10 @@ pub struct Churn {
     pub every_seconds: f64,
     /// How long it is away, seconds. A real device goes on editing meanwhile.
     pub offline_seconds: Span,
+    /// Real: meanwhile another program, `oversqlite watch`, keeps the file, and
+    /// ends by SIGKILL.
+    #[serde(default)]
+    pub killed: bool,
 }
 
 /// A phase.
@@ -256,7 +261,7 @@ pub struct Phase {
     pub name: String,
     /// What happens.
     pub kind: PhaseKind,
-    /// How long, seconds. Storm, hydrate: at most. Grow: no meaning.
+    /// How long, seconds. Storm, hydrate: at most. Grow, stories: no meaning.
     #[serde(default = "ten")]
     pub seconds: f64,
     /// Times a fleet's rate (open loop), share of its devices that work (closed).
@@ -266,12 +271,22 @@ pub struct Phase {
     /// Ramp: the level at the beginning.
     #[serde(default)]
     pub from: f64,
+    /// Ramp, hold, spike, stories: so often a process of the server this load test started
+    /// is killed (SIGKILL, in turn) and started again; 0 for never.
+    #[serde(default)]
+    pub kill_every_seconds: f64,
+    /// Whether `--seconds` leaves it as long as it is.
+    #[serde(default)]
+    pub fixed: bool,
     /// Storm: kill the server this load test started and start it again.
     #[serde(default)]
     pub restart: bool,
     /// Grow: changes to add.
     #[serde(default)]
     pub rows: usize,
+    /// Stories: users, who live the eleven stories in turn.
+    #[serde(default)]
+    pub users: usize,
 }
 
 /// What happens in a phase.
@@ -291,6 +306,8 @@ pub enum PhaseKind {
     Hydrate,
     /// Other users' changes fill the log as fast as they go; not measured.
     Grow,
+    /// Users live the life stories of a device, with real devices of their own.
+    Stories,
 }
 
 impl PhaseKind {
@@ -303,6 +320,7 @@ impl PhaseKind {
             Self::Storm => "storm",
             Self::Hydrate => "hydrate",
             Self::Grow => "grow",
+            Self::Stories => "stories",
         }
     }
 }
@@ -313,12 +331,33 @@ impl PhaseKind {
 pub struct Steady {
     /// Not looked at, seconds from the start of the last phase.
     pub warmup_seconds: f64,
+    /// The same as a share of the last phase; the longer of the two counts.
+    #[serde(default)]
+    pub warmup_share: f64,
     /// Growth of the server's resident memory between the first and the last
     /// quarter of the time looked at, per cent.
     pub max_rss_growth_percent: f64,
     /// … and of its open files.
     pub max_files_growth: u64,
+    /// … and of what its allocator has given out and not got back, per cent;
+    /// not looked at when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_live_growth_percent: Option<f64>,
+    /// So much growth of that is never too much, KiB: a quarter of a short phase
+    /// is a few samples.
+    #[serde(default)]
+    pub live_allowance_kib: u64,
 }
+
+impl Steady {
+    /// What is not looked at of a phase of this length; both in seconds.
+    pub fn warmup(&self, seconds: f64) -> f64 {
+        self.warmup_seconds.max(self.warmup_share * seconds)
+    }
+}
+
+/// Shorter, and there are too few samples to compare quarters of.
+const LEAST_STEADY_SECONDS: f64 = 12.0;
 
 const fn one() -> usize {
     1
@@ -396,7 +435,11 @@ impl Scenario {
     /// Whether it can be run; the message names what cannot be.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!(!self.phases.is_empty(), "phases: at least one is needed");
-        ensure!(!self.fleets.is_empty(), "fleets: at least one is needed");
+        let brings_devices = |phase: &Phase| phase.kind == PhaseKind::Stories;
+        ensure!(
+            !self.fleets.is_empty() || self.phases.iter().any(brings_devices),
+            "fleets: at least one is needed"
+        );
         let mut names = HashSet::new();
         for phase in &self.phases {
             let name = &phase.name;
@@ -405,14 +448,28 @@ impl Scenario {
                 phase.seconds.is_finite() && phase.seconds > 0.0 && phase.seconds < 1e8,
                 "phase {name:?}: seconds must be above 0"
             );
-            for level in [phase.level, phase.from] {
+            ensure!(
+                (phase.kind == PhaseKind::Stories) == (phase.users > 0),
+                "phase {name:?}: users belong to stories, and stories need users"
+            );
+            for level in [phase.level, phase.from, phase.kill_every_seconds] {
                 ensure!(
                     level.is_finite() && level >= 0.0,
-                    "phase {name:?}: level and from must be at least 0"
+                    "phase {name:?}: level, from and kill_every_seconds must be at least 0"
                 );
             }
         }
         let mut fleets = HashSet::new();
+        if let (Some(steady), Some(last)) = (&self.steady, self.phases.last()) {
+            ensure!(
+                last.kill_every_seconds == 0.0,
+                "steady: the last phase kills the server, and memory begins anew"
+            );
+            ensure!(
+                last.seconds >= steady.warmup(last.seconds) + LEAST_STEADY_SECONDS,
+                "steady: the last phase must go on for {LEAST_STEADY_SECONDS} s after its warm-up"
+            );
+        }
         for fleet in &self.fleets {
             let name = &fleet.name;
             ensure!(fleets.insert(name.as_str()), "fleet {name:?}: twice");
@@ -494,6 +551,12 @@ mod tests {
         assert!(problem(&LEAST.replace("closed", "open")).contains("rate"));
         assert!(problem(&format!("{LEAST}[fleets.mix]\ninsert=0\n")).contains("weights"));
         assert!(problem("phases=[]\nfleets=[]").contains("phases"));
+        let steady = "[steady]\nwarmup_seconds=1\nmax_rss_growth_percent=1\nmax_files_growth=1\n";
+        assert!(problem(&format!("{steady}{LEAST}")).contains("go on for"));
+        let long = format!("{steady}{}", LEAST.replace("'hold'", "'hold'\nseconds=20"));
+        Scenario::parse(&long).expect("long enough");
+        let killed = long.replace("seconds=20", "seconds=20\nkill_every_seconds=2");
+        assert!(problem(&killed).contains("kills the server"));
     }
 
     #[test]

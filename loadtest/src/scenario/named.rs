@@ -52,6 +52,10 @@ pub const NAMED: &[Named] = &[
         text: include_str!("../../scenarios/soak.toml"),
     },
     Named {
+        name: "stories",
+        text: include_str!("../../scenarios/stories.toml"),
+    },
+    Named {
         name: "polling",
         text: include_str!("../../scenarios/polling.toml"),
     },

@@ -50,7 +50,11 @@ impl Profile {
                     stretch(third, 1.0, 1.0),
                 ]
             }
-            PhaseKind::Hold | PhaseKind::Storm | PhaseKind::Hydrate | PhaseKind::Grow => {
+            PhaseKind::Hold
+            | PhaseKind::Storm
+            | PhaseKind::Hydrate
+            | PhaseKind::Grow
+            | PhaseKind::Stories => {
                 vec![stretch(seconds, level, level)]
             }
         };
@@ -98,7 +102,10 @@ mod tests {
             level,
             from,
             restart: false,
+            kill_every_seconds: 0.0,
+            fixed: false,
             rows: 0,
+            users: 0,
         })
     }
 

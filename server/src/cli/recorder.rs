@@ -1,7 +1,7 @@
 //! The recorder behind `GET /metrics`, installed by the binary only.
 
 use crate::http::MetricsText;
-use crate::meters::COMMIT_UPLOADS;
+use crate::meters::{self, COMMIT_UPLOADS};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::time::Duration;
@@ -19,8 +19,9 @@ const UPLOADS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 /// memory, whether anybody asks for them or not.
 const FOLD: Duration = Duration::from_secs(5);
 
-/// Installs the recorder for this process. Needs a runtime.
-pub(super) fn install() -> anyhow::Result<MetricsText> {
+/// Installs the recorder for this process; `live_bytes` is asked with every
+/// rendering. Needs a runtime.
+pub(super) fn install(live_bytes: fn() -> usize) -> anyhow::Result<MetricsText> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
         .and_then(|builder| {
@@ -35,5 +36,8 @@ pub(super) fn install() -> anyhow::Result<MetricsText> {
             fold.run_upkeep();
         }
     });
-    Ok(MetricsText::new(move || handle.render()))
+    Ok(MetricsText::new(move || {
+        meters::live_bytes(live_bytes());
+        handle.render()
+    }))
 }
