@@ -7,6 +7,7 @@ use crate::capture;
 use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::{LocalKey, RowRef};
+use crate::log::{self, Done};
 use crate::outbox::Frozen;
 use crate::place::{self, Placed, ServerState};
 use crate::row;
@@ -249,6 +250,10 @@ fn remove(conn: &Connection, id: i64) -> Result<(), Error> {
 /// Makes the edit a pending one again: what is sent is the row as it stands.
 pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
     let found = find(txn, id)?;
+    if found.pk.is_none() && txn.tables.by_number(found.tbl).is_none() {
+        // Whether the key is one by now, only its table can tell.
+        return Ok(());
+    }
     remove(txn.conn, id)?;
     Step::RejectedRetried.reached();
     match found.pk {
@@ -260,12 +265,7 @@ pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
             capture::add(txn, row, &found.key, 0, found.base.as_deref())
         }
         // A key that is no UUID is judged again when the log is read.
-        None => {
-            txn.conn
-                .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 1, ?2)")?
-                .execute(params![found.tbl, found.key])?;
-            Ok(())
-        }
+        None => log::note(txn.conn, found.tbl, Done::Inserted, &found.key),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::ground::Ground;
 use super::row::{Role, Row};
 use crate::floor::driver::{Asked, echoes, gets};
-use crate::floor::{Rounds, Served, Style, load_rows, upload_rows};
+use crate::floor::{Rounds, Served, Style, Width, load_rows, upload_rows};
 use crate::http::Endpoint;
 use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
@@ -121,7 +121,7 @@ async fn realtime_floor(
     let trips = gets(&asked, length, |_| "/empty".to_owned()).await?;
     let echo = echoes(empty, length).await?;
     let folder = ground.folder();
-    let edits = crate::floor::edits(folder, 200, 1, false).await?;
+    let edits = crate::floor::edits(folder, 200, 1, Width::Narrow, false).await?;
     let commit = tokio::task::block_in_place(|| upload_rows(folder, 1, 1, length))?;
     Ok(2.0 * edits.insert / 1_000.0 + 2.0 * trips.ms(0.5) + echo.ms(0.5) + 1_000.0 / commit)
 }
