@@ -28,6 +28,7 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     for table in txn.tables.iter() {
         let touched = log::read(txn.conn, table)?;
         if touched.is_empty() {
+            is_any |= free_twins(txn, table)?;
             continue;
         }
         is_any = true;
@@ -37,6 +38,7 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
             take(txn, table, touch, before)?;
         }
         log::clear(txn.conn, table)?;
+        free_twins(txn, table)?;
     }
     if is_any {
         Step::EditsCollected.reached();
@@ -75,6 +77,11 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch, before: i64) -> Result<(), 
     };
     let row = RowRef::new(table, canonical);
     let known = row::known(txn.conn, table, row)?;
+    rejected::drop_twin(txn.conn, table, &touch.key)?;
+    if cells.is_some() && stands_elsewhere(txn.conn, table, &touch.key, &known)? {
+        // Under one key on the server, one of them would overwrite the other.
+        return rejected::add_twin(txn, table, &touch.key, &known.key);
+    }
     if cells.is_none() && stands_elsewhere(txn.conn, table, &touch.key, &known)? {
         return Ok(());
     }
@@ -110,6 +117,24 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch, before: i64) -> Result<(), 
     rejected::drop_row(txn.conn, row)?;
     let seq = before.saturating_add(touch.seq);
     add(txn, row, &touch.key, seq, base.as_deref())
+}
+
+/// Lets go the rows whose key was another spelling of a row's that has gone. Tells
+/// whether there were any.
+fn free_twins(txn: &Txn<'_>, table: &Table) -> Result<bool, Error> {
+    let mut is_any = false;
+    for key in rejected::twins(txn.conn, table)? {
+        let Some(canonical) = key.canonical(table.key_kind) else {
+            continue;
+        };
+        let known = row::known(txn.conn, table, RowRef::new(table, canonical))?;
+        if !stands_elsewhere(txn.conn, table, &key, &known)? {
+            is_any = true;
+            let before = newest(txn.conn, table)?;
+            take(txn, table, &Touch::found(key), before)?;
+        }
+    }
+    Ok(is_any)
 }
 
 /// A key that is gone under this spelling may live on under another one of the

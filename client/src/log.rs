@@ -66,6 +66,18 @@ pub(crate) struct Touch {
     has_image: bool,
 }
 
+impl Touch {
+    /// A row that is looked at without a line in the log.
+    pub(crate) fn found(key: LocalKey) -> Self {
+        Self {
+            key,
+            seq: 1,
+            perhaps: false,
+            has_image: false,
+        }
+    }
+}
+
 /// What a table's log says, one key after the other.
 pub(crate) fn read(conn: &Connection, table: &Table) -> Result<Vec<Touch>, Error> {
     let sql = FOLD.replace("{log}", &name(table.n));

@@ -186,6 +186,46 @@ pub(crate) fn add_bad_key(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Resul
     insert(txn, table.n, key, &entry)
 }
 
+/// A row whose key is another spelling of the key of a row that is there. Without
+/// `pk`, which names the other one's edits.
+pub(crate) fn add_twin(
+    txn: &Txn<'_>,
+    table: &Table,
+    key: &LocalKey,
+    other: &LocalKey,
+) -> Result<(), Error> {
+    let detail = format!(
+        "{} and {} are two spellings of one UUID, and the row {} is there already",
+        key.display(),
+        other.display(),
+        other.display()
+    );
+    let entry = Entry {
+        pk: None,
+        op: Op::Insert,
+        payload: None,
+        base: None,
+        reason: BAD_KEY,
+        detail: &detail,
+    };
+    insert(txn, table.n, key, &entry)
+}
+
+/// The keys of a table that were refused for themselves.
+pub(crate) fn twins(conn: &Connection, table: &Table) -> Result<Vec<LocalKey>, Error> {
+    let sql = "SELECT local_key FROM _sync_rejected WHERE tbl = ?1 AND pk IS NULL ORDER BY id";
+    let mut statement = conn.prepare_cached(sql)?;
+    let keys = statement.query_map([table.n], |row| row.get(0))?;
+    Ok(keys.collect::<Result<_, _>>()?)
+}
+
+/// The refusal of [`add_twin`] is to be judged anew.
+pub(crate) fn drop_twin(conn: &Connection, table: &Table, key: &LocalKey) -> Result<(), Error> {
+    let sql = "DELETE FROM _sync_rejected WHERE tbl = ?1 AND local_key IS ?2 AND pk IS NULL";
+    conn.prepare_cached(sql)?.execute(params![table.n, key])?;
+    Ok(())
+}
+
 /// The base image that the refused edit of a row was made on.
 pub(crate) fn base_of(conn: &Connection, row: RowRef) -> Result<Option<String>, Error> {
     Ok(conn
@@ -264,7 +304,7 @@ pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
             };
             capture::add(txn, row, &found.key, 0, found.base.as_deref())
         }
-        // A key that is no UUID is judged again when the log is read.
+        // A key that was refused for itself is judged again when the log is read.
         None => log::note(txn.conn, found.tbl, Done::Inserted, &found.key),
     }
 }
