@@ -1,14 +1,15 @@
-//! From the capture log to pending edits: one line a row, whatever happened.
+//! From the capture logs to pending edits: one line a row, whatever happened.
 //!
-//! The log says which keys were touched; what to send follows from the state of
+//! They say which keys were touched; what to send follows from the state of
 //! the row, so no sequence of statements can be misread. Called at the start of
 //! every transaction that freezes, applies or settles: afterwards everything
-//! unsent stands in `_sync_pending`, and the log holds nothing but edits of tables
-//! that are no longer listed. Those wait there until their table is listed again.
+//! unsent stands in `_sync_pending`, and only logs of tables that are no longer listed
+//! hold anything. It waits there until the table is listed again.
 
 use crate::db::Txn;
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
+use crate::log::{self, Touch};
 use crate::outbox::Frozen;
 use crate::rejected;
 use crate::row::{self, Known};
@@ -18,48 +19,39 @@ use crate::sweep;
 use oversync_shared::reconcile::{Edit, Unsent, edit};
 use rusqlite::{Connection, params};
 
-const TOUCHED: &str = include_str!("../../migrations/device/touched.sql");
-
-/// What the log says about one key.
-struct Touch {
-    tbl: i64,
-    key: LocalKey,
-    seq: i64,
-    /// Only noted because a REPLACE might remove it.
-    perhaps: bool,
-    /// The row was not there when it was first touched.
-    is_born: bool,
-}
-
-/// Empties the log into the pending edits.
+/// Empties the logs into the pending edits.
 pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     for table in txn.tables.iter().filter(|table| table.needs_sweep) {
         sweep::note_missing(txn.conn, table)?;
     }
-    let mut all_listed = true;
-    let touched = touched(txn.conn)?;
-    let is_any = !touched.is_empty();
-    for touch in touched {
-        match txn.tables.by_number(touch.tbl) {
-            Some(table) => take(txn, table, &touch)?,
-            None => all_listed = false,
-        }
-    }
-    // Without a condition SQLite drops all rows at once.
-    txn.conn
-        .prepare_cached(match all_listed {
-            true => "DELETE FROM _sync_log",
-            false => "DELETE FROM _sync_log WHERE tbl IN (SELECT n FROM _sync_table WHERE listed)",
-        })?
-        .execute([])?;
+    let mut is_any = false;
     for table in txn.tables.iter() {
-        let sql = format!("DELETE FROM _sync_base_{}", table.n);
-        txn.conn.prepare_cached(&sql)?.execute([])?;
+        let touched = log::read(txn.conn, table)?;
+        if touched.is_empty() {
+            is_any |= free_twins(txn, table)?;
+            continue;
+        }
+        is_any = true;
+        // A log begins at 1 again when it has been emptied.
+        let before = newest(txn.conn, table)?;
+        for touch in &touched {
+            take(txn, table, touch, before)?;
+        }
+        log::clear(txn.conn, table)?;
+        free_twins(txn, table)?;
     }
     if is_any {
         Step::EditsCollected.reached();
     }
     Ok(())
+}
+
+/// The highest place of a pending edit of the table.
+fn newest(conn: &Connection, table: &Table) -> Result<i64, Error> {
+    let sql = "SELECT coalesce(max(seq), 0) FROM _sync_pending WHERE tbl = ?1";
+    Ok(conn
+        .prepare_cached(sql)?
+        .query_row([table.n], |row| row.get(0))?)
 }
 
 const HAS_WORK: &str = include_str!("../../migrations/device/has_work.sql");
@@ -71,21 +63,7 @@ pub(crate) fn has_work(conn: &Connection) -> Result<bool, Error> {
     Ok(statement.query_row([], |row| row.get(0))?)
 }
 
-fn touched(conn: &Connection) -> Result<Vec<Touch>, Error> {
-    let mut statement = conn.prepare_cached(TOUCHED)?;
-    let rows = statement.query_map([], |row| {
-        Ok(Touch {
-            tbl: row.get(0)?,
-            key: row.get(1)?,
-            seq: row.get(2)?,
-            perhaps: row.get::<_, i64>(3)? == 0,
-            is_born: row.get::<_, i64>(4)? == 1,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
+fn take(txn: &Txn<'_>, table: &Table, touch: &Touch, before: i64) -> Result<(), Error> {
     let cells = row::read(txn.conn, table, &touch.key)?;
     if touch.perhaps && cells.is_some() {
         return Ok(());
@@ -99,14 +77,15 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
     };
     let row = RowRef::new(table, canonical);
     let known = row::known(txn.conn, table, row)?;
+    rejected::drop_twin(txn.conn, table, &touch.key)?;
+    if cells.is_some() && stands_elsewhere(txn.conn, table, &touch.key, &known)? {
+        // Under one key on the server, one of them would overwrite the other.
+        return rejected::add_twin(txn, table, &touch.key, &known.key);
+    }
     if cells.is_none() && stands_elsewhere(txn.conn, table, &touch.key, &known)? {
         return Ok(());
     }
-    let base_cells = if touch.is_born {
-        None
-    } else {
-        row::read_base(txn.conn, table, &touch.key)?
-    };
+    let base_cells = log::image(txn.conn, table, touch)?;
     let on_server = edit(false, known.remembered()) != Edit::Nothing;
     match known.unsent {
         // Nothing unsent so far: perhaps there still is nothing.
@@ -136,7 +115,26 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch) -> Result<(), Error> {
         (_, None) => None,
     };
     rejected::drop_row(txn.conn, row)?;
-    add(txn, row, &touch.key, touch.seq, base.as_deref())
+    let seq = before.saturating_add(touch.seq);
+    add(txn, row, &touch.key, seq, base.as_deref())
+}
+
+/// Lets go the rows whose key was another spelling of a row's that has gone. Tells
+/// whether there were any.
+fn free_twins(txn: &Txn<'_>, table: &Table) -> Result<bool, Error> {
+    let mut is_any = false;
+    for key in rejected::twins(txn.conn, table)? {
+        let Some(canonical) = key.canonical(table.key_kind) else {
+            continue;
+        };
+        let known = row::known(txn.conn, table, RowRef::new(table, canonical))?;
+        if !stands_elsewhere(txn.conn, table, &key, &known)? {
+            is_any = true;
+            let before = newest(txn.conn, table)?;
+            take(txn, table, &Touch::found(key), before)?;
+        }
+    }
+    Ok(is_any)
 }
 
 /// A key that is gone under this spelling may live on under another one of the
@@ -192,7 +190,7 @@ pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> 
 
 /// Whether the triggers have written anything since the log was last read.
 pub(crate) fn log_waits(conn: &Connection) -> Result<bool, Error> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_log \
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_touched \
                WHERE tbl IN (SELECT n FROM _sync_table WHERE listed))";
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }

@@ -12,6 +12,7 @@ use crate::clock::unix_now;
 use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::RowRef;
+use crate::log::{self, Done};
 use crate::payload;
 use crate::place::{self, ServerState};
 use crate::resolver::Resolution;
@@ -301,9 +302,7 @@ fn write(
             kept.row,
             Some(&over(row::extra(txn.conn, kept.row)?.as_deref(), extra)),
         )?;
-        txn.conn
-            .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 2, ?2)")?
-            .execute(params![table.n, key])?;
+        log::note(txn.conn, table.n, Done::Something, &key)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::config::{Config, TableSpec};
 use crate::discover;
 use crate::error::{Error, SetupError, StorageError};
 use crate::field_merge::FieldMerge;
+use crate::log;
 use crate::resolver::Resolver;
 use crate::schema::Tables;
 use crate::state;
@@ -235,6 +236,7 @@ fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
             (n, listed),
         )?;
     }
+    log::show(conn)?;
     conn.execute(
         "UPDATE _sync_client SET schema_seen = ?1 WHERE schema_seen IS NOT ?1",
         [schema_cookie(conn)?],

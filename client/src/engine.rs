@@ -13,6 +13,7 @@ use crate::capture;
 use crate::core::Core;
 use crate::error::{Error, SetupError};
 use crate::listener::{self, Signal};
+use crate::log;
 use crate::pause;
 use crate::state::State;
 use crate::status::{ConnectionState, Stalled};
@@ -245,10 +246,15 @@ impl Engine {
     }
 
     async fn look_for_foreign_writes(&mut self) {
-        let found = self
-            .core
-            .db
-            .run(|store| Ok((store.foreign_commit()?, store.read(capture::has_work)?)));
+        let found = self.core.db.run(|store| {
+            // While nothing can be sent, too: what the triggers note of a row that
+            // is written again and again must not fill the disk.
+            let tables = store.tables();
+            if store.read(|conn| log::is_long(conn, &tables))? {
+                store.write(capture::collect)?;
+            }
+            Ok((store.foreign_commit()?, store.read(capture::has_work)?))
+        });
         match found.await {
             Ok((false, _)) => {}
             Ok((true, work)) => {

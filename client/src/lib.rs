@@ -93,6 +93,7 @@ mod learned;
 mod listener;
 mod lists;
 mod lock;
+mod log;
 mod long_poll;
 mod outbox;
 mod parked;

@@ -10,6 +10,7 @@
 use crate::db::Txn;
 use crate::error::{Error, StorageError};
 use crate::key::{LocalKey, RowRef};
+use crate::log;
 use crate::payload;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
@@ -18,7 +19,7 @@ use crate::step::Step;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
-use rusqlite::{ErrorCode, params, params_from_iter};
+use rusqlite::{ErrorCode, params_from_iter};
 use std::collections::HashSet;
 
 /// A row as the server has it; no payload for a tombstone.
@@ -463,18 +464,24 @@ fn children(
 /// Does what the silent triggers would have done for a row that a foreign-key
 /// action is about to change.
 fn note(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Result<(), Error> {
-    let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
-    let columns = columns.join(", ");
+    let images = 0..table.columns.len();
+    let images: Vec<usize> = images
+        .filter(|i| *i == table.key || table.has_images())
+        .collect();
+    let logged: Vec<String> = images.iter().map(|i| log::column(table, *i)).collect();
+    let columns: Vec<String> = images
+        .iter()
+        .map(|i| quote(&table.columns[*i].name))
+        .collect();
     let sql = format!(
-        "INSERT INTO _sync_base_{n} ({columns}) SELECT {columns} FROM {} WHERE {} = ?1",
+        "INSERT INTO {} (op, {}) SELECT 3, {} FROM {} WHERE {} = ?1",
+        log::name(table.n),
+        logged.join(", "),
+        columns.join(", "),
         table.quoted(),
         table.quoted_key(),
-        n = table.n,
     );
     txn.conn.prepare_cached(&sql)?.execute([key])?;
-    txn.conn
-        .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 3, ?2)")?
-        .execute(params![table.n, key])?;
     Step::CascadeNoted.reached();
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::capture;
 use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::{LocalKey, RowRef};
+use crate::log::{self, Done};
 use crate::outbox::Frozen;
 use crate::place::{self, Placed, ServerState};
 use crate::row;
@@ -185,6 +186,46 @@ pub(crate) fn add_bad_key(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Resul
     insert(txn, table.n, key, &entry)
 }
 
+/// A row whose key is another spelling of the key of a row that is there. Without
+/// `pk`, which names the other one's edits.
+pub(crate) fn add_twin(
+    txn: &Txn<'_>,
+    table: &Table,
+    key: &LocalKey,
+    other: &LocalKey,
+) -> Result<(), Error> {
+    let detail = format!(
+        "{} and {} are two spellings of one UUID, and the row {} is there already",
+        key.display(),
+        other.display(),
+        other.display()
+    );
+    let entry = Entry {
+        pk: None,
+        op: Op::Insert,
+        payload: None,
+        base: None,
+        reason: BAD_KEY,
+        detail: &detail,
+    };
+    insert(txn, table.n, key, &entry)
+}
+
+/// The keys of a table that were refused for themselves.
+pub(crate) fn twins(conn: &Connection, table: &Table) -> Result<Vec<LocalKey>, Error> {
+    let sql = "SELECT local_key FROM _sync_rejected WHERE tbl = ?1 AND pk IS NULL ORDER BY id";
+    let mut statement = conn.prepare_cached(sql)?;
+    let keys = statement.query_map([table.n], |row| row.get(0))?;
+    Ok(keys.collect::<Result<_, _>>()?)
+}
+
+/// The refusal of [`add_twin`] is to be judged anew.
+pub(crate) fn drop_twin(conn: &Connection, table: &Table, key: &LocalKey) -> Result<(), Error> {
+    let sql = "DELETE FROM _sync_rejected WHERE tbl = ?1 AND local_key IS ?2 AND pk IS NULL";
+    conn.prepare_cached(sql)?.execute(params![table.n, key])?;
+    Ok(())
+}
+
 /// The base image that the refused edit of a row was made on.
 pub(crate) fn base_of(conn: &Connection, row: RowRef) -> Result<Option<String>, Error> {
     Ok(conn
@@ -249,6 +290,10 @@ fn remove(conn: &Connection, id: i64) -> Result<(), Error> {
 /// Makes the edit a pending one again: what is sent is the row as it stands.
 pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
     let found = find(txn, id)?;
+    if found.pk.is_none() && txn.tables.by_number(found.tbl).is_none() {
+        // Whether the key is one by now, only its table can tell.
+        return Ok(());
+    }
     remove(txn.conn, id)?;
     Step::RejectedRetried.reached();
     match found.pk {
@@ -259,13 +304,8 @@ pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
             };
             capture::add(txn, row, &found.key, 0, found.base.as_deref())
         }
-        // A key that is no UUID is judged again when the log is read.
-        None => {
-            txn.conn
-                .prepare_cached("INSERT INTO _sync_log (tbl, op, key) VALUES (?1, 1, ?2)")?
-                .execute(params![found.tbl, found.key])?;
-            Ok(())
-        }
+        // A key that was refused for itself is judged again when the log is read.
+        None => log::note(txn.conn, found.tbl, Done::Inserted, &found.key),
     }
 }
 

@@ -23,7 +23,7 @@ fn cell(value: ValueRef<'_>) -> Cell {
     }
 }
 
-fn cells(row: &Row<'_>, count: usize) -> rusqlite::Result<Vec<Cell>> {
+pub(crate) fn cells(row: &Row<'_>, count: usize) -> rusqlite::Result<Vec<Cell>> {
     (0..count).map(|i| row.get_ref(i).map(cell)).collect()
 }
 
@@ -43,23 +43,6 @@ pub(crate) fn read(
     Ok(conn
         .prepare_cached(&sql)?
         .query_row([key], |row| cells(row, columns.len()))
-        .optional()?)
-}
-
-/// The row's old cells, if the triggers kept them.
-pub(crate) fn read_base(
-    conn: &Connection,
-    table: &Table,
-    key: &LocalKey,
-) -> Result<Option<Vec<Cell>>, Error> {
-    let sql = format!(
-        "SELECT * FROM _sync_base_{} WHERE {} = ?1 LIMIT 1",
-        table.n,
-        table.quoted_key()
-    );
-    Ok(conn
-        .prepare_cached(&sql)?
-        .query_row([key], |row| cells(row, table.columns.len()))
         .optional()?)
 }
 

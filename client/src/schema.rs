@@ -13,6 +13,22 @@ pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Fills a template in, in one pass: a table may be called "{n}".
+pub(crate) fn fill_in(template: &str, value: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some(start) = rest.find('{') {
+        let Some(length) = rest[start..].find('}') else {
+            break;
+        };
+        out.push_str(&rest[..start]);
+        out.push_str(&value(&rest[start + 1..start + length]));
+        rest = &rest[start + length + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
 /// A column's name on the wire.
 pub(crate) fn fold(column: &str) -> String {
     column.to_lowercase()
@@ -135,7 +151,17 @@ impl Column {
     }
 }
 
+/// Columns of the widest table whose old rows are kept: SQLite takes 2,000 in a
+/// table, and the log has two of its own.
+const MOST_WITH_IMAGES: usize = 1_998;
+
 impl Table {
+    /// Whether the triggers keep old rows. Without, an edit that meets another one
+    /// has no base.
+    pub(crate) fn has_images(&self) -> bool {
+        self.columns.len() <= MOST_WITH_IMAGES
+    }
+
     pub(crate) fn quoted(&self) -> String {
         quote(&self.name)
     }

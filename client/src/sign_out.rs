@@ -129,7 +129,7 @@ fn empty(txn: &Txn<'_>, discard: bool) -> Result<(), Error> {
     }
     Step::TablesEmptied.reached();
     let own = "SELECT type, name FROM sqlite_schema
-               WHERE type IN ('trigger', 'table') AND name LIKE '\\_sync\\_%' ESCAPE '\\'
+               WHERE type IN ('trigger', 'view', 'table') AND name LIKE '\\_sync\\_%' ESCAPE '\\'
                ORDER BY type = 'table'";
     let mut statement = txn.conn.prepare(own)?;
     let objects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -15,6 +15,7 @@
 //! deleted that is gone since.
 
 use crate::error::Error;
+use crate::log;
 use crate::schema::{KeyKind, Table};
 use rusqlite::{Connection, params};
 
@@ -43,6 +44,7 @@ pub(crate) fn note_missing(conn: &Connection, table: &Table) -> Result<(), Error
     };
     // The names last: a table may be called "{key}".
     let sql = MISSING
+        .replace("{log}", &log::name(table.n))
         .replace("{spelling}", &format!("coalesce(r.local_key, {usual})"))
         .replace("{dashed}", DASHED)
         .replace("{key}", &table.quoted_key())

@@ -2,17 +2,18 @@
 //!
 //! The text is a function of the table (`migrations/device/triggers.sql`). When
 //! what stands in the file is not that text, because the application altered or
-//! rebuilt the table, base table and triggers are made anew.
+//! rebuilt the table, log and triggers are made anew.
 
 use crate::error::Error;
 use crate::learned;
-use crate::schema::{Table, quote};
+use crate::log;
+use crate::schema::{Table, fill_in, quote};
 use crate::sweep;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 
 const TRIGGERS: &str = include_str!("../../migrations/device/triggers.sql");
-const BASE_TABLE: &str = include_str!("../../migrations/device/table.sql");
+const LOG: &str = include_str!("../../migrations/device/table.sql");
 
 /// Brings one table's triggers up to date; inside the caller's transaction.
 /// `fresh` tells that the table has just got its number.
@@ -23,43 +24,106 @@ const BASE_TABLE: &str = include_str!("../../migrations/device/table.sql");
 /// only a delete can have escaped it.
 pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(), Error> {
     let found = installed(conn, table)?;
-    let (triggers, base): (Vec<Object>, Vec<Object>) = found
+    let (triggers, tables): (Vec<Object>, Vec<Object>) = found
         .into_iter()
         .partition(|object| object.kind == "trigger");
+    let generation = Generation::of(&tables, table.n);
+    let wanted = statements(TRIGGERS, table);
+    let is_new = differ(&triggers, &wanted);
+    if is_new {
+        for object in &triggers {
+            conn.execute_batch(&format!("DROP TRIGGER {}", quote(&object.name)))?;
+        }
+    }
     // Where the columns have changed, edits that are in the log lose their base
     // image here and nothing else.
-    let has_other_columns = replace(conn, &base, &statements(BASE_TABLE, table))?;
-    let wanted = statements(TRIGGERS, table);
-    let is_new = replace(conn, &triggers, &wanted)?;
+    let has_other_columns = install_log(conn, table, &tables)?;
+    log::take_over(conn, table)?;
+    if is_new {
+        for statement in &wanted {
+            conn.execute_batch(statement)?;
+        }
+    }
     if has_other_columns {
         learned::fill(conn, table)?;
     }
     if !is_new && !fresh {
         return Ok(());
     }
-    if fresh || was_blind(&triggers) {
+    if fresh || was_blind(generation, &triggers) {
         conn.execute(
             &format!(
-                "INSERT INTO _sync_log (tbl, op, key) SELECT ?1, 1, {} FROM {}",
+                "INSERT INTO {} (op, key) SELECT 1, {} FROM {}",
+                log::name(table.n),
                 table.quoted_key(),
                 table.quoted()
             ),
-            [table.n],
+            [],
         )?;
     }
-    if fresh || triggers.len() < wanted.len() {
+    if fresh || !generation.has_all(&triggers, table) {
         sweep::note_missing(conn, table)?;
     }
     Ok(())
 }
 
-/// The triggers that see what becomes of a row that stays; the others only look at
-/// what a REPLACE takes away.
-const SEES: [&str; 3] = ["_after_insert", "_after_update", "_after_delete"];
+/// Makes the table's log, or gives it today's shape. Tells whether it did.
+fn install_log(conn: &Connection, table: &Table, found: &[Object]) -> Result<bool, Error> {
+    let wanted = statements(LOG, table).concat();
+    let name = log::name(table.n);
+    match found.iter().find(|object| object.name == name) {
+        Some(log) if log.sql == wanted => return Ok(false),
+        Some(_) => log::reshape(conn, table.n, &wanted)?,
+        None => conn.execute_batch(&wanted)?,
+    }
+    Ok(true)
+}
+
+/// Which version of this crate has made the triggers of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    /// One with a log for all tables, and base images beside it.
+    Images,
+    /// This one.
+    Logs,
+}
+
+impl Generation {
+    fn of(tables: &[Object], n: i64) -> Self {
+        let images = format!("_sync_base_{n}");
+        match tables.iter().any(|object| object.name == images) {
+            true => Self::Images,
+            false => Self::Logs,
+        }
+    }
+
+    /// The triggers that see what becomes of a row that stays; the others only look
+    /// at what a REPLACE takes away.
+    fn sees(self) -> &'static [&'static str] {
+        match self {
+            Self::Images => &["_after_insert", "_after_update", "_after_delete"],
+            Self::Logs => &[
+                "_after_insert",
+                "_after_update",
+                "_after_key",
+                "_after_delete",
+            ],
+        }
+    }
+
+    /// Whether no delete can have escaped the triggers that are there.
+    fn has_all(self, found: &[Object], table: &Table) -> bool {
+        let victims = ["_before_insert", "_before_update"];
+        let by_number = (self == Self::Images && table.rowid.is_some()).then_some("_before_rowid");
+        let mut needed = victims.iter().chain(self.sees()).copied().chain(by_number);
+        needed.all(|end| found.iter().any(|object| object.name.ends_with(end)))
+    }
+}
 
 /// Whether an edit of a row that is still there can have been missed.
-fn was_blind(triggers: &[Object]) -> bool {
-    SEES.iter()
+fn was_blind(generation: Generation, triggers: &[Object]) -> bool {
+    let sees = generation.sees();
+    sees.iter()
         .any(|end| !triggers.iter().any(|found| found.name.ends_with(end)))
 }
 
@@ -76,34 +140,21 @@ pub(crate) enum Installed {
 
 /// Compares without changing anything; `install` mends.
 pub(crate) fn look(conn: &Connection, table: &Table) -> Result<Installed, Error> {
-    let (wanted, base) = (statements(TRIGGERS, table), statements(BASE_TABLE, table));
+    let mut wanted = statements(TRIGGERS, table);
+    wanted.extend(statements(LOG, table));
     let found = installed(conn, table)?;
-    let expected: BTreeSet<&str> = wanted.iter().chain(&base).map(String::as_str).collect();
-    let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
-    let is_current = expected == current;
-    Ok(match is_current {
-        true => Installed::Current,
-        false if was_blind(&found) => Installed::Incomplete,
-        false => Installed::Outdated,
+    let generation = Generation::of(&found, table.n);
+    Ok(match differ(&found, &wanted) {
+        false => Installed::Current,
+        true if was_blind(generation, &found) => Installed::Incomplete,
+        true => Installed::Outdated,
     })
 }
 
-/// Puts what is wanted in the place of what is there, where it differs. Tells
-/// whether it did.
-fn replace(conn: &Connection, found: &[Object], wanted: &[String]) -> Result<bool, Error> {
+fn differ(found: &[Object], wanted: &[String]) -> bool {
     let expected: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
     let current: BTreeSet<&str> = found.iter().map(|object| object.sql.as_str()).collect();
-    if expected == current {
-        return Ok(false);
-    }
-    // An index goes with its table.
-    for object in found.iter().filter(|object| object.kind != "index") {
-        conn.execute_batch(&format!("DROP {} {}", object.kind, quote(&object.name)))?;
-    }
-    for statement in wanted {
-        conn.execute_batch(statement)?;
-    }
-    Ok(true)
+    expected != current
 }
 
 /// Removes the triggers of a table that is no longer listed.
@@ -114,15 +165,14 @@ pub(crate) fn remove(conn: &Connection, n: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// The trigger that only tables with row numbers have.
-const BEFORE_ROWID: &str = "before_rowid";
-
-const NAMES: [&str; 6] = [
+/// With those of earlier versions.
+const NAMES: [&str; 7] = [
     "before_insert",
-    BEFORE_ROWID,
+    "before_rowid",
     "after_insert",
     "before_update",
     "after_update",
+    "after_key",
     "after_delete",
 ];
 
@@ -136,10 +186,7 @@ fn installed(conn: &Connection, table: &Table) -> Result<Vec<Object>, Error> {
     let names: Vec<String> = NAMES
         .iter()
         .map(|name| format!("_sync_{}_{name}", table.n))
-        .chain([
-            format!("_sync_base_{}", table.n),
-            format!("_sync_base_{}_key", table.n),
-        ])
+        .chain([log::name(table.n), format!("_sync_base_{}", table.n)])
         .collect();
     let mut statement =
         conn.prepare("SELECT type, name, sql FROM sqlite_schema WHERE name = ?1")?;
@@ -172,55 +219,79 @@ fn statements(template: &str, table: &Table) -> Vec<String> {
                 .trim_end_matches(';')
         })
         .filter(|part| !part.is_empty())
-        .filter(|part| table.rowid.is_some() || !part.contains(BEFORE_ROWID))
         .map(|part| fill(&format!("CREATE {part}"), table))
         .collect()
 }
 
 fn fill(template: &str, table: &Table) -> String {
-    let each = |prefix: &str| {
-        table
-            .columns
-            .iter()
-            .map(|column| format!("{prefix}{}", quote(&column.name)))
-            .collect::<Vec<_>>()
-            .join(", ")
+    // The key first, as in the log.
+    let key = std::iter::once(table.key);
+    let others = (0..table.columns.len()).filter(|i| *i != table.key && table.has_images());
+    let logged: Vec<usize> = key.chain(others).collect();
+    let each = |name: &dyn Fn(usize) -> String| {
+        let names: Vec<String> = logged.iter().map(|i| name(*i)).collect();
+        names.join(", ")
     };
-    // One pass over the template: a column may be called "{n}".
-    let mut out = String::with_capacity(template.len() * 2);
-    let mut rest = template;
-    while let Some(start) = rest.find('{') {
-        let Some(length) = rest[start..].find('}') else {
-            break;
-        };
-        out.push_str(&rest[..start]);
-        match &rest[start + 1..start + length] {
-            "n" => out.push_str(&table.n.to_string()),
-            "table" => out.push_str(&table.quoted()),
-            "key" => out.push_str(&table.quoted_key()),
-            "base_key" => out.push_str(&table.quoted_key()),
-            "base_columns" => out.push_str(&each("")),
-            "row_columns" => out.push_str(&each("r.")),
-            "old_columns" => out.push_str(&each("OLD.")),
-            "insert_victims" => out.push_str(&victims(table)),
-            "update_victims" => {
-                out.push_str(&victims(table));
-                if let Some(rowid) = table.rowid {
-                    out.push_str(&format!(" OR r.{rowid} = NEW.{rowid}"));
-                }
-            }
-            "rowid" => out.push_str(table.rowid.expect("BUG: a table with row numbers")),
-            "update_may_replace" => out.push_str(&may_replace(table)),
-            other => unreachable!("BUG: placeholder {other} in a template"),
+    let named = |prefix: &str| each(&|i| format!("{prefix}{}", quote(&table.columns[i].name)));
+    fill_in(template, |name| match name {
+        "n" => table.n.to_string(),
+        "table" => table.quoted(),
+        "key" => table.quoted_key(),
+        "log_columns" => each(&|i| log::column(table, i)),
+        "row_columns" => named("r."),
+        "old_columns" => named("OLD."),
+        "any_victim" => any_victim(table),
+        "insert_victims" => {
+            let mut terms = victims(table);
+            terms.extend(table.rowid.map(by_number));
+            terms.join(" OR ")
         }
-        rest = &rest[start + length + 1..];
+        "update_victims" => {
+            let mut terms = victims(table);
+            terms.extend(table.rowid.map(|rowid| format!("r.{rowid} = NEW.{rowid}")));
+            terms.join(" OR ")
+        }
+        "of_unique" => of_unique(table),
+        "update_may_replace" => may_replace(table),
+        other => unreachable!("BUG: placeholder {other} in a template"),
+    })
+}
+
+/// The row that a REPLACE removes by its number, where the statement gives one: SQLite
+/// shows -1 before it has chosen one itself.
+fn by_number(rowid: &str) -> String {
+    format!("NEW.{rowid} <> -1 AND r.{rowid} = NEW.{rowid}")
+}
+
+/// Whether there are rows that an insert may replace; each index is asked by itself.
+fn any_victim(table: &Table) -> String {
+    let mut terms = victims(table);
+    terms.extend(table.rowid.map(by_number));
+    let ask = |term: &String| {
+        let table = table.quoted();
+        format!("EXISTS (SELECT 1 FROM {table} AS r WHERE {term})")
+    };
+    terms.iter().map(ask).collect::<Vec<_>>().join(" OR ")
+}
+
+/// The columns whose update may replace rows, so that the trigger is not even asked
+/// about others; nothing where one of them follows from others. SQLite compares names
+/// only: those of the row number may stand there, too.
+fn of_unique(table: &Table) -> String {
+    let names = unique_names(table);
+    let is_plain = |name: &&str| table.columns.iter().any(|column| column.name == **name);
+    if !names.iter().all(is_plain) {
+        return String::new();
     }
-    out.push_str(rest);
-    out
+    let names = names.into_iter().map(quote);
+    let numbers = ["rowid", "_rowid_", "oid"].map(str::to_owned);
+    let numbers = numbers.into_iter().filter(|_| table.rowid.is_some());
+    let all: Vec<String> = names.chain(numbers).collect();
+    format!(" OF {}", all.join(", "))
 }
 
 /// The rows `r` that hold a unique value of NEW.
-fn victims(table: &Table) -> String {
+fn victims(table: &Table) -> Vec<String> {
     let key = &table.key_column().name;
     let mut terms = vec![format!("r.{} = {}", quote(key), as_replaced(table, key))];
     for index in &table.unique {
@@ -242,7 +313,7 @@ fn victims(table: &Table) -> String {
             .collect();
         terms.push(format!("({})", columns.join(" AND ")));
     }
-    terms.join(" OR ")
+    terms
 }
 
 /// The new value of a column as a REPLACE takes it: where NULL is not allowed, the
@@ -258,13 +329,18 @@ fn as_replaced(table: &Table, column: &str) -> String {
     }
 }
 
-/// Whether an update moves a row onto other unique values.
-fn may_replace(table: &Table) -> String {
+/// The columns of all unique indexes, and the key.
+fn unique_names(table: &Table) -> BTreeSet<&str> {
     let mut names: BTreeSet<&str> = BTreeSet::from([table.key_column().name.as_str()]);
     for index in &table.unique {
         names.extend(index.columns.iter().map(|(name, _)| name.as_str()));
     }
-    let terms: Vec<String> = names
+    names
+}
+
+/// Whether an update moves a row onto other unique values.
+fn may_replace(table: &Table) -> String {
+    let terms: Vec<String> = unique_names(table)
         .into_iter()
         .map(|name| {
             let name = quote(name);

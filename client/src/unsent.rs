@@ -85,7 +85,8 @@ impl Unsent {
 }
 
 impl Client {
-    /// The rows with edits that the server has not acknowledged, oldest first.
+    /// The rows with edits that the server has not acknowledged, oldest first; of those
+    /// that were first seen together, table by table.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -7,7 +7,7 @@ SELECT
         SELECT tbl, pk FROM _sync_pending
         UNION
         SELECT tbl, pk FROM _sync_outbox
-    )) + (SELECT count(*) FROM (SELECT DISTINCT tbl, key FROM _sync_log WHERE op > 0)),
+    )) + (SELECT count(*) FROM (SELECT DISTINCT tbl, key FROM _sync_touched WHERE op > 0)),
     (SELECT count(*) FROM _sync_rejected),
     (SELECT count(*) FROM _sync_conflicts),
     (SELECT count(*) FROM _sync_parked),
@@ -18,6 +18,6 @@ SELECT
         WHERE NOT t.listed
           AND (
               EXISTS (SELECT 1 FROM _sync_pending AS p WHERE p.tbl = t.n)
-              OR EXISTS (SELECT 1 FROM _sync_log AS l WHERE l.tbl = t.n AND l.op > 0)
+              OR EXISTS (SELECT 1 FROM _sync_touched AS l WHERE l.tbl = t.n AND l.op > 0)
           )
     )

@@ -4,7 +4,7 @@
 SELECT
     EXISTS (SELECT 1 FROM _sync_outbox)
     OR EXISTS (
-        SELECT 1 FROM _sync_log
+        SELECT 1 FROM _sync_touched
         WHERE tbl IN (SELECT n FROM _sync_table WHERE listed)
     )
     OR EXISTS (

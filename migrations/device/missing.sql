@@ -1,11 +1,12 @@
 -- Notes the rows of one table ({table}, number ?1, called ?2 on the wire) that the
 -- server has and that are gone here, where nothing says so yet: SQLite fired no
--- trigger when they went. {spelling}: the key as the application spells it.
+-- trigger when they went. {spelling}: the key as the application spells it;
+-- {log}: the table's log.
 -- Left out is what would be noted again and again: an edit that waits or is in
 -- flight reads the row when its time comes, a refused delete is in its list, and a
 -- row that is parked cannot be here.
-INSERT INTO _sync_log (tbl, op, key)
-SELECT ?1, 3, {spelling}
+INSERT INTO {log} (op, key)
+SELECT 4, {spelling}
 FROM _sync_row AS r
 WHERE r.tbl = ?1
   AND r.deleted = 0

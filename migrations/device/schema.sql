@@ -50,17 +50,6 @@ CREATE TABLE IF NOT EXISTS _sync_table (
     listed INTEGER NOT NULL DEFAULT 1 CHECK (listed IN (0, 1))
 );
 
--- What the triggers write: which key was touched, in the order it happened.
--- Written under whatever conflict clause the application's statement has, so it
--- has no constraint that a clause could turn into a skipped or replaced row.
--- op: 0 perhaps (a row that a REPLACE may remove), 1 insert, 2 update, 3 delete.
-CREATE TABLE IF NOT EXISTS _sync_log (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    tbl,
-    op,
-    key
-);
-
 -- Rows with an edit that is not frozen yet: one line a row, whatever happened
 -- to it. What to send is read from the table itself at freezing time.
 CREATE TABLE IF NOT EXISTS _sync_pending (

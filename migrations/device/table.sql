@@ -1,7 +1,10 @@
--- The base images of one table: old column values, as raw as they were, of rows
--- whose first unsent edit is in _sync_log. Columns without a type, so that
--- nothing is converted; no constraint, for the same reason as in _sync_log.
--- The columns have the names of the application's: who finds other names here
--- knows that the images are of another table. {n}: the table's number.
-CREATE TABLE _sync_base_{n} ({base_columns});
-CREATE INDEX _sync_base_{n}_key ON _sync_base_{n} ({base_key});
+-- What the triggers of one table write: what was done to which key, in the order it
+-- happened, with the old values, as raw as they were. Only ever appended to, and
+-- emptied by the client. Columns without a type, so that nothing is converted; no
+-- constraint, because it is written under whatever conflict clause the application's
+-- statement has. {n}: the table's number; {log_columns}: `key`, and the names of
+-- the application's other columns behind a `_`: who finds other names here knows
+-- that the images are of another shape of the table.
+-- op: 0 perhaps (a row that a REPLACE may remove), 1 insert, 2 update, 3 delete;
+-- without an old row: -1 perhaps, 4 something.
+CREATE TABLE _sync_log_{n} (seq INTEGER PRIMARY KEY, op, {log_columns});

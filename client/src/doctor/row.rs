@@ -138,7 +138,7 @@ pub(super) fn look(
         here.present = true;
         here.payload = to_payload(conn, table, row, &cells)?.ok();
     }
-    let noted = "SELECT 1 FROM _sync_log WHERE tbl = ?1 AND key IS ?2 AND op > 0";
+    let noted = "SELECT 1 FROM _sync_touched WHERE tbl = ?1 AND key IS ?2 AND op > 0";
     here.captured = conn.prepare(noted)?.exists(params![table.n, local])?;
     Ok(Look::Row(here))
 }

@@ -409,7 +409,7 @@ fn rows_that_a_replace_removes_by_other_ways_are_noted() {
         let sent = device.freeze();
         device.settle_applied(&sent);
         device.run(&statement);
-        let noted = device.count("SELECT count(*) FROM _sync_log WHERE op = 0");
+        let noted = device.count("SELECT count(*) FROM _sync_touched WHERE op = 0");
         assert_eq!(noted, 1, "{columns}: {statement}");
         assert_eq!(device.count("SELECT count(*) FROM t"), 1);
         let sent = device.freeze();

@@ -11,6 +11,7 @@ use crate::status::{self, ConnectionState, Live, Stalled, Status};
 use oversync_shared::wire::reason;
 use rusqlite::Connection;
 use serde_json::json;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const NOTES: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v)";
@@ -291,4 +292,30 @@ async fn rejected_edits_count_as_edits() {
         ),
         "{refused:?}"
     );
+}
+
+/// A row that is written again and again while nothing may be sent: what is noted of
+/// it is folded, and the first base image stays.
+#[tokio::test]
+async fn what_is_noted_while_paused_does_not_fill_the_disk() {
+    let house = household().await;
+    house.client.pause(Direction::Both).await.expect("pauses");
+    house.client.start().expect("starts");
+    house
+        .app
+        .execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
+             INSERT INTO note SELECT id, i, folder FROM note, n WHERE true
+             ON CONFLICT (id) DO UPDATE SET text = excluded.text",
+        )
+        .expect("writes");
+    let noted = "SELECT count(*) FROM _sync_touched";
+    let patience = Instant::now() + Duration::from_secs(60);
+    while house.count(noted) > 0 {
+        assert!(Instant::now() < patience, "{} lines", house.count(noted));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(house.count("SELECT count(*) FROM _sync_pending"), 4);
+    assert_eq!(house.client.status().await.expect("a status").unsent, 4);
+    house.client.stop().await;
 }

@@ -10,6 +10,8 @@ use crate::status::{self, Status};
 use crate::triggers::{self, Installed};
 use oversync_shared::wire::Op;
 
+const OLD_LOG: &str = include_str!("old_log.sql");
+
 const TWO: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v);
     CREATE TABLE u (id TEXT PRIMARY KEY, v);";
 
@@ -190,10 +192,7 @@ fn deletes_made_while_there_were_no_triggers_are_found() {
             CREATE TRIGGER _sync_1_after_delete AFTER DELETE ON \"t\"
 WHEN (SELECT applying FROM _sync_guard) = 0
 BEGIN
-    INSERT INTO _sync_base_1 (\"id\", \"v\")
-    SELECT OLD.\"id\", OLD.\"v\"
-    WHERE NOT EXISTS (SELECT 1 FROM _sync_base_1 AS b WHERE b.\"id\" = OLD.\"id\");
-    INSERT INTO _sync_log (tbl, op, key) VALUES (1, 3, OLD.\"id\");
+    INSERT INTO _sync_log_1 (op, key, \"_v\") VALUES (3, OLD.\"id\", OLD.\"v\");
 END;";
         deleted_without_triggers(key, sql);
         // The table is rebuilt without some of its rows.
@@ -206,6 +205,75 @@ END;";
     }
 }
 
+/// What a file of the version before had noted: what was edited, deleted, made,
+/// replaced, and only perhaps replaced; with the images of it.
+#[test]
+fn a_file_of_the_version_before_keeps_its_edits_and_their_base_images() {
+    let mut device = Device::new(TWO, &["t", "u"]);
+    let ids: Vec<String> = (1..=6).map(uuid).collect();
+    let there = ids[..5].iter();
+    device.apply(
+        there
+            .map(|id| entry("t", id, 1, Some(&row(id, 1))))
+            .collect(),
+    );
+    device.apply(vec![entry("u", &ids[0], 1, Some(&row(&ids[0], 1)))]);
+    device.run(OLD_LOG);
+    device.run(&format!(
+        "UPDATE t SET v = 2 WHERE id = '{0}'; UPDATE t SET v = 3 WHERE id = '{0}';
+         DELETE FROM t WHERE id = '{1}';
+         REPLACE INTO t VALUES ('{2}', 4);
+         INSERT OR IGNORE INTO t VALUES ('{3}', 5);
+         INSERT INTO t VALUES ('{4}', 6); UPDATE t SET v = 7 WHERE id = '{4}';
+         UPDATE u SET v = 8;",
+        ids[0], ids[1], ids[2], ids[3], ids[5]
+    ));
+    // One table stays behind: what it has waits, and is counted.
+    device.reopen(&["t"]);
+    assert_eq!(read(&mut device).unsent, 5);
+    let sent = device.freeze();
+    let of = |id: &String| {
+        let found = sent.iter().find(|one| one.row.key.to_string() == *id);
+        let found = found.map(|one| (one.op, one.payload.clone(), one.base.clone()));
+        found.unwrap_or_else(|| panic!("{id} is not sent"))
+    };
+    let base = |id: &String| Some(row(id, 1));
+    assert_eq!(
+        of(&ids[0]),
+        (Op::Update, Some(row(&ids[0], 3)), base(&ids[0]))
+    );
+    assert_eq!(of(&ids[1]), (Op::Delete, None, base(&ids[1])));
+    assert_eq!(
+        of(&ids[2]),
+        (Op::Update, Some(row(&ids[2], 4)), base(&ids[2]))
+    );
+    assert_eq!(of(&ids[5]), (Op::Insert, Some(row(&ids[5], 7)), None));
+    assert_eq!(sent.len(), 4, "{sent:?}");
+    let left =
+        "SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_sync\\_base\\_1%' ESCAPE '\\'";
+    assert_eq!(device.count(left), 0);
+    device.settle_applied(&sent);
+    device.reopen(&["t", "u"]);
+    let sent = device.freeze();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert_eq!(sent[0].base, base(&ids[0]));
+    let left = "SELECT count(*) FROM sqlite_schema WHERE name = '_sync_log'";
+    assert_eq!(device.count(left), 0);
+}
+
+/// A file of the version before whose table has been altered since: the edits stay,
+/// the images are of another table.
+#[test]
+fn images_of_another_shape_are_not_taken_over() {
+    let (mut device, id) = in_step();
+    device.run(OLD_LOG);
+    device.run("UPDATE t SET v = 2; ALTER TABLE t ADD COLUMN w DEFAULT 5;");
+    let sent = device.freeze();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    let expected = format!(r#"{{"id":"{id}","v":2,"w":5}}"#);
+    assert_eq!((&sent[0].payload, &sent[0].base), (&Some(expected), &None));
+}
+
 /// Found by reading: every row of an older file was sent again, without its base.
 #[test]
 fn a_file_of_an_older_version_sends_nothing_but_the_deletes_it_missed() {
@@ -215,13 +283,12 @@ fn a_file_of_an_older_version_sends_nothing_but_the_deletes_it_missed() {
         .each_ref()
         .map(|id| entry("t", id, 1, Some(&row(id, 1))));
     device.apply(rows.into());
-    // Before this version there was no such trigger. Now it is one to be renewed,
+    // Before that version there was no such trigger. Now it is one to be renewed,
     // not a sign of edits that nobody has seen.
-    device.run("DROP TRIGGER _sync_1_before_rowid");
+    let older = format!("{OLD_LOG} DROP TRIGGER _sync_1_before_rowid;");
     let found = device.write(|txn| {
         let table = txn.tables.by_name("t").expect("listed");
-        txn.conn
-            .execute_batch("DROP TRIGGER _sync_1_before_rowid")?;
+        txn.conn.execute_batch(&older)?;
         triggers::look(txn.conn, table)
     });
     assert_eq!(found, Installed::Outdated);
@@ -231,7 +298,7 @@ fn a_file_of_an_older_version_sends_nothing_but_the_deletes_it_missed() {
     assert!(!has_work(&mut device));
     // A REPLACE by the row number, that it has not seen.
     device.run(&format!(
-        "DROP TRIGGER _sync_1_before_rowid;
+        "{older}
          REPLACE INTO t (rowid, id, v) SELECT rowid, '{}', 1 FROM t WHERE id = '{}'",
         ids[1], ids[0]
     ));

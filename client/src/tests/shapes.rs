@@ -113,7 +113,7 @@ fn what_is_written_through_attach_is_captured() {
     other
         .execute_batch(&format!(
             "CREATE TABLE t (id TEXT PRIMARY KEY, v); INSERT INTO t VALUES ('{}', 1), ('{}', 2);
-             CREATE TABLE _sync_log (a, b, c); CREATE TEMP TABLE _sync_guard (applying);
+             CREATE TABLE _sync_log_1 (a, b, c, op, key); CREATE TEMP TABLE _sync_guard (applying);
              ATTACH '{path}' AS file;
              INSERT INTO file.t SELECT * FROM main.t; UPDATE main.t SET v = 9;
              UPDATE file.t SET v = v + 1; DELETE FROM file.t WHERE v = 3;",
@@ -125,7 +125,9 @@ fn what_is_written_through_attach_is_captured() {
     assert_eq!(sent.len(), 1);
     assert_eq!(sent[0].payload, Some(row(&uuid(1), 2)));
     let strangers: i64 = other
-        .query_row("SELECT count(*) FROM main._sync_log", [], |row| row.get(0))
+        .query_row("SELECT count(*) FROM main._sync_log_1", [], |row| {
+            row.get(0)
+        })
         .expect("a count");
     assert_eq!(strangers, 0);
 }
@@ -143,9 +145,9 @@ fn the_triggers_say_nothing_that_an_old_sqlite_does_not_know() {
         .expect("triggers");
     assert_eq!(text.matches("CREATE TRIGGER").count(), 6);
     let plain: Vec<&str> =
-        "CREATE TRIGGER BEFORE AFTER INSERT UPDATE DELETE ON WHEN BEGIN END INTO \
+        "CREATE TRIGGER BEFORE AFTER INSERT UPDATE DELETE OF ON WHEN BEGIN END INTO \
          SELECT FROM AS WHERE AND OR NOT EXISTS IS NULL VALUES COLLATE BINARY NOCASE NEW OLD \
-         CASE THEN ELSE applying tbl op key rowid t r b d"
+         CASE THEN ELSE applying op key rowid oid t r d"
             .split_whitespace()
             .collect();
     let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');

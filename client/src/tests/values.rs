@@ -1,6 +1,7 @@
 //! Every kind of value, from one file to another and back, byte for byte.
 
 use super::{Device, entry, uuid};
+use crate::rejected;
 
 const TABLE: &str = "CREATE TABLE t (id TEXT PRIMARY KEY, v, b BLOB, r REAL)";
 
@@ -202,5 +203,45 @@ fn keys_keep_their_spelling() {
             to.count("SELECT count(*) FROM k AS c JOIN k AS p ON c.p = p.id"),
             1
         );
+    }
+}
+
+/// Found by reading: under one key on the server, the second row overwrote the first.
+#[test]
+fn a_second_spelling_of_one_uuid_is_rejected_until_the_first_has_gone() {
+    let (first, second) = (uuid(1), format!("{{{}}}", uuid(1)));
+    let payload = |id: &str, r: &str| Some(format!(r#"{{"id":"{id}","v":1,"b":null,"r":{r}}}"#));
+    for deleted_here in [true, false] {
+        let mut device = Device::new(TABLE, &["t"]);
+        device.run(&format!(
+            "INSERT INTO t (id, v, r) VALUES ('{first}', 1, 1), ('{second}', 1, 2)"
+        ));
+        let sent = device.freeze();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        assert_eq!(sent[0].payload, payload(&first, "1.0"));
+        // Its own edits do not make it another row.
+        device.run(&format!("UPDATE t SET r = 3 WHERE id = '{second}'"));
+        device.settle_applied(&sent);
+        assert!(device.freeze().is_empty());
+        let listed = device.write(|txn| rejected::list(txn.conn));
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!((&*listed[0].reason, &listed[0].key), ("bad_key", &second));
+        for spelling in [&first, &second] {
+            assert!(listed[0].detail.contains(spelling), "{}", listed[0].detail);
+        }
+        device.write(|txn| rejected::retry(txn, listed[0].id));
+        assert!(device.freeze().is_empty(), "no retry helps");
+        if deleted_here {
+            device.run(&format!("DELETE FROM t WHERE id = '{first}'"));
+        } else {
+            device.apply(vec![entry("t", &first, 2, None)]);
+        }
+        let sent = device.freeze();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        assert_eq!(sent[0].payload, payload(&second, "3.0"));
+        device.settle_applied(&sent);
+        assert!(device.freeze().is_empty());
+        assert_eq!(device.count("SELECT count(*) FROM _sync_rejected"), 0);
+        assert_eq!(device.count("SELECT count(*) FROM t"), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::row::Role;
 use crate::floor::driver::{Asked, Names, Uploaders, gets};
-use crate::floor::{self, Style};
+use crate::floor::{self, Style, Width};
 use crate::http::Endpoint;
 use futures_util::future::try_join_all;
 use std::path::PathBuf;
@@ -57,9 +57,22 @@ pub enum Work {
         folder: PathBuf,
         /// With the triggers.
         captured: bool,
-        /// Updates instead of inserts.
-        updates: bool,
+        /// Of which table.
+        shape: Width,
+        /// Which figure counts.
+        edit: Edit,
     },
+}
+
+/// What an application does to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// A new one.
+    Insert,
+    /// Another value in it.
+    Update,
+    /// No row any more.
+    Delete,
 }
 
 /// Rows per round of [`Work::Edits`], and in a transaction: long enough to be
@@ -113,10 +126,15 @@ impl Contender {
             Work::Edits {
                 folder,
                 captured,
-                updates,
+                shape,
+                edit,
             } => {
-                let times = floor::edits(folder, EDITS.0, EDITS.1, *captured).await?;
-                Ok(if *updates { times.update } else { times.insert })
+                let times = floor::edits(folder, EDITS.0, EDITS.1, *shape, *captured).await?;
+                Ok(match edit {
+                    Edit::Insert => times.insert,
+                    Edit::Update => times.update,
+                    Edit::Delete => times.delete,
+                })
             }
         }
     }

@@ -2,11 +2,11 @@
 //! and the application's own statements.
 
 use super::alternate;
-use super::contender::{Contender, Work};
+use super::contender::{Contender, Edit, Work};
 use super::ground::{Address, Ground};
 use super::row::{Role, Row};
 use crate::floor::driver::{Asked, Uploaders, gets};
-use crate::floor::{Rounds, Served, Style};
+use crate::floor::{Rounds, Served, Style, Width};
 use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
 use crate::server::Store;
@@ -278,14 +278,28 @@ async fn fill(url: &str, rows: usize) -> anyhow::Result<()> {
 /// B8.
 pub async fn capture(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
     let mut lines = Vec::new();
-    for (id, what, updates) in [
-        ("B8 insert", "an application's inserts", false),
-        ("B8 update", "an application's updates", true),
-    ] {
+    let edits = [
+        ("insert", Edit::Insert),
+        ("update", Edit::Update),
+        ("delete", Edit::Delete),
+    ];
+    let shapes = [
+        ("", "", Width::Narrow),
+        (" wide", ", 20 columns", Width::Wide),
+    ];
+    let all = shapes
+        .into_iter()
+        .flat_map(|shape| edits.map(|edit| (shape, edit)));
+    for ((wide, columns, shape), (name, edit)) in all {
+        let (id, what) = (
+            &format!("B8 {name}{wide}"),
+            &format!("an application's {name}s{columns}"),
+        );
         let work = |captured| Work::Edits {
             folder: ground.folder().to_owned(),
             captured,
-            updates,
+            shape,
+            edit,
         };
         let contenders = vec![
             Contender::new("with triggers", Role::Ours, work(true)),

@@ -4,7 +4,7 @@
 use super::ground::Ground;
 use super::row::{Role, Row};
 use crate::floor::driver::{Asked, echoes, gets};
-use crate::floor::{Rounds, Served, Style, empty_commits, load_rows, upload_rows};
+use crate::floor::{Rounds, Served, Style, Width, empty_commits, load_rows, upload_rows};
 use crate::http::Endpoint;
 use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
@@ -157,7 +157,7 @@ async fn realtime_floor(
     let trips = gets(&asked, length, |_| "/empty".to_owned()).await?;
     let echo = echoes(empty, length).await?;
     let folder = ground.folder();
-    let edits = crate::floor::edits(folder, 200, 1, false).await?;
+    let edits = crate::floor::edits(folder, 200, 1, Width::Narrow, false).await?;
     let commit = match database {
         Some(url) => empty_commits(url, 1, length).await?,
         None => tokio::task::block_in_place(|| upload_rows(folder, 1, 1, length))?,

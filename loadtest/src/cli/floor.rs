@@ -7,8 +7,8 @@ use crate::clock::now_text;
 use crate::facts;
 use crate::floor::driver::{Asked, Names, Uploaders, echoes, gets};
 use crate::floor::{
-    Database, Postgres, Rounds, Served, Style, USERS, edits, empty_commits, load_rows, upload_rows,
-    uploads,
+    Database, Postgres, Rounds, Served, Style, USERS, Width, edits, empty_commits, load_rows,
+    upload_rows, uploads,
 };
 use crate::http::Endpoint;
 use crate::measure::machine::Machine;
@@ -357,7 +357,9 @@ impl Floor {
                 upload_rows(folder, self.users, self.changes, length)
             }),
             FloorName::SqliteLoad => tokio::task::block_in_place(|| load_rows(folder, self.rows)),
-            FloorName::SqliteEdits => Ok(edits(folder, self.rows, 100, false).await?.insert),
+            FloorName::SqliteEdits => Ok(edits(folder, self.rows, 100, Width::Narrow, false)
+                .await?
+                .insert),
         }
     }
 }

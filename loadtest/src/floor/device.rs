@@ -1,5 +1,5 @@
 //! Floors of the device: rows into plain SQLite by a prepared statement, and an
-//! application's own inserts and updates with and without the capture triggers.
+//! application's own edits with and without the capture triggers.
 
 use super::NewRow;
 use crate::devices::edits::SCHEMA;
@@ -46,38 +46,83 @@ pub struct Edits {
     pub insert: f64,
     /// Of an update.
     pub update: f64,
+    /// Of a delete.
+    pub delete: f64,
 }
 
-/// An application's inserts and updates, this many rows in each transaction,
+/// Whose edits they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// Three columns: the people of the example.
+    Narrow,
+    /// Twenty columns.
+    Wide,
+}
+
+/// A table of twenty columns, of which an update changes three.
+const WIDE: &str = "CREATE TABLE wide (id TEXT PRIMARY KEY NOT NULL, a TEXT, b INTEGER, c REAL, \
+     d TEXT, e TEXT, f INTEGER, g TEXT, h TEXT, i TEXT, j INTEGER, k TEXT, l TEXT, m TEXT, \
+     n INTEGER, o TEXT, p TEXT, q TEXT, r TEXT, s TEXT)";
+
+impl Width {
+    /// Insert, update and delete; ?1 is the key, ?2 some text.
+    fn statements(self) -> [&'static str; 3] {
+        match self {
+            Self::Narrow => [
+                "INSERT INTO users (id, name, email) VALUES (?1, 'load', ?2)",
+                "UPDATE users SET name = 'again', email = ?2 || '.' WHERE id = ?1",
+                "DELETE FROM users WHERE id = ?1 AND ?2 IS NOT NULL",
+            ],
+            Self::Wide => [
+                "INSERT INTO wide VALUES (?1, 'a', 2, 3.5, ?2, 'e', 6, 'g', 'h', 'i', 10, 'k', \
+                 'l', 'm', 14, 'o', 'p', 'q', 'r', 's')",
+                "UPDATE wide SET a = 'again', b = b + 1, d = ?2 || '.' WHERE id = ?1",
+                "DELETE FROM wide WHERE id = ?1 AND ?2 IS NOT NULL",
+            ],
+        }
+    }
+}
+
+/// An application's inserts, updates and deletes, this many rows in each transaction,
 /// with the capture triggers or without.
 pub async fn edits(
     folder: &Path,
     rows: usize,
     per_transaction: usize,
+    shape: Width,
     captured: bool,
 ) -> anyhow::Result<Edits> {
     let folder = tempfile::tempdir_in(folder)?;
     let path = folder.path().join("edits.db");
-    Connection::open(&path)?.execute_batch(SCHEMA)?;
+    let connection = Connection::open(&path)?;
+    connection.execute_batch(SCHEMA)?;
+    connection.execute_batch(WIDE)?;
+    drop(connection);
     let client = if captured {
         // Opening installs the triggers; the server is never asked.
         let token = || async { Err::<String, _>(TokenError::new("no server here")) };
         let config = Config::new(&path, "http://127.0.0.1:9", UserId::new("nobody")?, token)
             .schema("business")
             .table("users")
-            .table("posts");
+            .table("posts")
+            .table("wide");
         Some(Client::open(config).await?)
     } else {
         None
     };
-    let done = tokio::task::block_in_place(|| run_edits(&path, rows, per_transaction));
+    let done = tokio::task::block_in_place(|| run_edits(&path, rows, per_transaction, shape));
     if let Some(client) = client {
         client.stop().await;
     }
     done
 }
 
-fn run_edits(path: &Path, rows: usize, per_transaction: usize) -> anyhow::Result<Edits> {
+fn run_edits(
+    path: &Path,
+    rows: usize,
+    per_transaction: usize,
+    shape: Width,
+) -> anyhow::Result<Edits> {
     let mut connection = open(path)?;
     let all: Vec<NewRow> = (0..rows).map(|n| NewRow::make(n as i64)).collect();
     let mut timed = |sql: &str| -> rusqlite::Result<f64> {
@@ -93,8 +138,10 @@ fn run_edits(path: &Path, rows: usize, per_transaction: usize) -> anyhow::Result
         }
         Ok(began.elapsed().as_secs_f64() * 1e6 / rows as f64)
     };
+    let [insert, update, delete] = shape.statements();
     Ok(Edits {
-        insert: timed("INSERT INTO users (id, name, email) VALUES (?1, 'load', ?2)")?,
-        update: timed("UPDATE users SET name = 'again', email = ?2 || '.' WHERE id = ?1")?,
+        insert: timed(insert)?,
+        update: timed(update)?,
+        delete: timed(delete)?,
     })
 }

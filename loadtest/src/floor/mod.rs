@@ -9,7 +9,7 @@ mod postgres;
 mod serve;
 mod sqlite;
 
-pub use device::{edits, load_rows};
+pub use device::{Width, edits, load_rows};
 pub use postgres::{Database, Postgres, empty_commits, uploads};
 pub use serve::{Serve, Served, USERS, serve};
 pub use sqlite::upload_rows;

@@ -86,7 +86,7 @@ const PARKED: &str = "SELECT pk, wire_table, version, payload, reason FROM _sync
 const WAITING: &str = "SELECT local_key, tbl, 'pending' FROM _sync_pending
     UNION ALL SELECT local_key, tbl, 'frozen' FROM _sync_outbox
     UNION ALL SELECT hex(pk), tbl, 'remembered' FROM _sync_shadow
-    UNION ALL SELECT key, tbl, 'captured' FROM _sync_log WHERE op > 0";
+    UNION ALL SELECT key, tbl, 'captured' FROM _sync_touched WHERE op > 0";
 
 impl Ending {
     /// Reads the file and the server's log.

@@ -106,7 +106,7 @@ impl Mutant {
                     .to_owned()
             }
             (Self::UnsentOverwritten, Moment::Applying) => {
-                "DELETE FROM _sync_log; DELETE FROM _sync_pending".to_owned()
+                "DELETE FROM _sync_log_1; DELETE FROM _sync_log_2; DELETE FROM _sync_pending".to_owned()
             }
             (Self::VersionNotHeld, Moment::Acknowledged(request, _)) => format!(
                 "UPDATE _sync_row SET version = max(version - 1, 0) WHERE (tbl, pk) IN (VALUES {})",

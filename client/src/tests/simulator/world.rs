@@ -250,7 +250,7 @@ impl World {
         // device is not done yet.
         let state = self.phones[phone].state();
         let is_current = state.epoch.is_none_or(|known| known == self.server.epoch());
-        let log = self.phones[phone].count("SELECT count(*) FROM _sync_log");
+        let log = self.phones[phone].count("SELECT count(*) FROM _sync_touched");
         if !is_current || log > 0 || !state.hydrated {
             return Ok(());
         }
