@@ -9,8 +9,8 @@ use crate::error::{Error, SetupError};
 use crate::schema::{
     Affinity, Column, ForeignKey, KeyKind, OWN_PREFIX, OnDelete, Table, Tables, UniqueIndex, fold,
 };
-use oversync_shared::names::is_plain_name;
 use crate::triggers;
+use oversync_shared::names::is_plain_name;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::collections::BTreeSet;
 

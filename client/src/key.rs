@@ -36,7 +36,10 @@ impl LocalKey {
     pub(crate) fn is_usual(&self, key: RowKey, kind: KeyKind) -> bool {
         match (&self.0, kind) {
             (Value::Text(text), KeyKind::Text) => {
-                text == key.uuid().hyphenated().encode_lower(&mut Uuid::encode_buffer())
+                text == key
+                    .uuid()
+                    .hyphenated()
+                    .encode_lower(&mut Uuid::encode_buffer())
             }
             (Value::Blob(bytes), KeyKind::Blob) => bytes == key.uuid().as_bytes(),
             _ => false,

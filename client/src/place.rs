@@ -332,12 +332,7 @@ fn which_parent(txn: &Txn<'_>, foreign_key: &ForeignKey, wanted: &[&Value]) -> P
     })
 }
 
-fn delete(
-    txn: &Txn<'_>,
-    table: &Table,
-    told: Told<'_>,
-    known: Known,
-) -> Result<Placed, Error> {
+fn delete(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Result<Placed, Error> {
     if table.children.is_empty() {
         return delete_row(txn, table, told, known);
     }
@@ -351,12 +346,7 @@ fn delete(
     Ok(placed)
 }
 
-fn delete_row(
-    txn: &Txn<'_>,
-    table: &Table,
-    told: Told<'_>,
-    known: Known,
-) -> Result<Placed, Error> {
+fn delete_row(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Result<Placed, Error> {
     let mut carried_off = Vec::new();
     if let Some(why) = reach(txn, table, &known.key, &mut carried_off)? {
         return Ok(Placed::Blocked(why));
