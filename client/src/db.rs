@@ -76,6 +76,16 @@ pub(crate) struct Txn<'a> {
     pub(crate) now: i64,
 }
 
+/// When a commit must survive a loss of power; the end of the process, even by
+/// SIGKILL, every commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    Now,
+    /// With the next one that must; until then it may be undone, as a whole and with
+    /// all after it.
+    Later,
+}
+
 impl Store {
     /// Opens the file, installs tables and triggers. Several processes may:
     /// what each of them does here comes out the same.
@@ -138,6 +148,21 @@ impl Store {
         Ok(done)
     }
 
+    /// The same; says whether it must survive a loss of power by itself.
+    pub(crate) fn write_as<T>(
+        &mut self,
+        durability: Durability,
+        work: impl FnOnce(&Txn<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if durability == Durability::Now {
+            return self.write(work);
+        }
+        self.conn.pragma_update(None, "synchronous", "normal")?;
+        let done = self.write(work);
+        self.conn.pragma_update(None, "synchronous", "full")?;
+        done
+    }
+
     /// Reads outside a write transaction.
     pub(crate) fn read<T>(
         &self,
@@ -149,9 +174,7 @@ impl Store {
     /// Whether triggers fire for what this connection does; the application's
     /// connections are not concerned.
     pub(crate) fn triggers(&self, on: bool) -> Result<(), Error> {
-        self.conn
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on)?;
-        Ok(())
+        Ok(switch_triggers(&self.conn, on)?)
     }
 
     /// The tables, as of the last write.
@@ -163,6 +186,29 @@ impl Store {
     pub(crate) fn foreign_commit(&mut self) -> Result<bool, Error> {
         let version = data_version(&self.conn)?;
         Ok(std::mem::replace(&mut self.data_version, version) != version)
+    }
+}
+
+fn switch_triggers(conn: &Connection, on: bool) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, on)?;
+    Ok(())
+}
+
+/// As long as it lives, no trigger fires for what this connection does.
+pub(crate) struct NoTriggers<'a> {
+    conn: &'a Connection,
+}
+
+impl<'a> NoTriggers<'a> {
+    pub(crate) fn on(conn: &'a Connection) -> Result<Self, Error> {
+        switch_triggers(conn, false)?;
+        Ok(Self { conn })
+    }
+}
+
+impl Drop for NoTriggers<'_> {
+    fn drop(&mut self) {
+        switch_triggers(self.conn, true).expect("BUG: a flag of a connection that is open");
     }
 }
 

@@ -9,8 +9,10 @@ use crate::error::{Error, SetupError};
 use crate::schema::{
     Affinity, Column, ForeignKey, KeyKind, OWN_PREFIX, OnDelete, Table, Tables, UniqueIndex, fold,
 };
+use crate::triggers;
 use oversync_shared::names::is_plain_name;
 use rusqlite::{Connection, OptionalExtension as _};
+use std::collections::BTreeSet;
 
 /// Reads and judges the listed tables; `number` hands out each one's number.
 pub(crate) fn discover(
@@ -33,7 +35,12 @@ pub(crate) fn discover(
         }
         tables.push(table);
     }
-    for foreign_key in all_foreign_keys(conn)? {
+    let foreign_keys = all_foreign_keys(conn)?;
+    let firing = firing(conn, &foreign_keys)?;
+    for table in &mut tables {
+        table.fires = firing.contains(&table.name.to_lowercase());
+    }
+    for foreign_key in foreign_keys {
         for table in &mut tables {
             if table.name.eq_ignore_ascii_case(&foreign_key.child) {
                 table.parents.push(foreign_key.clone());
@@ -102,6 +109,7 @@ fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
         parents: Vec::new(),
         children: Vec::new(),
         rank: 0,
+        fires: false,
         name,
     })
 }
@@ -352,6 +360,32 @@ fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
     // A key whose parent does not exist, or does not fit, cannot be followed.
     keys.retain(|key| !key.columns.is_empty() && key.columns.len() == key.parent_columns.len());
     Ok(keys)
+}
+
+/// The tables, in lower case, whose writing may fire a trigger of the application:
+/// theirs, or one of a table that foreign-key actions reach from them.
+fn firing(conn: &Connection, foreign_keys: &[ForeignKey]) -> Result<BTreeSet<String>, Error> {
+    let mut statement =
+        conn.prepare("SELECT lower(tbl_name), name FROM sqlite_schema WHERE type = 'trigger'")?;
+    let mut found = BTreeSet::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(1)?;
+        if !triggers::is_ours(&name) {
+            found.insert(row.get::<_, String>(0)?.to_lowercase());
+        }
+    }
+    loop {
+        let before = found.len();
+        for key in foreign_keys {
+            if found.contains(&key.child.to_lowercase()) {
+                found.insert(key.parent.to_lowercase());
+            }
+        }
+        if found.len() == before {
+            return Ok(found);
+        }
+    }
 }
 
 fn mark_references(tables: &mut [Table]) {

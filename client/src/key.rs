@@ -24,9 +24,26 @@ impl LocalKey {
     /// The spelling this crate gives to a key that comes without one.
     pub(crate) fn usual(key: RowKey, kind: KeyKind) -> Self {
         Self(match kind {
-            KeyKind::Text => Value::Text(key.to_string()),
+            KeyKind::Text => {
+                let mut text = Uuid::encode_buffer();
+                Value::Text(key.uuid().hyphenated().encode_lower(&mut text).to_owned())
+            }
             KeyKind::Blob => Value::Blob(key.uuid().as_bytes().to_vec()),
         })
+    }
+
+    /// Whether this is [`LocalKey::usual`].
+    pub(crate) fn is_usual(&self, key: RowKey, kind: KeyKind) -> bool {
+        match (&self.0, kind) {
+            (Value::Text(text), KeyKind::Text) => {
+                text == key
+                    .uuid()
+                    .hyphenated()
+                    .encode_lower(&mut Uuid::encode_buffer())
+            }
+            (Value::Blob(bytes), KeyKind::Blob) => bytes == key.uuid().as_bytes(),
+            _ => false,
+        }
     }
 
     /// For people.

@@ -197,10 +197,9 @@ pub(crate) struct Incoming {
 /// Reads a peer's payload for a table. Checked completely first: everything a
 /// peer sends is untrusted.
 pub(crate) fn read_row(table: &Table, pk: RowKey, text: &str) -> Result<Incoming, BadPayload> {
-    json::canonicalise(text, &mut Vec::new())?;
     let mut known = Vec::with_capacity(table.columns.len());
     let mut extra = String::new();
-    for (name, value) in json::members(text)? {
+    for (name, value) in json::checked_members(text)? {
         match table.column(&name) {
             // Column names fold: a second spelling of a column is ignored.
             Some(index) if known.iter().any(|(seen, _)| *seen == index) => {}
@@ -229,17 +228,14 @@ pub(crate) fn read_row(table: &Table, pk: RowKey, text: &str) -> Result<Incoming
 
 /// The key as the sender spells it, when it names the same row; else ours.
 fn read_key(table: &Table, pk: RowKey, raw: &str) -> Result<Value, JsonFault> {
-    let usual = LocalKey::usual(pk, table.key_kind).0;
     let mut reader = Reader::new(raw);
-    if table.key_kind == KeyKind::Blob || reader.kind()? != Kind::String {
-        return Ok(usual);
+    if table.key_kind == KeyKind::Text && reader.kind()? == Kind::String {
+        let text = reader.string()?;
+        if RowKey::parse(&text) == Some(pk) {
+            return Ok(Value::Text(text.into_owned()));
+        }
     }
-    let text = reader.string()?;
-    Ok(if RowKey::parse(&text) == Some(pk) {
-        Value::Text(text.into_owned())
-    } else {
-        usual
-    })
+    Ok(LocalKey::usual(pk, table.key_kind).0)
 }
 
 fn read_value(column: &Column, raw: &str) -> Result<Value, BadPayload> {

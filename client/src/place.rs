@@ -9,6 +9,7 @@
 
 use crate::db::Txn;
 use crate::error::{Error, StorageError};
+use crate::hand::Hand;
 use crate::key::{LocalKey, RowRef};
 use crate::log;
 use crate::payload;
@@ -19,7 +20,7 @@ use crate::step::Step;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
-use rusqlite::{ErrorCode, params_from_iter};
+use rusqlite::{CachedStatement, ErrorCode, params_from_iter};
 use std::collections::HashSet;
 
 /// A row as the server has it; no payload for a tombstone.
@@ -28,6 +29,35 @@ pub(crate) struct ServerState {
     pub(crate) row: RowRef,
     pub(crate) version: RowVersion,
     pub(crate) payload: Option<String>,
+}
+
+impl ServerState {
+    pub(crate) fn told(&self) -> Told<'_> {
+        Told {
+            row: self.row,
+            version: self.version,
+            payload: self.payload.as_deref(),
+        }
+    }
+}
+
+/// The same, as it stands in a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'p> {
+    pub(crate) row: RowRef,
+    pub(crate) version: RowVersion,
+    pub(crate) payload: Option<&'p str>,
+}
+
+impl Told<'_> {
+    /// To be kept for longer.
+    pub(crate) fn to_state(self) -> ServerState {
+        ServerState {
+            row: self.row,
+            version: self.version,
+            payload: self.payload.map(str::to_owned),
+        }
+    }
 }
 
 /// What came of it.
@@ -79,20 +109,29 @@ pub(crate) fn place(
     assumed: &HashSet<RowRef>,
 ) -> Result<Placed, Error> {
     let known = row::known(txn.conn, table, state.row)?;
-    place_known(txn, table, state, known, assumed)
+    let mut hand = Hand::new(txn);
+    let placed = place_known(&mut hand, txn, table, state.told(), known, assumed)?;
+    hand.flush()?;
+    Ok(placed)
 }
 
-/// The same, by who has just looked at what is known of the row.
-pub(crate) fn place_known(
-    txn: &Txn<'_>,
+/// The same, by who has just looked at what is known of the row, and has more to
+/// write: versions are recorded when the hand is flushed.
+pub(crate) fn place_known<'a>(
+    hand: &mut Hand<'a>,
+    txn: &'a Txn<'a>,
     table: &Table,
-    state: &ServerState,
+    told: Told<'_>,
     known: Known,
     assumed: &HashSet<RowRef>,
 ) -> Result<Placed, Error> {
-    match &state.payload {
-        Some(payload) => upsert(txn, table, state, payload, known, assumed),
-        None => delete(txn, table, state, known),
+    match told.payload {
+        Some(payload) => hand.upsert(table, told, payload, known, assumed),
+        None => {
+            // It looks at what is known of other rows.
+            hand.flush()?;
+            delete(txn, table, told, known)
+        }
     }
 }
 
@@ -109,48 +148,13 @@ pub(crate) fn has_parents(
         return Ok(false);
     };
     for foreign_key in &table.parents {
-        if missing_parent(txn, table, foreign_key, &incoming.known, assumed)?.is_some() {
+        let mut probe = parent_probe(txn, foreign_key)?;
+        let values = &incoming.known;
+        if missing_parent(txn, table, foreign_key, &mut probe, values, assumed)?.is_some() {
             return Ok(false);
         }
     }
     Ok(true)
-}
-
-fn upsert(
-    txn: &Txn<'_>,
-    table: &Table,
-    state: &ServerState,
-    text: &str,
-    known: Known,
-    assumed: &HashSet<RowRef>,
-) -> Result<Placed, Error> {
-    let incoming = match payload::read_row(table, state.row.key, text) {
-        Ok(incoming) => incoming,
-        Err(why) => return Ok(Placed::Refused(why.to_string())),
-    };
-    for foreign_key in &table.parents {
-        if let Some(missing) = missing_parent(txn, table, foreign_key, &incoming.known, assumed)? {
-            return Ok(missing);
-        }
-    }
-    let present = row::exists(txn.conn, table, &known.key)?;
-    let (written, key) = if present {
-        (update(txn, table, &known.key, &incoming.known), known.key)
-    } else {
-        let spelt = incoming.known.iter().find(|(index, _)| *index == table.key);
-        let (_, value) = spelt.expect("BUG: a payload that was read names its key");
-        (insert(txn, table, &incoming.known), LocalKey(value.clone()))
-    };
-    if let Some(refused) = judge(txn, written)? {
-        return Ok(refused);
-    }
-    let held = Held {
-        version: state.version,
-        deleted: false,
-    };
-    row::hold(txn.conn, table, state.row, &key, held)?;
-    row::set_extra(txn.conn, state.row, incoming.extra.as_deref())?;
-    Ok(Placed::Done(key))
 }
 
 /// Writes columns of a row that is here; never its key.
@@ -161,25 +165,30 @@ pub(crate) fn update(
     values: &[(usize, Value)],
 ) -> rusqlite::Result<usize> {
     // The key stays as the application spells it.
-    let values: Vec<&(usize, Value)> = values.iter().filter(|(i, _)| *i != table.key).collect();
-    if values.is_empty() {
+    let rest = || values.iter().filter(|(index, _)| *index != table.key);
+    if rest().next().is_none() {
         // Nothing is what there was to write.
         return Ok(1);
     }
+    let bound = rest().map(|(_, value)| value).chain([&key.0]);
+    txn.conn
+        .prepare_cached(&update_sql(table, values))?
+        .execute(params_from_iter(bound))
+}
+
+/// Binds the values but the key's, then the key.
+pub(crate) fn update_sql(table: &Table, values: &[(usize, Value)]) -> String {
     let sets: Vec<String> = values
         .iter()
-        .map(|(i, _)| format!("{} = ?", quote(&table.columns[*i].name)))
+        .filter(|(index, _)| *index != table.key)
+        .map(|(index, _)| format!("{} = ?", quote(&table.columns[*index].name)))
         .collect();
-    let sql = format!(
+    format!(
         "UPDATE OR ABORT {} SET {} WHERE {} = ?",
         table.quoted(),
         sets.join(", "),
         table.quoted_key()
-    );
-    let bound = values.iter().map(|(_, value)| value).chain([&key.0]);
-    txn.conn
-        .prepare_cached(&sql)?
-        .execute(params_from_iter(bound))
+    )
 }
 
 pub(crate) fn insert(
@@ -187,20 +196,24 @@ pub(crate) fn insert(
     table: &Table,
     values: &[(usize, Value)],
 ) -> rusqlite::Result<usize> {
+    let bound = values.iter().map(|(_, value)| value);
+    txn.conn
+        .prepare_cached(&insert_sql(table, values))?
+        .execute(params_from_iter(bound))
+}
+
+/// Binds the values in their order.
+pub(crate) fn insert_sql(table: &Table, values: &[(usize, Value)]) -> String {
     let names: Vec<String> = values
         .iter()
-        .map(|(i, _)| quote(&table.columns[*i].name))
+        .map(|(index, _)| quote(&table.columns[*index].name))
         .collect();
-    let sql = format!(
+    format!(
         "INSERT OR ABORT INTO {} ({}) VALUES ({})",
         table.quoted(),
         names.join(", "),
         vec!["?"; values.len()].join(", ")
-    );
-    let bound = values.iter().map(|(_, value)| value);
-    txn.conn
-        .prepare_cached(&sql)?
-        .execute(params_from_iter(bound))
+    )
 }
 
 /// Why a statement that succeeded has written nothing.
@@ -209,7 +222,10 @@ pub(crate) const IGNORED: &str = "a trigger of the application leaves the row ou
 /// Tells what this file's schema refuses from what the file cannot do. A failed
 /// statement leaves nothing behind; unless it was a trigger that rolls back, which
 /// ends the transaction, and with it everything that was done.
-fn judge(txn: &Txn<'_>, written: rusqlite::Result<usize>) -> Result<Option<Placed>, Error> {
+pub(crate) fn judge(
+    txn: &Txn<'_>,
+    written: rusqlite::Result<usize>,
+) -> Result<Option<Placed>, Error> {
     let error = match written {
         Ok(0) => return Ok(Some(Placed::Refused(IGNORED.to_owned()))),
         Ok(_) => return Ok(None),
@@ -231,11 +247,30 @@ fn judge(txn: &Txn<'_>, written: rusqlite::Result<usize>) -> Result<Option<Place
     }
 }
 
-/// A parent that is neither here nor assumed.
-fn missing_parent(
+/// Asks whether the row that a foreign key refers to is here.
+pub(crate) fn parent_probe<'a>(
+    txn: &'a Txn<'a>,
+    foreign_key: &ForeignKey,
+) -> Result<CachedStatement<'a>, Error> {
+    let conditions: Vec<String> = foreign_key
+        .parent_columns
+        .iter()
+        .map(|name| format!("{} = ?", quote(name)))
+        .collect();
+    let sql = format!(
+        "SELECT 1 FROM {} WHERE {}",
+        quote(&foreign_key.parent),
+        conditions.join(" AND ")
+    );
+    Ok(txn.conn.prepare_cached(&sql)?)
+}
+
+/// A parent that is neither here nor assumed; the probe is the foreign key's.
+pub(crate) fn missing_parent(
     txn: &Txn<'_>,
     table: &Table,
     foreign_key: &ForeignKey,
+    probe: &mut CachedStatement<'_>,
     values: &[(usize, Value)],
     assumed: &HashSet<RowRef>,
 ) -> Result<Option<Placed>, Error> {
@@ -250,21 +285,7 @@ fn missing_parent(
             Some((_, value)) => wanted.push(value),
         }
     }
-    let conditions: Vec<String> = foreign_key
-        .parent_columns
-        .iter()
-        .map(|name| format!("{} = ?", quote(name)))
-        .collect();
-    let sql = format!(
-        "SELECT 1 FROM {} WHERE {}",
-        quote(&foreign_key.parent),
-        conditions.join(" AND ")
-    );
-    if txn
-        .conn
-        .prepare_cached(&sql)?
-        .exists(params_from_iter(wanted.iter()))?
-    {
+    if probe.exists(params_from_iter(wanted.iter()))? {
         return Ok(None);
     }
     let refers_to_itself = foreign_key.parent.eq_ignore_ascii_case(&table.name)
@@ -312,18 +333,13 @@ fn which_parent(txn: &Txn<'_>, foreign_key: &ForeignKey, wanted: &[&Value]) -> P
     })
 }
 
-fn delete(
-    txn: &Txn<'_>,
-    table: &Table,
-    state: &ServerState,
-    known: Known,
-) -> Result<Placed, Error> {
+fn delete(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Result<Placed, Error> {
     if table.children.is_empty() {
-        return delete_row(txn, table, state, known);
+        return delete_row(txn, table, told, known);
     }
     // What was settled for the children holds only if the delete happens.
     txn.conn.execute_batch("SAVEPOINT carry")?;
-    let placed = delete_row(txn, table, state, known)?;
+    let placed = delete_row(txn, table, told, known)?;
     txn.conn.execute_batch(match placed {
         Placed::Done(_) => "RELEASE carry",
         _ => "ROLLBACK TO carry; RELEASE carry",
@@ -331,12 +347,7 @@ fn delete(
     Ok(placed)
 }
 
-fn delete_row(
-    txn: &Txn<'_>,
-    table: &Table,
-    state: &ServerState,
-    known: Known,
-) -> Result<Placed, Error> {
+fn delete_row(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Result<Placed, Error> {
     let mut carried_off = Vec::new();
     if let Some(why) = reach(txn, table, &known.key, &mut carried_off)? {
         return Ok(Placed::Blocked(why));
@@ -351,10 +362,10 @@ fn delete_row(
         return Ok(refused);
     }
     let held = Held {
-        version: state.version,
+        version: told.version,
         deleted: true,
     };
-    row::hold(txn.conn, table, state.row, &known.key, held)?;
+    row::hold(txn.conn, table, told.row, &known.key, held)?;
     Ok(Placed::Done(known.key))
 }
 

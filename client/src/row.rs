@@ -8,7 +8,8 @@ use crate::schema::{Table, quote};
 use oversync_shared::RowVersion;
 use oversync_shared::reconcile::{Held, Unsent};
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, params};
+use std::sync::LazyLock;
 
 fn cell(value: ValueRef<'_>) -> Cell {
     match value {
@@ -47,12 +48,20 @@ pub(crate) fn read(
 }
 
 pub(crate) fn exists(conn: &Connection, table: &Table, key: &LocalKey) -> Result<bool, Error> {
+    Ok(presence(conn, table)?.exists([key])?)
+}
+
+/// Asks whether a row with a key is here.
+pub(crate) fn presence<'c>(
+    conn: &'c Connection,
+    table: &Table,
+) -> Result<CachedStatement<'c>, Error> {
     let sql = format!(
         "SELECT 1 FROM {} WHERE {} IS ?1",
         table.quoted(),
         table.quoted_key()
     );
-    Ok(conn.prepare_cached(&sql)?.exists([key])?)
+    Ok(conn.prepare_cached(&sql)?)
 }
 
 /// The row as a payload, with the columns this application does not know.
@@ -72,6 +81,12 @@ pub(crate) fn extra(conn: &Connection, row: RowRef) -> Result<Option<String>, Er
         .prepare_cached("SELECT payload FROM _sync_extra WHERE tbl = ?1 AND pk = ?2")?
         .query_row(params![row.tbl, row.pk()], |row| row.get(0))
         .optional()?)
+}
+
+/// Whether any row has such columns.
+pub(crate) fn any_extra(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_extra)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
 }
 
 /// Everything the device knows about a row, beside the row itself.
@@ -145,8 +160,21 @@ pub(crate) fn hold(
     key: &LocalKey,
     held: Held,
 ) -> Result<(), Error> {
-    let spelling = Some(key).filter(|key| **key != LocalKey::usual(row.key, table.key_kind));
+    let spelling = Some(key).filter(|key| !key.is_usual(row.key, table.key_kind));
     hold_as_spelt(conn, row, spelling, held)
+}
+
+/// Values that recording one version takes.
+pub(crate) const HOLD_COLUMNS: usize = 5;
+
+/// Records this many versions: table, key, spelling, version and tombstone of each.
+pub(crate) fn hold_sql(rows: usize) -> String {
+    format!(
+        "INSERT INTO _sync_row (tbl, pk, local_key, version, deleted) VALUES {} \
+         ON CONFLICT (tbl, pk) DO UPDATE SET local_key = excluded.local_key, \
+         version = excluded.version, deleted = excluded.deleted, lost_version = 0",
+        vec!["(?, ?, ?, ?, ?)"; rows].join(", ")
+    )
 }
 
 /// The same, with the key's spelling where it is not the usual one; or, of a
@@ -157,12 +185,8 @@ pub(crate) fn hold_as_spelt(
     spelling: Option<&LocalKey>,
     held: Held,
 ) -> Result<(), Error> {
-    conn.prepare_cached(
-        "INSERT INTO _sync_row (tbl, pk, local_key, version, deleted) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (tbl, pk) DO UPDATE SET local_key = excluded.local_key,
-         version = excluded.version, deleted = excluded.deleted, lost_version = 0",
-    )?
-    .execute(params![
+    static ONE: LazyLock<String> = LazyLock::new(|| hold_sql(1));
+    conn.prepare_cached(&ONE)?.execute(params![
         row.tbl,
         row.pk(),
         spelling,

@@ -141,6 +141,9 @@ pub(crate) struct Table {
     /// A unique index that triggers cannot follow: missing rows are looked for
     /// instead.
     pub(crate) needs_sweep: bool,
+    /// Writing it may fire a trigger of the application, here or in a table that a
+    /// foreign-key action reaches.
+    pub(crate) fires: bool,
 }
 
 impl Column {

@@ -176,6 +176,14 @@ const NAMES: [&str; 7] = [
     "after_delete",
 ];
 
+/// Whether a trigger of this name is one of the client's own.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let parts = name
+        .strip_prefix("_sync_")
+        .and_then(|rest| rest.split_once('_'));
+    parts.is_some_and(|(number, kind)| number.parse::<i64>().is_ok() && NAMES.contains(&kind))
+}
+
 struct Object {
     kind: String,
     name: String,

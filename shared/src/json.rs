@@ -576,6 +576,50 @@ pub fn members(object: &str) -> Result<Vec<(Cow<'_, str>, &str)>, JsonFault> {
     }
 }
 
+/// [`canonicalise`] and [`members`] in one pass, for who needs no canonical form:
+/// refuses what the first refuses, and texts that are no object.
+pub fn checked_members(object: &str) -> Result<Vec<(Cow<'_, str>, &str)>, JsonFault> {
+    let mut reader = Reader::new(object);
+    let mut found = Vec::new();
+    let mut scratch = Vec::new();
+    reader.want(Kind::Object)?;
+    reader.enter()?;
+    if reader.peek_byte() == Some(b'}') {
+        reader.at += 1;
+        reader.end()?;
+        return Ok(found);
+    }
+    let mut seen = KeySet::default();
+    loop {
+        if reader.kind()? != Kind::String {
+            return reader.syntax();
+        }
+        let key = reader.string()?;
+        reader.expect_byte(b':')?;
+        let kind = reader.kind()?;
+        let start = reader.at;
+        match kind {
+            Kind::String => drop(reader.string()?),
+            Kind::Number => reader.skip_number()?,
+            _ => {
+                scratch.clear();
+                reader.canonical(&mut scratch)?;
+            }
+        }
+        seen.insert(key.clone())?;
+        found.push((key, &object[start..reader.at]));
+        match reader.peek_byte() {
+            Some(b',') => reader.at += 1,
+            Some(b'}') => {
+                reader.at += 1;
+                reader.end()?;
+                return Ok(found);
+            }
+            _ => return reader.syntax(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -667,6 +711,34 @@ mod tests {
         assert_eq!(count, 200_001);
     }
 
+    fn in_two_passes(text: &str) -> Option<Vec<(Cow<'_, str>, &str)>> {
+        canonical(text).ok()?;
+        members(text).ok()
+    }
+
+    #[test]
+    fn one_pass_finds_what_two_do() {
+        for text in [
+            r#" {"a" : [1, 2] ,"b":"x", "\u0063": {"d":{}} , "e":true,"f":-1.5e3,"g":null} "#,
+            "{ }",
+            r#"{"a":1,"\u0061":2}"#,
+            r#"{"a":{"x":1,"x":2}}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{"\ud800":1}"#,
+            r#"{"a":1} 2"#,
+            r#"{"a":01}"#,
+            r#"{"a":1,}"#,
+            "[1]",
+            "1",
+            "",
+        ] {
+            assert_eq!(checked_members(text).ok(), in_two_passes(text), "{text}");
+        }
+        let deep = |depth: usize| format!("{{\"a\":{}1{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(checked_members(&deep(MAX_DEPTH - 1)).is_ok());
+        assert_eq!(checked_members(&deep(MAX_DEPTH)), Err(JsonFault::TooDeep));
+    }
+
     #[test]
     fn members_are_slices() {
         let found = members(r#" {"a" : [1, 2] ,"b":"x"} "#).expect("an object");
@@ -705,6 +777,9 @@ mod tests {
             prop_assert_eq!(Reader::new(&pretty).raw(), Ok(pretty.as_str()));
             let other = serde_json::to_string(&b).expect("serialises");
             prop_assert_eq!(a == b, canonical(&text) == canonical(&other));
+            for text in [&text, &pretty] {
+                prop_assert_eq!(checked_members(text).ok(), in_two_passes(text));
+            }
         }
 
         #[test]
@@ -716,6 +791,9 @@ mod tests {
                 // serde reads numbers as f64; ours have no range.
                 Err(error) => error.to_string().contains("out of range"),
             };
+            prop_assert_eq!(checked_members(&text).ok(), in_two_passes(&text), "{:?}", text);
+            let inside = format!("{{\"a\":{text},\"b\":[{text}]}}");
+            prop_assert_eq!(checked_members(&inside).ok(), in_two_passes(&inside), "{:?}", inside);
             match canonical(&text) {
                 Ok(_) => prop_assert!(serde, "accepted {text:?}"),
                 Err(JsonFault::DuplicateKey(_)) => {}

@@ -1,5 +1,5 @@
 //! `oversqlite conflicts` and `oversqlite rejected`: what waits for somebody's
-//! decision, looked at and decided on.
+//! decision, looked at and decided on. `oversqlite parked`: what waits by itself.
 //!
 //! Looking needs nothing but the file; deciding opens a client on it, and sends
 //! nothing: what it leaves to be sent goes with the next `sync` or `watch`.
@@ -7,7 +7,7 @@
 use super::{look_at, print};
 use crate::settings::Settings;
 use clap::Subcommand;
-use oversqlite::{Client, ConflictRecord, Error, Rejected, SetupError};
+use oversqlite::{Client, ConflictRecord, Error, Parked, Rejected, SetupError};
 use serde_json::json;
 use std::io::Write as _;
 use std::path::Path;
@@ -172,6 +172,26 @@ pub(super) async fn rejected(
             outcome?;
             done(as_json, "rejected", Some(*id), "dropped");
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parked_text(entry: &Parked) -> String {
+    let mut text = format!(
+        "{} {} version {}: {}",
+        entry.table, entry.key, entry.version, entry.reason
+    );
+    if !entry.detail.is_empty() {
+        text.push_str(&format!(": {}", entry.detail));
+    }
+    text
+}
+
+/// Nothing can be decided here: each is tried again by itself, or waits for another
+/// version of the application.
+pub(super) fn parked(database: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+    for entry in look_at(database)?.parked()? {
+        print(as_json, &entry, &parked_text(&entry));
     }
     Ok(ExitCode::SUCCESS)
 }

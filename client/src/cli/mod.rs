@@ -101,6 +101,10 @@ enum Command {
         #[command(subcommand)]
         action: Option<lists::RejectedAction>,
     },
+    /// List what other devices sent and this file cannot take now, with the reason:
+    /// an unknown table, a missing parent, a constraint. Each is tried again by itself
+    /// when what is in its way has changed.
+    Parked,
     /// Conflicts of the past, with what lost: list them, get something back, or
     /// give it up.
     Conflicts {
@@ -197,6 +201,7 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Rejected { action } => {
             lists::rejected(database, action.as_ref(), arguments.json).await
         }
+        Command::Parked => lists::parked(database, arguments.json),
         Command::Conflicts { action } => {
             lists::conflicts(database, action.as_ref(), arguments.json).await
         }

@@ -5,11 +5,30 @@
 //! [`Bar::reached`].
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use oversqlite::Status;
+use oversqlite::{Progress, Status};
 use std::time::Duration;
 
 /// How often a bar is drawn anew.
 const TICK: Duration = Duration::from_millis(200);
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("BUG: a constant template")
+}
+
+/// How many rows have come, and how long it will take.
+fn downloading(progress: &Progress) -> String {
+    let left = match progress.eta_seconds {
+        None => String::new(),
+        Some(seconds @ ..120) => format!(", about {seconds} s left"),
+        Some(seconds @ ..7_200) => format!(", about {} min left", seconds.div_ceil(60)),
+        Some(seconds) => format!(", about {} h left", seconds.div_ceil(3_600)),
+    };
+    format!(
+        "downloading: {} %, {} rows{left}",
+        progress.percent(),
+        progress.rows
+    )
+}
 
 /// One line at the bottom of the terminal.
 pub(super) struct Bar {
@@ -25,8 +44,7 @@ impl Bar {
             false => ProgressDrawTarget::stderr(),
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        let style = ProgressStyle::with_template("{spinner} {msg} {wide_bar} {pos}/{len} {eta}");
-        bar.set_style(style.expect("BUG: a constant template"));
+        bar.set_style(style("{spinner} {msg} {wide_bar} {pos}/{len} {eta}"));
         bar.set_message(what);
         Self { bar }
     }
@@ -49,6 +67,12 @@ impl Bar {
             self.bar.set_message("uploading");
             let most = unsent.max(status.unsent);
             self.reached(most - status.unsent, most);
+        } else if let Some(progress) = &status.progress {
+            self.bar.set_message(downloading(progress));
+            // The rate of the pages: a bar's own would begin with the first glance.
+            self.bar
+                .set_style(style("{spinner} {msg} {wide_bar} {pos}/{len}"));
+            self.reached(progress.done, progress.total);
         } else if status.behind_by > 0 {
             self.bar.set_message("downloading");
             self.reached(status.cursor, status.cursor + status.behind_by);
@@ -63,5 +87,42 @@ impl Bar {
     /// Takes the line away.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(eta_seconds: Option<u64>) -> Status {
+        Status {
+            hydrated: true,
+            cursor: 250,
+            // A newer head than the pages lead to: another hint has come.
+            behind_by: 9_000,
+            progress: Some(Progress {
+                done: 300,
+                total: 1_200,
+                rows: 290,
+                eta_seconds,
+            }),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn the_bar_says_what_the_pages_say() {
+        let bar = Bar::positions("synchronising", true);
+        bar.show(&status(None), 0);
+        assert_eq!((bar.bar.position(), bar.bar.length()), (300, Some(1_200)));
+        assert_eq!(bar.bar.message(), "downloading: 25 %, 290 rows");
+        for (seconds, left) in [(7, "7 s"), (119, "119 s"), (121, "3 min"), (7_201, "3 h")] {
+            bar.show(&status(Some(seconds)), 0);
+            assert!(
+                bar.bar
+                    .message()
+                    .ends_with(&format!("rows, about {left} left"))
+            );
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! - `lists`: what lost or was refused, got back or given up
 //! - `late`: answers that come when the file has gone on
 //! - `leave`: pauses, what the status says, signing out
+//! - `pages`: large pages, whose rows share most of the work
 //! - `poison`: one row that can never succeed among a thousand
 //! - `wake`: a commit is visible when it wakes
 //! - `shapes`: tables of every shape, applications of every age
@@ -26,6 +27,7 @@ mod listing;
 mod lists;
 mod merge;
 mod open;
+mod pages;
 mod poison;
 mod shapes;
 mod simulator;

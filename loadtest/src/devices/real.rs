@@ -275,6 +275,13 @@ impl Real {
             .await;
     }
 
+    /// Waits until it has applied this place of the stream.
+    pub async fn has_passed(&self, place: i64) {
+        let mut status = self.client.status_stream();
+        // An error means that the client is gone, and so is who asks.
+        let _ = status.wait_for(|status| status.cursor >= place).await;
+    }
+
     /// Ends it.
     pub async fn close(self) {
         if self.is_online {

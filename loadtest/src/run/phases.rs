@@ -21,6 +21,9 @@ const BALLAST_USERS: usize = 4;
 /// so that nobody waits for the answer of another.
 const ALL_AT_A_TIME: usize = 100_000;
 
+/// How long devices that are there already may take for what is preloaded.
+const PRELOADED: Duration = Duration::from_secs(600);
+
 impl Run {
     /// Rows that must be there before anything is measured.
     pub(super) async fn preload(&mut self) -> anyhow::Result<()> {
@@ -48,6 +51,10 @@ impl Run {
                             .await?
                             .preload(rows)
                             .await?;
+                        // Or it would download beside who is measured.
+                        tokio::time::timeout(PRELOADED, device.has_passed(rows as i64))
+                            .await
+                            .context("a device does not get what was preloaded")?;
                     }
                 }
             }
