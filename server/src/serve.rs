@@ -146,23 +146,26 @@ pub async fn serve(
 const UNSENT: u32 = 128 * 1024;
 
 /// Bounds what a client that does not read what is sent to it costs, in memory and
-/// time. For `HttpServer::on_connect` of a host application; [`serve()`] does it
-/// itself. Does nothing for what is no TCP connection, and on other systems than
-/// Linux.
+/// time (on Linux), and has everything sent at once: a hint, or the next chunk of an
+/// answer, never waits until the one before has been acknowledged. For
+/// `HttpServer::on_connect` of a host application; [`serve()`] does it itself. Does
+/// nothing for what is no TCP connection.
 pub fn bound_connection(connection: &dyn Any, stall: Duration) {
+    let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else {
+        return;
+    };
+    let socket = socket2::SockRef::from(stream);
+    let set = socket.set_tcp_nodelay(true);
     #[cfg(target_os = "linux")]
-    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-        let socket = socket2::SockRef::from(stream);
-        let bounded = socket
-            .set_tcp_user_timeout(Some(stall))
-            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT));
-        if let Err(error) = bounded {
-            // It has just closed.
-            tracing::debug!(%error, "a connection could not be bounded");
-        }
-    }
+    let set = set
+        .and_then(|()| socket.set_tcp_user_timeout(Some(stall)))
+        .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT));
     #[cfg(not(target_os = "linux"))]
-    let _ = (connection, stall);
+    let _ = stall;
+    if let Err(error) = set {
+        // It has just closed.
+        tracing::debug!(%error, "a connection could not be bounded");
+    }
 }
 
 /// Names the request in the answer as in the logs.
@@ -178,4 +181,28 @@ async fn name_request(
             .insert(HeaderName::from_static("x-request-id"), id);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::rt::net::TcpStream;
+
+    #[tokio::test]
+    async fn a_connection_is_bounded_and_waits_for_no_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).await.expect("connects");
+        let socket = socket2::SockRef::from(&stream);
+        assert!(!socket.tcp_nodelay().expect("known"), "as systems begin");
+        bound_connection(&stream, Duration::from_secs(7));
+        assert!(socket.tcp_nodelay().expect("known"));
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().expect("known"),
+            Some(Duration::from_secs(7))
+        );
+        // What is no TCP connection is left alone.
+        bound_connection(&"a socket of another kind", Duration::ZERO);
+    }
 }
