@@ -20,6 +20,7 @@ mod meters;
 mod outbox;
 pub mod projection;
 mod rates;
+mod recent;
 mod references;
 mod registration;
 mod reload;

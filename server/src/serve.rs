@@ -8,14 +8,12 @@ use crate::requests::Requests;
 use crate::service::{StartError, SyncService};
 use crate::settings::{Settings, SettingsError};
 use actix_cors::Cors;
-#[cfg(target_os = "linux")]
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Condition;
 use actix_web::middleware::{Next, from_fn};
-#[cfg(target_os = "linux")]
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpMessage as _, HttpServer, web};
 use oversync_shared::wire::SCHEMA_VERSION_HEADER;
@@ -177,27 +175,29 @@ pub async fn serve(
 const UNSENT: u32 = 128 * 1024;
 
 /// Bounds what a client that does not read what is sent to it costs, in memory and
-/// time. For `HttpServer::on_connect` of a host application; [`serve()`] does it
-/// itself. Does nothing for what is no TCP connection, and on other systems than
-/// Linux.
+/// time (on Linux), and has everything sent at once: a hint, or the next chunk of an
+/// answer, never waits until the one before has been acknowledged. For
+/// `HttpServer::on_connect` of a host application; [`serve()`] does it itself. Does
+/// nothing for what is no TCP connection.
 pub fn bound_connection(connection: &dyn Any, stall: Duration) {
+    let Some(stream) = tcp_stream(connection) else {
+        return;
+    };
+    let socket = socket2::SockRef::from(stream);
+    let set = socket.set_tcp_nodelay(true);
     #[cfg(target_os = "linux")]
-    if let Some(stream) = tcp_stream(connection) {
-        let socket = socket2::SockRef::from(stream);
-        let bounded = socket
-            .set_tcp_user_timeout(Some(stall))
-            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT));
-        if let Err(error) = bounded {
-            // It has just closed.
-            tracing::debug!(%error, "a connection could not be bounded");
-        }
-    }
+    let set = set
+        .and_then(|()| socket.set_tcp_user_timeout(Some(stall)))
+        .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT));
     #[cfg(not(target_os = "linux"))]
-    let _ = (connection, stall);
+    let _ = stall;
+    if let Err(error) = set {
+        // It has just closed.
+        tracing::debug!(%error, "a connection could not be bounded");
+    }
 }
 
 /// The TCP connection, also below TLS.
-#[cfg(target_os = "linux")]
 fn tcp_stream(connection: &dyn Any) -> Option<&TcpStream> {
     let plain = connection.downcast_ref::<TcpStream>();
     plain.or_else(|| {
@@ -235,4 +235,28 @@ async fn name_request(
         response.headers_mut().insert(REQUEST_ID, id);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::rt::net::TcpStream;
+
+    #[tokio::test]
+    async fn a_connection_is_bounded_and_waits_for_no_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).await.expect("connects");
+        let socket = socket2::SockRef::from(&stream);
+        assert!(!socket.tcp_nodelay().expect("known"), "as systems begin");
+        bound_connection(&stream, Duration::from_secs(7));
+        assert!(socket.tcp_nodelay().expect("known"));
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().expect("known"),
+            Some(Duration::from_secs(7))
+        );
+        // What is no TCP connection is left alone.
+        bound_connection(&"a socket of another kind", Duration::ZERO);
+    }
 }

@@ -295,6 +295,7 @@ impl<'a> Reader<'a> {
         self.at += 1;
         let mut escaped = false;
         loop {
+            self.at += plain(&bytes[self.at..]);
             match bytes.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
@@ -464,6 +465,27 @@ struct Member<'a> {
     canonical: std::ops::Range<usize>,
 }
 
+/// How many bytes come before the first that means something inside a string: a
+/// quote, a backslash, a control character. Eight at a time.
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    // The top bit of each byte below `least`, and perhaps of some above the lowest
+    // such byte: a borrow goes upwards only.
+    let below = |word: u64, least: u64| word.wrapping_sub(ONES * least) & !word & TOPS;
+    let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = is(word, b'"') | is(word, b'\\') | below(word, 0x20);
+        if found != 0 {
+            return place * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let means = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    words.len() * 8 + rest.iter().position(means).unwrap_or(rest.len())
+}
+
 /// The keys of one object so far. Small objects are searched; from
 /// [`KeySet::LINEAR`] keys on they are hashed, so that a hostile object of
 /// 100,000 keys costs no quadratic time.
@@ -628,6 +650,32 @@ mod tests {
     fn canonical(text: &str) -> Result<Vec<u8>, JsonFault> {
         let mut out = Vec::new();
         canonicalise(text, &mut out).map(|()| out)
+    }
+
+    /// Every byte at every place of a few words, before and behind others that
+    /// nearly mean something, against the plain definition.
+    #[test]
+    fn what_means_something_in_a_string_is_found_where_it_is() {
+        let means = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+        for around in [
+            b' ', b'!', b'#', b'[', b']', b'a', 0x7f, 0x80, 0xa0, 0xa2, 0xdc, 0xff,
+        ] {
+            for length in 0..=19 {
+                assert_eq!(plain(&vec![around; length]), length);
+                for place in 0..length {
+                    for byte in 0..=u8::MAX {
+                        let mut text = vec![around; length];
+                        text[place] = byte;
+                        // A second one behind it.
+                        for second in [around, b'"', b'\\', 0, 0x1f] {
+                            text[length - 1] = if place == length - 1 { byte } else { second };
+                            let expected = text.iter().position(means).unwrap_or(length);
+                            assert_eq!(plain(&text), expected, "{text:?}");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -101,6 +101,25 @@ async fn retry(device: &HttpDevice, id: &Value) -> Value {
         .ok()
 }
 
+/// A default of a business table is worked out by the connection that writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_set_as_the_statements_need_it() {
+    let shop = Shop::open(Backend::Postgres).await;
+    for name in ["jit", "plan_cache_mode", "synchronous_commit", "TimeZone"] {
+        let sql =
+            format!("ALTER TABLE shop.tags ADD {name} text DEFAULT current_setting('{name}')");
+        shop.database.execute(&sql).await;
+    }
+    let tag = insert(1, "shop.tags", &fresh_key(), json!({"name": "new"}));
+    applied(&shop.device(), &[tag]).await;
+    let found =
+        "SELECT concat_ws(' ', jit, plan_cache_mode, synchronous_commit, timezone) FROM shop.tags";
+    assert_eq!(
+        shop.ask(found).await.as_deref(),
+        Some("off force_generic_plan on UTC")
+    );
+}
+
 async fn rows_are_written_and_removed(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();

@@ -11,7 +11,6 @@ use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;
 use crate::server::Store;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Rows per page.
 const PAGE: usize = 1_000;
@@ -439,10 +438,11 @@ pub async fn embedded(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
 pub async fn empty_polls(ground: &mut Ground) -> anyhow::Result<Row> {
     let ours = ground.ours(Store::Embedded, false).await?;
     let (floor, _) = ground.floor(Served::Empty, Style::Set).await?;
-    // Every device has a user with one row, and asks for what is after it.
+    // Every device has a user with one row, and asks for what is after it: its
+    // cursor stands at the head, as that of a device which has everything does.
     Uploaders::open(&ours.endpoint, &ours.names, POLLERS, 1)
         .await?
-        .round(Duration::from_millis(1), None)
+        .fill(POLLERS)
         .await?;
     let poll = |address: &Address, path: &'static str| Work::Gets {
         endpoint: Arc::clone(&address.endpoint),
@@ -456,7 +456,7 @@ pub async fn empty_polls(ground: &mut Ground) -> anyhow::Result<Row> {
         Contender::new(
             "ours",
             Role::Ours,
-            poll(&ours, "/sync/download?after=1000000&limit=1000"),
+            poll(&ours, "/sync/download?after=1&limit=1000"),
         ),
         Contender::new("an empty handler", Role::Floor, poll(&floor, "/empty")),
     ];

@@ -5,6 +5,7 @@
 
 mod admin_token;
 mod algorithm;
+mod checked;
 mod jwks;
 mod key_file;
 mod mint;

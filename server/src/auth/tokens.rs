@@ -3,6 +3,7 @@
 //! the keys that are there.
 
 use super::algorithm::{Algorithm, TokenKey};
+use super::checked::Checked;
 use super::jwks::KeySet;
 use super::key_file::{KeyFile, Parse};
 use super::{Authenticator, Identity, Unauthenticated};
@@ -58,10 +59,11 @@ pub struct TokenAuthenticator {
     keys: Keys,
     /// One for each algorithm, in the order of [`Algorithm::ALL`].
     validations: [Validation; Algorithm::ALL.len()],
+    checked: Checked<KeySet>,
 }
 
 enum Keys {
-    Secret(Arc<TokenKey>),
+    Secret(Arc<KeySet>),
     File(KeyFile<KeySet>),
 }
 
@@ -69,7 +71,8 @@ impl TokenAuthenticator {
     /// Takes tokens signed with this secret, HS256.
     pub fn new(secret: &[u8]) -> Self {
         let key = TokenKey::from_secret(secret, Algorithm::HS256);
-        Self::with(Keys::Secret(Arc::new(key)), &AuthSettings::default())
+        let keys = KeySet::One(Arc::new(key));
+        Self::with(Keys::Secret(Arc::new(keys)), &AuthSettings::default())
     }
 
     /// Takes the tokens that the settings describe. Reads the key files; an
@@ -92,7 +95,8 @@ impl TokenAuthenticator {
             Keys::File(KeyFile::open("jwt_secret_file", path, parse)?)
         } else {
             let secret = settings.secret()?;
-            Keys::Secret(Arc::new(TokenKey::from_secret(secret, algorithm)))
+            let key = Arc::new(TokenKey::from_secret(secret, algorithm));
+            Keys::Secret(Arc::new(KeySet::One(key)))
         };
         Ok(Self::with(keys, auth))
     }
@@ -101,20 +105,42 @@ impl TokenAuthenticator {
         Self {
             keys,
             validations: Algorithm::ALL.map(|algorithm| validation(algorithm, auth)),
+            checked: Checked::default(),
         }
     }
 
     fn identity(&self, token: &str) -> Option<Identity> {
-        let key = match &self.keys {
-            Keys::Secret(key) => key.clone(),
-            Keys::File(file) => {
+        let mut keys = match &self.keys {
+            Keys::Secret(keys) => keys.clone(),
+            Keys::File(file) => file.keys(),
+        };
+        let hash = Checked::<KeySet>::hash(token);
+        // The clock that a token's times are judged by.
+        let now = jsonwebtoken::get_current_timestamp();
+        if let Some(identity) = self.checked.find(&hash, &keys, now) {
+            return Some(identity);
+        }
+        let key = match (&*keys, &self.keys) {
+            (KeySet::One(key), _) => key.clone(),
+            (KeySet::Named(_), Keys::Secret(_)) => return None,
+            (KeySet::Named(_), Keys::File(file)) => {
                 let kid = decode_header(token).ok()?.kid;
-                match file.keys().find(kid.as_deref()) {
+                match keys.find(kid.as_deref()) {
                     Some(key) => key,
-                    None => file.keys_read_again()?.find(kid.as_deref())?,
+                    None => {
+                        keys = file.keys_read_again()?;
+                        keys.find(kid.as_deref())?
+                    }
                 }
             }
         };
+        let identity = self.check(token, &key)?;
+        self.checked.remember(hash, keys, now, &identity);
+        Some(identity)
+    }
+
+    /// Whom a token names, by its signature and its claims.
+    fn check(&self, token: &str, key: &TokenKey) -> Option<Identity> {
         let place = Algorithm::ALL
             .iter()
             .position(|algorithm| *algorithm == key.algorithm)?;

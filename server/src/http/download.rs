@@ -24,6 +24,17 @@ const DEFAULT_LIMIT: i64 = 100;
 /// Longest long poll, in seconds (PROTOCOL.md section 7).
 const MAX_WAIT: i64 = 60;
 
+/// The parameters that mean something here.
+const NAMES: [&str; 7] = [
+    "after",
+    "limit",
+    "until",
+    "schema",
+    "include_self",
+    "epoch",
+    "wait",
+];
+
 struct Query {
     after: ServerId,
     limit: usize,
@@ -162,12 +173,17 @@ fn pieces(
 }
 
 fn read_query(text: &str) -> Result<Query, ApiError> {
+    let mut values: [Option<Cow<'_, str>>; NAMES.len()] = Default::default();
+    for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
+        if let Some(place) = NAMES.iter().position(|known| *known == name) {
+            values[place].get_or_insert(value);
+        }
+    }
     // The first value of a name counts; an empty one is as good as none.
-    let find = |name: &str| -> Option<Cow<'_, str>> {
-        url::form_urlencoded::parse(text.as_bytes())
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value)
-            .filter(|value| !value.is_empty())
+    let find = |wanted: &str| -> Option<&Cow<'_, str>> {
+        let mut named = NAMES.iter().zip(&values);
+        let (_, value) = named.find(|(name, _)| **name == wanted)?;
+        value.as_ref().filter(|value| !value.is_empty())
     };
     let integer = |name: &str, message: &'static str| -> Result<Option<i64>, ApiError> {
         find(name)
@@ -186,7 +202,7 @@ fn read_query(text: &str) -> Result<Query, ApiError> {
     if until < 0 {
         return Err(ApiError::invalid("until must be >= 0"));
     }
-    let schema = find("schema").map(Cow::into_owned);
+    let schema = find("schema").map(|name| name.to_string());
     if schema
         .as_deref()
         .is_some_and(|schema| !is_plain_name(schema))
@@ -204,7 +220,7 @@ fn read_query(text: &str) -> Result<Query, ApiError> {
         until: (until > 0).then(|| ServerId::new(until)),
         schema,
         include_self: find("include_self").is_some_and(|value| value == "true"),
-        epoch: find("epoch").map(Cow::into_owned),
+        epoch: find("epoch").map(|epoch| epoch.to_string()),
         wait: Duration::from_secs(wait as u64),
     })
 }
@@ -315,5 +331,11 @@ mod tests {
         let query = read_query("after=7&include_self=TRUE&until=0&limit=1000").expect("valid");
         assert!(!query.include_self && query.until.is_none() && query.after == ServerId::new(7));
         assert!(read_query("include_self=true").expect("valid").include_self);
+        // The first of a name counts, also an empty one; names and values may be
+        // written in any way that forms write them.
+        let query = read_query("after=5&after=x&limit=&limit=7&other=1&%65poch=a%20b+c");
+        let query = query.expect("valid");
+        assert_eq!((query.after, query.limit), (ServerId::new(5), 100));
+        assert_eq!(query.epoch.as_deref(), Some("a b c"));
     }
 }

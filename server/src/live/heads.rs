@@ -6,7 +6,7 @@
 //! is the truth, and no question is asked at all. On a shared database a remembered
 //! head only says what has been heard of.
 
-use super::recent::Recent;
+use crate::recent::Recent;
 use crate::store::{Store, StoreError};
 use oversync_shared::{ServerId, UserId};
 use std::collections::{HashMap, HashSet};

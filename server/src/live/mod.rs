@@ -13,7 +13,6 @@ mod hub;
 mod nats;
 mod notifier;
 mod quiet;
-mod recent;
 mod relay;
 mod session;
 

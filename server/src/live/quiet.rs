@@ -5,7 +5,7 @@
 //! the head does: so it is remembered with the head at which it was read.
 
 use super::heads::{Heads, Mark};
-use super::recent::Recent;
+use crate::recent::Recent;
 use crate::store::{Page, PageQuery, StoreError};
 use oversync_shared::{ChangeId, DeviceId, ServerId, UserId};
 use std::sync::{Arc, Mutex};

@@ -141,6 +141,10 @@ impl PostgresStore {
             // The statements are few and their best plan does not depend on the
             // parameters: planning each time costs more than running.
             ("plan_cache_mode", "force_generic_plan"),
+            // Compiling a statement each time it is run costs many times its few
+            // milliseconds; what the planner thinks of a table that was never
+            // analysed is reason enough for PostgreSQL to try.
+            ("jit", "off"),
             // What is acknowledged is durable, whatever the database's default;
             // and the head row as a lock needs this isolation.
             ("synchronous_commit", "on"),

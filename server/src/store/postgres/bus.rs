@@ -14,6 +14,11 @@ use tokio::sync::mpsc;
 
 const CHANNEL: &str = "oversync_heads";
 
+/// Not flushed to disk: nothing is written, a lost message costs a moment, and the
+/// commits that are told of need the disk for themselves.
+const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, payload) \
+    FROM unnest($2::text[]) AS p (payload)";
+
 /// NOTIFY takes less than 8,000 bytes (PostgreSQL documentation, NOTIFY).
 const MAX_PAYLOAD: usize = 7_900;
 
@@ -28,7 +33,7 @@ pub(super) struct PostgresBus {
 impl Bus for PostgresBus {
     async fn publish(&self, heads: Vec<(UserId, ServerId)>) -> Result<(), StoreError> {
         let payloads = heads_message::write(&heads, MAX_PAYLOAD);
-        sqlx::query("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS p (payload)")
+        sqlx::query(NOTIFY)
             .bind(CHANNEL)
             .bind(payloads)
             .execute(&self.pool)

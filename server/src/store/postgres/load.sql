@@ -1,7 +1,9 @@
 -- Everything an upload needs, from one snapshot: the user's head row, the
 -- calling device, the rows it changes or refers to, its change ids on record.
 -- Rows and change ids are looked up one by one (OFFSET 0 keeps the planner from
--- joining): a plan for the average user would read all of a large user's.
+-- joining): a plan for the average user would read all of a large user's. The
+-- LIMIT tells the planner that meta has one row: so small a table is never
+-- analysed, and would count for a thousand.
 -- $1 user, $2 device, $3/$4 tables and keys of the rows, $5 change ids.
 SELECT
     u.user_key, u.head, u.revision, m.epoch,
@@ -10,7 +12,7 @@ SELECT
     found.places, found.versions, found.server_ids, found.deleted,
     known.change_ids, known.fingerprints, known.versions AS known_versions
 FROM oversync.users u
-CROSS JOIN oversync.meta m
+CROSS JOIN (SELECT x.epoch FROM oversync.meta x LIMIT 1) m
 LEFT JOIN oversync.devices d ON d.user_key = u.user_key AND d.device_id = $2
 LEFT JOIN LATERAL (
     SELECT array_agg(w.place) AS places, array_agg(r.version) AS versions,

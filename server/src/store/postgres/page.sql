@@ -7,7 +7,7 @@
 -- $6 schema (null: any), $7 limit, $8 bytes of a payload
 WITH caller AS MATERIALIZED (
     SELECT m.epoch, u.user_key, u.head, u.floor, d.highest_change_id, d.device_key
-    FROM oversync.meta m
+    FROM (SELECT x.epoch FROM oversync.meta x LIMIT 1) m
     LEFT JOIN oversync.users u ON u.user_id = $1
     LEFT JOIN oversync.devices d ON d.user_key = u.user_key AND d.device_id = $2
 )

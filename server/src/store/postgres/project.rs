@@ -36,10 +36,6 @@ pub(super) async fn project(
     work: &[Work<'_>],
     passing: Passing,
 ) -> Result<Projected, sqlx::Error> {
-    // A business row held by somebody's open transaction fails alone, soon.
-    sqlx::query("SET LOCAL lock_timeout = '2s'")
-        .execute(&mut **tx)
-        .await?;
     let all: Vec<usize> = (0..work.len()).collect();
     let mut done = Projected::default();
     for part in all.chunk_by(|a, b| work[*a].is_alone() == work[*b].is_alone()) {
@@ -127,7 +123,8 @@ async fn attempt(
     done: &mut Projected,
     passing: Passing,
 ) -> Result<Option<String>, sqlx::Error> {
-    sqlx::query("SAVEPOINT projection")
+    // A business row held by somebody's open transaction fails alone, soon.
+    sqlx::raw_sql("SET LOCAL lock_timeout = '2s'; SAVEPOINT projection")
         .execute(&mut **tx)
         .await?;
     let written = write(tx, work, indexes).await;
@@ -264,12 +261,16 @@ async fn claim(
             key = quoted(&projection.key.name),
             value = key_value("w.pk", projection.key.kind),
         );
-        query(&sql)
+        let claimed = query(&sql)
             .bind(table_key)
             .bind(&keys)
             .bind(&users)
             .execute(&mut *connection)
             .await?;
+        // All are new, as most are: nobody had any of them.
+        if claimed.rows_affected() == keys.len() as u64 {
+            continue;
+        }
         let rows = sqlx::query(
             "SELECT w.place FROM unnest($2::uuid[], $3::bigint[]) WITH ORDINALITY AS w (pk, user_key, place) \
              WHERE w.user_key = (SELECT o.user_key FROM oversync.owners o WHERE o.table_key = $1 AND o.pk = w.pk)",

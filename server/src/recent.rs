@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 /// At most two times `room` entries.
 #[derive(Debug)]
-pub(super) struct Recent<K, V> {
+pub(crate) struct Recent<K, V> {
     newer: HashMap<K, V>,
     older: HashMap<K, V>,
     room: usize,
@@ -18,7 +18,7 @@ pub(super) struct Recent<K, V> {
 
 impl<K: Eq + Hash, V> Recent<K, V> {
     /// With halves of so many entries.
-    pub(super) fn new(room: usize) -> Self {
+    pub(crate) fn new(room: usize) -> Self {
         Self {
             newer: HashMap::new(),
             older: HashMap::new(),
@@ -29,17 +29,17 @@ impl<K: Eq + Hash, V> Recent<K, V> {
 
     /// How often a half has been forgotten. What was inserted is still there until
     /// this has moved by two.
-    pub(super) fn turns(&self) -> u64 {
+    pub(crate) fn turns(&self) -> u64 {
         self.turns
     }
 
     /// What is remembered.
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.newer.get(key).or_else(|| self.older.get(key))
     }
 
     /// Remembers.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.newer.len() >= self.room && !self.newer.contains_key(&key) {
             self.older = std::mem::take(&mut self.newer);
             self.turns += 1;
@@ -48,7 +48,7 @@ impl<K: Eq + Hash, V> Recent<K, V> {
     }
 
     /// Forgets one.
-    pub(super) fn remove(&mut self, key: &K) {
+    pub(crate) fn remove(&mut self, key: &K) {
         self.newer.remove(key);
         self.older.remove(key);
     }
