@@ -170,7 +170,7 @@ impl SyncService {
             .max_in_flight_bytes
             .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
-            rates: Rates::new(&settings.rates),
+            rates: Rates::new(&settings.rates, settings.max_sockets()),
             outbox: Outbox::new(settings.limits.max_answer_bytes),
             settings,
             store,
