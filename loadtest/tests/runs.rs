@@ -71,6 +71,11 @@ fn folder_with(scenario: &str) -> TempDir {
 fn run(command: &mut Command, status: i32) -> Output {
     let output = command.output().expect("it runs");
     assert_eq!(output.status.code(), Some(status), "{output:#?}");
+    // Tokens begin as every JSON object in base64url does.
+    for text in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(text);
+        assert!(!text.contains("eyJ"), "a token is printed: {text}");
+    }
     output
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn describe() {
     );
     describe_counter!(
         LIMITED,
-        "Requests refused by a configured limit: user_requests, address_requests, user_sockets, address_sockets"
+        "Requests refused by a limit: user_requests, address_requests, user_sockets, address_sockets, and sockets, of the whole process"
     );
     describe_counter!(
         SHED,

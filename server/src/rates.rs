@@ -1,6 +1,7 @@
-//! How much one user and one address may ask for: requests and open sockets.
+//! How much one user and one address may ask for: requests and open sockets; and how
+//! many sockets there may be at all.
 //!
-//! Off unless configured. Memory is bounded whatever comes: a key that has been
+//! Off unless configured, but for the last. Memory is bounded whatever comes: a key that has been
 //! quiet for as long as its burst takes to fill is forgotten, and when too many are
 //! busy all begin anew. Knows nothing of HTTP.
 
@@ -16,6 +17,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Users or addresses that a limit remembers at most, about 150 bytes each.
 const MAX_KEYS: usize = 65_536;
@@ -34,6 +36,8 @@ pub enum Limit {
     UserSockets,
     /// Open sockets from an address.
     AddressSockets,
+    /// Open sockets of the process.
+    Sockets,
 }
 
 impl Limit {
@@ -44,6 +48,7 @@ impl Limit {
             Self::AddressRequests => "address_requests",
             Self::UserSockets => "user_sockets",
             Self::AddressSockets => "address_sockets",
+            Self::Sockets => "sockets",
         }
     }
 }
@@ -79,6 +84,7 @@ pub struct Rates {
     address_requests: Option<Arc<Buckets<Address>>>,
     user_sockets: Option<Count<UserId>>,
     address_sockets: Option<Count<Address>>,
+    sockets: Arc<Semaphore>,
     trusted: Vec<IpNet>,
 }
 
@@ -87,16 +93,18 @@ pub struct Rates {
 pub struct Places {
     _user: Option<Held<UserId>>,
     _address: Option<Held<Address>>,
+    _process: Option<OwnedSemaphorePermit>,
 }
 
 impl Rates {
-    /// As they are set.
-    pub fn new(settings: &RateSettings) -> Self {
+    /// As they are set; `sockets` is how many the process may have open.
+    pub fn new(settings: &RateSettings, sockets: usize) -> Self {
         Self {
             user_requests: settings.user_requests.map(Buckets::new).map(Arc::new),
             address_requests: settings.address_requests.map(Buckets::new).map(Arc::new),
             user_sockets: settings.user_sockets.map(|most| Count::new(most.get())),
             address_sockets: settings.address_sockets.map(|most| Count::new(most.get())),
+            sockets: Arc::new(Semaphore::new(sockets.min(Semaphore::MAX_PERMITS))),
             trusted: settings.trusted_proxies.clone(),
         }
     }
@@ -109,6 +117,7 @@ impl Rates {
             address_requests: renewed(&self.address_requests, settings.address_requests),
             user_sockets: recounted(&self.user_sockets, settings.user_sockets),
             address_sockets: recounted(&self.address_sockets, settings.address_sockets),
+            sockets: Arc::clone(&self.sockets),
             trusted: settings.trusted_proxies.clone(),
         }
     }
@@ -176,9 +185,13 @@ impl Rates {
             ),
             None => None,
         };
+        // Last: who has too many is told so also when all have.
+        let process = self.sockets.clone().try_acquire_owned();
+        let process = process.map_err(|_| exceeded(Limit::Sockets, None))?;
         Ok(Places {
             _user: user,
             _address: address,
+            _process: Some(process),
         })
     }
 }
@@ -342,7 +355,7 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_are_believed() {
-        let rates = Rates::new(&settings());
+        let rates = Rates::new(&settings(), 100);
         for (peer, forwarded, expected) in [
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
             ("10.1.2.3", &[], "10.1.2.3"),
@@ -373,7 +386,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_whoever_asks() {
-        let rates = Rates::new(&settings());
+        let rates = Rates::new(&settings(), 100);
         let buckets = rates.address_requests.as_ref().expect("set");
         for n in 0..5 * MAX_KEYS as u32 {
             let address = Address::of(IpAddr::from(n.to_be_bytes()));
@@ -385,7 +398,7 @@ mod tests {
 
     #[test]
     fn beyond_the_burst_there_is_a_wait() {
-        let rates = Rates::new(&settings());
+        let rates = Rates::new(&settings(), 100);
         let address = Address::of(IpAddr::from([192, 0, 2, 1]));
         let answers: Vec<_> = (0..4).map(|_| rates.address_request(address)).collect();
         assert!(answers[..3].iter().all(Result::is_ok), "{answers:?}");
@@ -403,7 +416,7 @@ mod tests {
 
     #[test]
     fn sockets_are_counted_and_given_back() {
-        let rates = Rates::new(&settings());
+        let rates = Rates::new(&settings(), 100);
         let address = Some(Address::of(IpAddr::from([192, 0, 2, 1])));
         let user = |name: &str| UserId::new(name).expect("valid");
         let first = rates.socket(&user("ann"), address).expect("one");
@@ -418,5 +431,19 @@ mod tests {
         drop((again, _second, _third));
         let users = rates.user_sockets.as_ref().expect("set");
         assert!(users.held.lock().expect("no panic").is_empty());
+    }
+
+    #[test]
+    fn the_process_has_so_many_sockets_and_no_more() {
+        let rates = Rates::new(&RateSettings::default(), 2);
+        let user = |name: &str| UserId::new(name).expect("valid");
+        let first = rates.socket(&user("ann"), None).expect("one");
+        let second = rates.socket(&user("bob"), None).expect("two");
+        let refused = rates.socket(&user("cid"), None).expect_err("three");
+        assert_eq!((refused.limit, refused.wait), (Limit::Sockets, None));
+        drop(first);
+        let third = rates.socket(&user("cid"), None).expect("two again");
+        assert!(rates.socket(&user("dan"), None).is_err());
+        drop((second, third));
     }
 }

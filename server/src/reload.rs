@@ -8,7 +8,7 @@ use crate::service::SyncService;
 use crate::settings::{LimitSettings, Settings};
 
 /// Bounds of the memory and connections of a process, made with it.
-fn fixed(limits: &LimitSettings) -> [(&'static str, u64); 3] {
+fn fixed(limits: &LimitSettings) -> [(&'static str, u64); 4] {
     [
         (
             "limits.max_in_flight_bytes",
@@ -16,6 +16,10 @@ fn fixed(limits: &LimitSettings) -> [(&'static str, u64); 3] {
         ),
         ("limits.max_answer_bytes", limits.max_answer_bytes as u64),
         ("limits.stall_seconds", limits.stall_seconds),
+        (
+            "limits.max_sockets",
+            limits.max_sockets.unwrap_or_default() as u64,
+        ),
     ]
 }
 
@@ -30,6 +34,7 @@ impl SyncService {
         limits.max_in_flight_bytes = before.limits.max_in_flight_bytes;
         limits.max_answer_bytes = before.limits.max_answer_bytes;
         limits.stall_seconds = before.limits.stall_seconds;
+        limits.max_sockets = before.limits.max_sockets;
         // Else such an upload would wait for room that never comes.
         limits.max_body_bytes = limits.max_body_bytes.min(limits.max_in_flight_bytes);
         self.take_over(limits, &wanted.rates);

@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::http::{self, MetricsText};
 use crate::requests::Requests;
 use crate::service::{StartError, SyncService};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Settings, SettingsError, open_files};
 use actix_cors::Cors;
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::MessageBody;
@@ -38,6 +38,14 @@ const PREFLIGHT_SECONDS: usize = 3_600;
 
 /// Names a request in its answer and in the logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Connections of operators at a time: people and a few scrapers. More wait to be
+/// accepted, and take nothing from devices meanwhile.
+const OPERATORS_AT_A_TIME: usize = 64;
+
+/// How long an idle connection of an operator is kept: it holds one of few places,
+/// and scrapers that come every 15 s may keep theirs.
+const OPERATORS_KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How long sockets have to take their `bye` before the listener closes.
 const BYE_PAUSE: Duration = Duration::from_millis(100);
@@ -102,6 +110,9 @@ pub async fn serve(
     .on_connect(move |connection, _| bound_connection(connection, stall))
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
+    // Sockets have a limit with an answer; at this one, connections would wait
+    // without a word. Files end before.
+    .max_connections(open_files())
     .shutdown_timeout(grace)
     .disable_signals();
     if let Some(workers) = service.settings().workers {
@@ -132,8 +143,10 @@ pub async fn serve(
                 .default_service(web::to(http::not_found))
         })
         .workers(1)
+        .on_connect(move |connection, _| bound_connection(connection, stall))
+        .max_connections(OPERATORS_AT_A_TIME)
         .client_request_timeout(HEAD_TIMEOUT)
-        .keep_alive(KEEP_ALIVE)
+        .keep_alive(OPERATORS_KEEP_ALIVE)
         .shutdown_timeout(grace)
         .disable_signals()
         .listen(listener)?

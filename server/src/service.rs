@@ -173,7 +173,10 @@ impl SyncService {
             .min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             limits: RwLock::new(Arc::new(settings.limits.clone())),
-            rates: RwLock::new(Arc::new(Rates::new(&settings.rates))),
+            rates: RwLock::new(Arc::new(Rates::new(
+                &settings.rates,
+                settings.max_sockets(),
+            ))),
             outbox: Outbox::new(settings.limits.max_answer_bytes),
             settings,
             store,

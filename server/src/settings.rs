@@ -6,6 +6,7 @@
 
 mod admin;
 mod auth;
+mod files;
 mod nats;
 mod rates;
 mod tls;
@@ -13,6 +14,7 @@ mod tls;
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
 pub(crate) use auth::secret_problem;
+pub(crate) use files::open_files;
 pub use nats::NatsSettings;
 pub use rates::{Rate, RateSettings};
 pub use tls::TlsSettings;
@@ -167,6 +169,9 @@ pub struct LimitSettings {
     /// Bytes of large answers in memory at a time, while their clients read
     /// them; beyond, those that stand still are cut off, then 503.
     pub max_answer_bytes: usize,
+    /// WebSockets open at a time; beyond, 503. Three quarters of the open files that
+    /// the system allows the process, unless set.
+    pub max_sockets: Option<usize>,
     /// After how many seconds in which a client takes nothing of what is sent to
     /// it its connection ends (on Linux).
     pub stall_seconds: u64,
@@ -219,6 +224,7 @@ impl Default for LimitSettings {
             max_page: 1_000,
             max_in_flight_bytes: 256 * 1024 * 1024,
             max_answer_bytes: 64 * 1024 * 1024,
+            max_sockets: None,
             stall_seconds: 60,
         }
     }
@@ -350,6 +356,7 @@ impl Settings {
         self.check_auth()?;
         self.check_admin()?;
         self.check_answers()?;
+        self.check_sockets()?;
         self.check_nats()?;
         self.check_tls()?;
         // Reads the key files, so that their mistakes show here too.

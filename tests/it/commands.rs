@@ -21,6 +21,7 @@ fn folder() -> TempDir {
 /// Runs a command whatever comes of it: its exit code and what it says.
 fn code(file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = oversqlite(file).args(arguments).output().expect("it runs");
+    oversync_tests::canary::look_through(&output);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), text)
 }

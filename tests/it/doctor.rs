@@ -29,6 +29,7 @@ fn doctor_with(file: &Path, more: &[&str], token: Option<&str>) -> (i32, Value) 
         command.env("TOKEN", token);
     }
     let output = command.output().expect("it runs");
+    oversync_tests::canary::look_through(&output);
     let text = String::from_utf8_lossy(&output.stdout);
     let value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text} {output:?}"));

@@ -224,11 +224,11 @@ async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {
     .await;
     still_hears(&mut other, &ada, MANY + 1, &mut told).await;
     // What it finds when it wakes up: a bounded amount, and the reason.
-    let (mut messages, mut bytes) = (Vec::new(), 0);
-    while let Event::Message(message) = stalled.next().await {
-        bytes += message.to_string().len();
-        messages.push(message);
-    }
+    let mut messages = stalled.rest_unanswered().await;
+    let bytes: usize = messages
+        .iter()
+        .map(|message| message.to_string().len())
+        .sum();
     assert!((8 * 1024..=17 * 1024).contains(&bytes), "{bytes} bytes");
     let bye = messages.pop().expect("a bye");
     assert_eq!(

@@ -28,6 +28,7 @@ pub(crate) fn oversqlite(file: &Path) -> Command {
 pub(crate) fn run(command: &mut Command) -> Output {
     let output = command.output().expect("the program runs");
     assert!(output.status.success(), "{command:?}: {output:?}");
+    oversync_tests::canary::look_through(&output);
     output
 }
 

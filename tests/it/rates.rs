@@ -193,6 +193,35 @@ async fn sockets_are_limited_and_given_back() {
     .await;
 }
 
+/// The process has only so many, whoever asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_all_sockets_of_the_process_is_503() {
+    let (_database, server) = server(Config::default().set("limits.max_sockets", 2)).await;
+    let first = connect(&server, &fresh_user()).await.expect("one");
+    let mut second = connect(&server, &fresh_user()).await.expect("two");
+    second.hello().await;
+    let device = server.target().device(&fresh_user(), "ada");
+    let upgrade = device
+        .request(Method::GET, "/sync/ws")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let refused = HttpDevice::send(upgrade).await;
+    refused.refused(503, "overloaded");
+    let wait = refused.headers.get("retry-after").expect("Retry-After");
+    let wait: u64 = wait.to_str().expect("text").parse().expect("seconds");
+    assert!((10..=30).contains(&wait), "{wait}");
+    assert_eq!(limited(&server, "sockets").await, 1.0);
+    // Only sockets are full.
+    assert_eq!(device.download("").await["head"], 0);
+    drop(first);
+    eventually("its place is free again", || async {
+        connect(&server, &fresh_user()).await.ok()
+    })
+    .await;
+}
+
 /// Who waits as long as it was told is let in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_device_comes_back() {

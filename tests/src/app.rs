@@ -1,6 +1,7 @@
 //! An application with its own SQLite file and the real client: the tables of
 //! the README's example, a token from the test's secret.
 
+use crate::canary;
 use crate::eventually::eventually;
 use crate::target::Target;
 use oversqlite::{Client, Config, DeviceId, TokenProvider, UserId};
@@ -43,6 +44,7 @@ impl App {
     }
 
     async fn on(folder: TempDir, path: &Path, config: Config) -> Self {
+        canary::watch_own_logs();
         Self {
             client: Client::open(config).await.expect("the client opens"),
             path: path.to_owned(),

@@ -287,6 +287,9 @@ impl Drop for Server {
                 self.address()
             );
         }
+        if let Some(line) = canary::logged() {
+            panic!("a token in the log of a client, in this test or another: {line}");
+        }
         let is_misused = log.contains(canary::TOKEN_IN_ADDRESS);
         assert_eq!(is_misused, self.misused.get(), "tokens in addresses");
     }

@@ -3,6 +3,7 @@
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
@@ -142,6 +143,24 @@ impl Socket {
         }
     }
 
+    /// Everything that has come and still comes until the end, read without an answer
+    /// to any ping: pongs to a socket that has closed would cut off what is left.
+    /// What was read before must have been taken with [`next`](Self::next).
+    ///
+    /// # Panics
+    /// When the end does not come in 20 seconds.
+    pub async fn rest_unanswered(self) -> Vec<Value> {
+        let mut stream = self.stream.into_inner();
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes));
+        read.await.expect("the end comes").expect("an orderly end");
+        let texts = frames(&bytes).into_iter();
+        texts
+            .filter(|(opcode, _)| *opcode == TEXT)
+            .map(|(_, text)| serde_json::from_slice(text).expect("hints are JSON"))
+            .collect()
+    }
+
     /// Sends a frame; an error means that the server has closed.
     pub async fn send(&mut self, message: Message) -> Result<(), Error> {
         self.stream.send(message).await
@@ -151,4 +170,26 @@ impl Socket {
     pub async fn send_text(&mut self, text: &str) {
         self.send(Message::text(text)).await.expect("sent");
     }
+}
+
+/// The opcode of a text frame (RFC 6455, 5.2).
+const TEXT: u8 = 1;
+
+/// Opcodes and contents of whole frames as servers send them: without a mask.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut frames = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        let (length, rest) = match second {
+            126 => {
+                let (length, rest) = rest.split_first_chunk().expect("a length");
+                (usize::from(u16::from_be_bytes(*length)), rest)
+            }
+            127.. => panic!("a frame of 64 KiB or with a mask"),
+            short => (usize::from(*short), rest),
+        };
+        let (content, rest) = rest.split_at(length);
+        frames.push((first & 0x0f, content));
+        bytes = rest;
+    }
+    frames
 }

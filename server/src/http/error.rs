@@ -2,7 +2,7 @@
 
 use crate::admission::{Class, Crowded, DownloadError};
 use crate::outbox::Full;
-use crate::rates::Exceeded;
+use crate::rates::{Exceeded, Limit};
 use crate::store::StoreError;
 use crate::upload::{NotAnUpload, UploadError};
 use actix_web::http::StatusCode;
@@ -63,6 +63,8 @@ pub enum ApiError {
     /// More than this user or address may ask for; when there is room again, where
     /// that is known.
     TooMany(Option<Duration>),
+    /// More sockets than the process carries.
+    SocketsFull,
     /// Somebody retries this failure right now.
     RetryInProgress,
     /// Our fault, on the way to an upload's answer.
@@ -135,7 +137,7 @@ impl ApiError {
                 error_code::UNSUPPORTED_ENCODING,
                 "Content-Encoding must be identity",
             ),
-            Self::Overloaded | Self::HydrationsCrowded => {
+            Self::Overloaded | Self::HydrationsCrowded | Self::SocketsFull => {
                 (503, error_code::OVERLOADED, "overloaded, try again later")
             }
             Self::TooMany(_) => (
@@ -198,7 +200,9 @@ impl ResponseError for ApiError {
                 body.min_schema_version = Some(*oldest);
             }
             Self::Overloaded => retry_after(&mut response, RETRY_AFTER_SECONDS),
-            Self::TooMany(None) => retry_after(&mut response, SOCKETS_RETRY_AFTER_SECONDS),
+            Self::TooMany(None) | Self::SocketsFull => {
+                retry_after(&mut response, SOCKETS_RETRY_AFTER_SECONDS);
+            }
             Self::TooMany(Some(wait)) => {
                 let soonest = whole_seconds(*wait);
                 retry_after(&mut response, soonest..=soonest.saturating_add(1));
@@ -212,7 +216,13 @@ impl ResponseError for ApiError {
 
 impl From<Exceeded> for ApiError {
     fn from(exceeded: Exceeded) -> Self {
-        Self::TooMany(exceeded.wait)
+        match exceeded.limit {
+            Limit::Sockets => Self::SocketsFull,
+            Limit::UserRequests
+            | Limit::AddressRequests
+            | Limit::UserSockets
+            | Limit::AddressSockets => Self::TooMany(exceeded.wait),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use oversync_shared::wire::ErrorBody;
         (status = 400, description = "`invalid_request`: no WebSocket upgrade.", body = ErrorBody),
         (status = 401, description = "No token, or a faulty one: one identical body for every fault.", body = ErrorBody),
         (status = 403, description = "`origin_not_allowed`", body = ErrorBody),
+        (status = 503, description = "`overloaded`: the server has as many sockets as it may; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
         (status = 429, description = "`overloaded`: more requests or sockets than one user or address may have; try again after `Retry-After` seconds.", body = ErrorBody, headers(("Retry-After" = String, description = "Seconds."))),
     ),
 )]
