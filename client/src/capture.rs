@@ -46,9 +46,9 @@ pub(crate) fn collect(txn: &Txn<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The highest place of a pending edit of the table.
+/// The highest place of a pending edit of the table; what was put back stands below 0.
 fn newest(conn: &Connection, table: &Table) -> Result<i64, Error> {
-    let sql = "SELECT coalesce(max(seq), 0) FROM _sync_pending WHERE tbl = ?1";
+    let sql = "SELECT max(coalesce(max(seq), 0), 0) FROM _sync_pending WHERE tbl = ?1";
     Ok(conn
         .prepare_cached(sql)?
         .query_row([table.n], |row| row.get(0))?)
@@ -145,7 +145,17 @@ fn stands_elsewhere(
     key: &LocalKey,
     known: &Known,
 ) -> Result<bool, Error> {
-    Ok(known.key != *key && row::exists(conn, table, &known.key)?)
+    if known.key == *key {
+        return Ok(false);
+    }
+    // Under the column's own collation it might be the very same row; that one first,
+    // for its index.
+    let sql = format!(
+        "SELECT 1 FROM {table} WHERE {column} IS ?1 AND {column} IS ?1 COLLATE BINARY",
+        table = table.quoted(),
+        column = table.quoted_key(),
+    );
+    Ok(conn.prepare_cached(&sql)?.exists([&known.key])?)
 }
 
 /// Adds a pending edit, or renews the one that is there: the base image of the
@@ -168,8 +178,12 @@ pub(crate) fn add(
     Ok(())
 }
 
+/// Below all places of collected edits: change ids do not come that far.
+const PUT_BACK: i64 = i64::MAX / 2;
+
 /// Takes back a frozen change: its edit is pending again, under the base image
-/// it was frozen with, and as old as it was.
+/// it was frozen with, and before all that was collected since, in the order of the
+/// ids: places in a log begin anew and say nothing against an id.
 pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
     conn.prepare_cached(
         "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base, at)
@@ -181,7 +195,7 @@ pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> 
         frozen.row.tbl,
         frozen.row.pk(),
         frozen.key,
-        frozen.id.get(),
+        frozen.id.get().saturating_sub(PUT_BACK),
         frozen.base,
         frozen.at
     ])?;

@@ -63,6 +63,8 @@ pub(crate) struct Store {
     /// `PRAGMA schema_version` at which `tables` was read.
     schema_cookie: i64,
     data_version: i64,
+    /// Whether `PRAGMA synchronous` is FULL.
+    is_full: bool,
 }
 
 /// One write transaction, and what is true while it lasts.
@@ -117,14 +119,29 @@ impl Store {
             tables: Arc::new(tables),
             schema_cookie,
             data_version,
+            is_full: true,
         })
     }
 
-    /// Runs `work` in one immediate transaction; commits unless it fails.
+    /// Runs `work` in one immediate transaction; commits unless it fails. What is
+    /// committed survives a loss of power.
     pub(crate) fn write<T>(
         &mut self,
         work: impl FnOnce(&Txn<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.in_full()?;
+        self.transact(work)
+    }
+
+    fn in_full(&mut self) -> Result<(), Error> {
+        if !self.is_full {
+            self.conn.pragma_update(None, "synchronous", "full")?;
+            self.is_full = true;
+        }
+        Ok(())
+    }
+
+    fn transact<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let tx = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -157,9 +174,11 @@ impl Store {
         if durability == Durability::Now {
             return self.write(work);
         }
+        self.is_full = false;
         self.conn.pragma_update(None, "synchronous", "normal")?;
-        let done = self.write(work);
-        self.conn.pragma_update(None, "synchronous", "full")?;
+        let done = self.transact(work);
+        // Else the next write makes sure: what is done is done.
+        let _ = self.in_full();
         done
     }
 

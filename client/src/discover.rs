@@ -103,7 +103,15 @@ fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
             .collect(),
         key,
         key_kind,
-        needs_sweep: unique.iter().any(|index| index.is_none()),
+        // Of a generated column a trigger may see no value before the update.
+        needs_sweep: unique.iter().any(|index| match index {
+            None => true,
+            Some(index) => index.columns.iter().any(|(name, _)| {
+                declared
+                    .iter()
+                    .any(|column| column.generated && column.name == *name)
+            }),
+        }),
         unique: unique.into_iter().flatten().collect(),
         rowid: rowid_name(conn, &name, &declared)?,
         parents: Vec::new(),
@@ -349,12 +357,15 @@ fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
     }
     let mut keys: Vec<ForeignKey> = found.into_iter().map(|(_, key)| key).collect();
     for key in &mut keys {
-        // `REFERENCES parent` without columns means its primary key.
-        if key.parent_columns.is_empty() {
-            let mut primary = read_columns(conn, &key.parent)?;
-            primary.retain(|column| column.key_position > 0);
-            primary.sort_by_key(|column| column.key_position);
-            key.parent_columns = primary.into_iter().map(|column| column.name).collect();
+        let mut columns = read_columns(conn, &key.parent)?;
+        let is_there = |name: &String| columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+        if !key.parent_columns.iter().all(is_there) {
+            key.parent_columns.clear();
+        } else if key.parent_columns.is_empty() {
+            // `REFERENCES parent` without columns means its primary key.
+            columns.retain(|column| column.key_position > 0);
+            columns.sort_by_key(|column| column.key_position);
+            key.parent_columns = columns.into_iter().map(|column| column.name).collect();
         }
     }
     // A key whose parent does not exist, or does not fit, cannot be followed.

@@ -15,9 +15,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 const FOLD: &str = include_str!("../../migrations/device/fold.sql");
 const OLD_LOG: &str = include_str!("../../migrations/device/old_log.sql");
 
-/// Lines after which a log is read although nothing can be sent: a few megabytes of
-/// rows, and read in a fraction of a second.
-const LONG: i64 = 10_000;
+/// Lines after which a log is read although nothing can be sent: each may hold an old
+/// row, of any size.
+const LONG: i64 = 1_000;
 
 /// Terms of one SELECT in the view: SQLite takes 500.
 const TERMS: usize = 400;
@@ -167,7 +167,9 @@ pub(crate) fn take_over(conn: &Connection, table: &Table) -> Result<(), Error> {
         let found: Vec<String> = found.collect::<Result<_, _>>()?;
         let names = table.columns.iter().map(|column| &column.name);
         // Of another shape: the touches alone.
-        let fits = table.has_images() && names.eq(&found);
+        // A column of that name would be taken for the number of a line.
+        let is_number = |name: &String| name.eq_ignore_ascii_case("rowid");
+        let fits = table.has_images() && names.eq(&found) && !found.iter().any(is_number);
         let others = || (0..table.columns.len()).filter(|i| fits && *i != table.key);
         let sql = fill_in(OLD_LOG, |name| match (name, fits) {
             ("n", _) => table.n.to_string(),

@@ -33,7 +33,10 @@ BEGIN
     WHERE ({update_victims}) AND r.{key} IS NOT OLD.{key};
 END;
 
-CREATE TRIGGER _sync_{n}_after_update AFTER UPDATE ON {table}
+-- Before, whatever its name says (which earlier versions have, too): triggers of the
+-- application that write the same row come in an order that is not ours to choose, and
+-- the first line must have the row as it was before all of them.
+CREATE TRIGGER _sync_{n}_after_update BEFORE UPDATE ON {table}
 WHEN (SELECT applying FROM _sync_guard) = 0
 BEGIN
     INSERT INTO _sync_log_{n} (op, {log_columns}) VALUES (2, {old_columns});

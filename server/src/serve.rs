@@ -108,6 +108,9 @@ pub async fn serve(
             .default_service(web::to(http::not_found))
     })
     .on_connect(move |connection, _| bound_connection(connection, stall))
+    // Else 256 handshakes per worker that are not finished keep everybody out.
+    .max_connection_rate(open_files())
+    .tls_handshake_timeout(HEAD_TIMEOUT)
     .client_request_timeout(HEAD_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     // Sockets have a limit with an answer; at this one, connections would wait

@@ -359,6 +359,7 @@ impl Settings {
         self.check_sockets()?;
         self.check_nats()?;
         self.check_tls()?;
+        self.check_origins()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {
@@ -389,6 +390,26 @@ impl Settings {
         }
         if self.workers == Some(0) {
             return Err(value("workers", "must be at least 1"));
+        }
+        Ok(())
+    }
+
+    /// CORS compares them byte by byte with what browsers send.
+    fn check_origins(&self) -> Result<(), SettingsError> {
+        for origin in &self.allowed_origins {
+            // Lower case, no default port, no path; also capacitor://localhost.
+            let is_one = url::Url::parse(origin).is_ok_and(|url| match url.origin() {
+                url::Origin::Tuple(..) => url.origin().ascii_serialization() == *origin,
+                url::Origin::Opaque(_) => {
+                    url.has_host() && url.path().is_empty() && url.as_str() == origin
+                }
+            });
+            if !is_one {
+                let problem = format!(
+                    "\"{origin}\" is no origin as browsers write it, as in https://app.example"
+                );
+                return Err(value("allowed_origins", &problem));
+            }
         }
         Ok(())
     }
@@ -501,6 +522,16 @@ mod tests {
         assert!(rates("user_requests = { per_second = 0, burst = 1 }").contains("per_second"));
         assert!(rates("user_sockets = 0").contains("user_sockets"));
         assert!(rates("trusted_proxies = ['nobody']").contains("trusted_proxies"));
+        for wrong in [
+            "*",
+            "",
+            "https://a.example/",
+            "https://A.example",
+            "https://a.example:443",
+        ] {
+            let text = problem(&format!("dev = true\nallowed_origins = ['{wrong}']"));
+            assert!(text.contains("allowed_origins"), "{text}");
+        }
         assert!(problem("dev = true\n[[tables]]\nschema = 'a'").contains("table"));
         assert!(problem("dev = true\nmin_schema_version = 3").contains("min_schema_version"));
     }
@@ -534,6 +565,8 @@ mod tests {
     #[test]
     fn dev_needs_no_configuration_and_secrets_are_hidden() {
         let settings = load("dev = true").expect("valid");
+        let origins = "allowed_origins = ['https://a.example:8443', 'capacitor://localhost']";
+        assert!(load(&format!("dev = true\n{origins}")).is_ok());
         assert_eq!(settings.tables.len(), 2);
         let printed = settings.to_toml();
         assert!(printed.contains("jwt_secret = \"***\""), "{printed}");

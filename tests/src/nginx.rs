@@ -23,13 +23,25 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts one before these servers, with a certificate of this authority.
+    ///
+    /// # Panics
+    /// When it cannot be started.
     pub async fn start(servers: &[SocketAddr], authority: &Authority) -> Self {
+        authority.renew();
+        for _ in 0..5 {
+            if let Some(proxy) = Self::try_start(servers, authority).await {
+                return proxy;
+            }
+        }
+        panic!("nginx ends at once; install it: apt-get install nginx-light");
+    }
+
+    /// `None` when it ended: somebody else may have taken its port just then.
+    async fn try_start(servers: &[SocketAddr], authority: &Authority) -> Option<Self> {
         let folder = TempDir::with_prefix("oversync-nginx.").expect("a temporary folder");
-        // Free a moment ago; nginx says so when it is not any more.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
-        authority.renew();
         let site = site(port, servers, authority);
         let text = main_file(folder.path(), &site);
         let config = folder.path().join("nginx.conf");
@@ -50,16 +62,22 @@ impl Nginx {
             _folder: folder,
         };
         let errors = proxy._folder.path().join("error.log");
-        eventually("nginx takes connections", || {
-            if let Some(status) = proxy.child.try_wait().expect("can be waited for") {
-                let log = std::fs::read_to_string(&errors).unwrap_or_default();
-                panic!("nginx ended with {status}: {log}");
-            }
+        let is_up = eventually("nginx takes connections, or ends", || {
+            let ended = proxy.child.try_wait().expect("can be waited for");
             let connected = TcpStream::connect(("127.0.0.1", port));
-            async move { connected.await.ok().map(drop) }
+            async move {
+                match ended {
+                    Some(_) => Some(false),
+                    None => connected.await.ok().map(|_| true),
+                }
+            }
         })
         .await;
-        proxy
+        if !is_up {
+            let log = std::fs::read_to_string(&errors).unwrap_or_default();
+            eprintln!("nginx ended: {log}");
+        }
+        is_up.then_some(proxy)
     }
 
     /// Where devices find it.

@@ -4,7 +4,7 @@
 //! `OVERSQLITE_PROGRAMS` sets how many programs run, `OVERSQLITE_SEED` the first
 //! seed; a failure names its seed.
 
-use super::{Device, WIDE, from_env};
+use super::{Device, WIDE, from_env, uuid};
 use crate::outbox::Frozen;
 use crate::{payload, row};
 use oversync_shared::wire::Op;
@@ -418,4 +418,50 @@ fn rows_that_a_replace_removes_by_other_ways_are_noted() {
         let expected = usize::from(!columns.contains("NOCASE"));
         assert_eq!(deletes, expected, "{statement}: {sent:?}");
     }
+}
+
+/// Found by reading. SQLite fires the newest trigger first, so one of the
+/// application's that is made later writes the row before ours have seen it.
+#[test]
+fn triggers_made_after_ours_hide_no_edit() {
+    for when in ["AFTER", "BEFORE"] {
+        let mut device = Device::new("CREATE TABLE t (id TEXT PRIMARY KEY, v, w)", &["t"]);
+        device.run(&format!("INSERT INTO t VALUES ('{}', 'a b', 2)", uuid(1)));
+        let sent = device.freeze();
+        device.settle_applied(&sent);
+        device.run(&format!(
+            "CREATE TRIGGER words {when} UPDATE OF v ON t BEGIN
+                 UPDATE t SET w = length(NEW.v) - length(replace(NEW.v, ' ', '')) + 1 WHERE id = NEW.id;
+             END"
+        ));
+        // The number of words stays.
+        device.run("UPDATE t SET v = 'c d'");
+        let sent = device.freeze();
+        assert_eq!(sent.len(), 1, "{when}: {sent:?}");
+        let base = sent[0].base.as_deref().expect("a base image");
+        assert!(base.contains("a b"), "{when}: {base}");
+    }
+}
+
+/// Found by reading: before such an update a trigger sees no value of the generated
+/// column, and so no row that is replaced.
+#[test]
+fn a_row_replaced_through_a_generated_column_is_deleted_elsewhere() {
+    let columns = "id TEXT PRIMARY KEY, a, b, g AS (a || b) UNIQUE";
+    let mut device = Device::new(&format!("CREATE TABLE t ({columns})"), &["t"]);
+    device.run(&format!(
+        "INSERT INTO t (id, a, b) VALUES ('{}', 'x', 'y'), ('{}', 'z', 'y')",
+        uuid(1),
+        uuid(2)
+    ));
+    let sent = device.freeze();
+    device.settle_applied(&sent);
+    device.run(&format!(
+        "UPDATE OR REPLACE t SET a = 'x' WHERE id = '{}'",
+        uuid(2)
+    ));
+    assert_eq!(device.count("SELECT count(*) FROM t"), 1);
+    let sent = device.freeze();
+    let deletes: Vec<_> = sent.iter().filter(|one| one.op == Op::Delete).collect();
+    assert_eq!(deletes.len(), 1, "{sent:?}");
 }

@@ -161,3 +161,21 @@ fn only_the_clients_own_names_are_its_triggers() {
         assert!(!triggers::is_ours(other), "{other}");
     }
 }
+
+/// Found by reading: a page with any row of such a table failed, and again.
+#[test]
+fn a_parent_table_that_is_not_there_stops_no_page() {
+    let tables = "CREATE TABLE t (id TEXT PRIMARY KEY, v, p TEXT REFERENCES nowhere(id));
+                  CREATE TABLE q (id TEXT PRIMARY KEY, v)";
+    let mut device = Device::new(tables, &["t", "q"]);
+    for (n, p) in [(1, "null".to_owned()), (2, format!("\"{}\"", uuid(9)))] {
+        let payload = format!("{{\"id\":\"{}\",\"v\":1,\"p\":{p}}}", uuid(n));
+        let mut page = vec![entry("t", &uuid(n), 1, Some(&payload))];
+        page.extend(rows("q", n * 100..n * 100 + 3, 1));
+        device.apply(page);
+    }
+    assert_eq!(device.count("SELECT count(*) FROM q"), 6);
+    let there = device.count("SELECT count(*) FROM t");
+    let parked = device.count("SELECT count(*) FROM _sync_parked");
+    assert_eq!(there + parked, 2);
+}

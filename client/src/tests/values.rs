@@ -245,3 +245,27 @@ fn a_second_spelling_of_one_uuid_is_rejected_until_the_first_has_gone() {
         assert_eq!(device.count("SELECT count(*) FROM t"), 1);
     }
 }
+
+/// Found by reading: such a row was taken for its own twin.
+#[test]
+fn a_key_that_ignores_case_may_change_its_case() {
+    let table = "CREATE TABLE t (id TEXT PRIMARY KEY COLLATE NOCASE, v)";
+    let lower = "abcdef00-0000-4000-8000-000000000001";
+    let upper = lower.to_uppercase();
+    for statement in [
+        format!("INSERT OR REPLACE INTO t VALUES ('{upper}', 2)"),
+        format!("UPDATE t SET id = '{upper}', v = 2"),
+    ] {
+        let mut device = Device::new(table, &["t"]);
+        device.run(&format!("INSERT INTO t VALUES ('{lower}', 1)"));
+        let sent = device.freeze();
+        device.settle_applied(&sent);
+        device.run(&statement);
+        let sent = device.freeze();
+        assert_eq!(sent.len(), 1, "{statement}: {sent:?}");
+        assert_eq!(device.count("SELECT count(*) FROM _sync_rejected"), 0);
+        device.settle_applied(&sent);
+        assert!(device.freeze().is_empty());
+        assert_eq!(device.count("SELECT v FROM t"), 2);
+    }
+}

@@ -6,6 +6,7 @@
 //! keys as they were: so does a new certificate whose key is not written yet.
 
 use crate::settings::SettingsError;
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,11 +28,16 @@ pub(crate) struct KeyFile<T> {
 
 struct Loaded<T> {
     keys: Arc<T>,
+    /// Of the text they were read from.
+    digest: Digest,
     /// Times and sizes of what was read last; `None` to read it again.
     stamps: Option<Stamps>,
     looked: Instant,
     read: Instant,
 }
+
+/// SHA-256.
+type Digest = [u8; 32];
 
 /// Time and size of each file.
 type Stamps = Vec<(SystemTime, u64)>;
@@ -61,7 +67,7 @@ impl<T> KeyFile<T> {
     ) -> Result<Self, SettingsError> {
         // Before the text: what is written in between is read again.
         let stamps = stamps(&paths).ok();
-        let keys = read(&paths, &parse).map_err(|problem| match problem {
+        let (digest, keys) = read(&paths, &parse).map_err(|problem| match problem {
             Problem::Io(path, error) => SettingsError::File {
                 setting,
                 path: path.display().to_string(),
@@ -79,6 +85,7 @@ impl<T> KeyFile<T> {
             parse,
             loaded: Mutex::new(Loaded {
                 keys: Arc::new(keys),
+                digest,
                 stamps,
                 looked: now,
                 read: now,
@@ -114,8 +121,12 @@ impl<T> KeyFile<T> {
     fn read_again(&self, loaded: &mut Loaded<T>, stamps: Option<Stamps>) {
         loaded.read = Instant::now();
         match read(&self.paths, &self.parse) {
-            Ok(keys) => {
-                loaded.keys = Arc::new(keys);
+            Ok((digest, keys)) => {
+                // The same text: what was checked with the keys of before stands.
+                if digest != loaded.digest {
+                    loaded.keys = Arc::new(keys);
+                    loaded.digest = digest;
+                }
                 loaded.stamps = stamps;
             }
             Err(problem) => {
@@ -148,12 +159,13 @@ fn names(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-fn read<T>(paths: &[PathBuf], parse: &Parse<T>) -> Result<T, Problem> {
+fn read<T>(paths: &[PathBuf], parse: &Parse<T>) -> Result<(Digest, T), Problem> {
     let mut text = String::new();
     for path in paths {
         let part = std::fs::read_to_string(path);
         text += &part.map_err(|error| Problem::Io(path.clone(), error))?;
         text.push('\n');
     }
-    parse(&text).map_err(Problem::Content)
+    let keys = parse(&text).map_err(Problem::Content)?;
+    Ok((Sha256::digest(&text).into(), keys))
 }
