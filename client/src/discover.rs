@@ -323,7 +323,8 @@ fn key_kind(table: &str, column: &Declared) -> Result<KeyKind, SetupError> {
 
 fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
     let mut statement = conn.prepare(
-        "SELECT t.name, f.id, f.\"table\", f.\"from\", f.\"to\", f.on_delete
+        "SELECT t.name, f.id, f.\"table\", f.\"from\", f.\"to\", f.on_delete,
+                f.on_update
          FROM pragma_table_list AS t, pragma_foreign_key_list(t.name) AS f
          WHERE t.schema = 'main' AND t.type = 'table'
          ORDER BY t.name, f.id, f.seq",
@@ -338,7 +339,9 @@ fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
             .last()
             .is_none_or(|(last, fk)| *last != id || fk.child != child)
         {
+            let on_update: String = row.get(6)?;
             let foreign_key = ForeignKey {
+                follows: matches!(&*on_update, "CASCADE" | "SET NULL" | "SET DEFAULT"),
                 child,
                 columns: Vec::new(),
                 parent: row.get(2)?,

@@ -170,6 +170,9 @@ impl<'a> Hand<'a> {
             }
         }
         let present = kept.exists.exists([&known.key])?;
+        if present {
+            place::note_followers(txn, table, &known.key, values)?;
+        }
         let (written, key) = if present {
             (kept.update(txn, table, &known.key, values), known.key)
         } else {

@@ -12,7 +12,7 @@ use crate::error::{Error, StorageError};
 use crate::hand::Hand;
 use crate::key::{LocalKey, RowRef};
 use crate::log;
-use crate::payload;
+use crate::payload::{self, Cell};
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, OnDelete, Table, quote};
 use crate::shadow;
@@ -367,6 +367,43 @@ fn delete_row(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Res
     };
     row::hold(txn.conn, table, told.row, &known.key, held)?;
     Ok(Placed::Done(known.key))
+}
+
+/// Notes the rows that foreign-key actions (ON UPDATE) change with these values of a
+/// row: that is this device's own edit. A row that they do not reach after all drops
+/// out when it is collected.
+pub(crate) fn note_followers(
+    txn: &Txn<'_>,
+    table: &Table,
+    key: &LocalKey,
+    values: &[(usize, Value)],
+) -> Result<(), Error> {
+    for foreign_key in table.children.iter().filter(|key| key.follows) {
+        let Some(child) = txn.tables.by_name(&foreign_key.child) else {
+            continue;
+        };
+        let is_referred_to = |index: usize| {
+            let name = &table.columns[index].name;
+            let mut columns = foreign_key.parent_columns.iter();
+            index != table.key && columns.any(|column| column.eq_ignore_ascii_case(name))
+        };
+        let new: Vec<_> = values.iter().filter(|(i, _)| is_referred_to(*i)).collect();
+        if new.is_empty() {
+            continue;
+        }
+        let Some(old) = row::read(txn.conn, table, key)? else {
+            continue;
+        };
+        if new
+            .iter()
+            .any(|(i, new)| old[*i] != Cell::Plain(new.clone()))
+        {
+            for child_key in children(txn, table, key, foreign_key, Some(child))? {
+                note(txn, child, &child_key)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Deletes a row as the application would; tells how many there were.

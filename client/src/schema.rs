@@ -108,6 +108,8 @@ pub(crate) struct ForeignKey {
     pub(crate) parent: String,
     pub(crate) parent_columns: Vec<String>,
     pub(crate) on_delete: OnDelete,
+    /// Whether an update of the parent's columns changes the child.
+    pub(crate) follows: bool,
 }
 
 /// A unique index: its columns with their collations.

@@ -179,3 +179,31 @@ fn a_parent_table_that_is_not_there_stops_no_page() {
     let parked = device.count("SELECT count(*) FROM _sync_parked");
     assert_eq!(there + parked, 2);
 }
+
+/// Found by reading: what a page's update did to other rows through a foreign key was
+/// sent by nobody.
+#[test]
+fn rows_that_follow_an_update_are_this_devices_edits() {
+    for (action, expected) in [("CASCADE", Some("y")), ("SET NULL", None)] {
+        let tables = format!(
+            "CREATE TABLE p (id TEXT PRIMARY KEY, code TEXT UNIQUE);
+             CREATE TABLE c (id TEXT PRIMARY KEY, code TEXT REFERENCES p (code) ON UPDATE {action})"
+        );
+        let mut device = Device::new(&tables, &["p", "c"]);
+        let parent = |code: &str| format!("{{\"id\":\"{}\",\"code\":\"{code}\"}}", uuid(1));
+        let child = format!("{{\"id\":\"{}\",\"code\":\"x\"}}", uuid(2));
+        device.apply(vec![entry("p", &uuid(1), 1, Some(&parent("x")))]);
+        device.apply(vec![entry("c", &uuid(2), 1, Some(&child))]);
+        assert!(device.freeze().is_empty());
+        // The same value once more changes nothing.
+        device.apply(vec![entry("p", &uuid(1), 2, Some(&parent("x")))]);
+        assert!(device.freeze().is_empty());
+        device.apply(vec![entry("p", &uuid(1), 3, Some(&parent("y")))]);
+        assert_eq!(device.text("SELECT code FROM c").as_deref(), expected);
+        let sent = device.freeze();
+        assert_eq!(sent.len(), 1, "{action}: {sent:?}");
+        let code = expected.map_or("null".to_owned(), |code| format!("\"{code}\""));
+        let payload = format!("{{\"id\":\"{}\",\"code\":{code}}}", uuid(2));
+        assert_eq!(sent[0].payload.as_deref(), Some(&*payload));
+    }
+}
