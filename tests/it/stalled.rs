@@ -179,11 +179,16 @@ async fn hints_that_nobody_reads_cost_little(backend: Backend) {
         grown / MIB,
         bound / MIB
     );
-    // Who answers no ping for 60 s goes with the next look, every 25 s.
-    within(Duration::from_secs(120), "they are let go", || async {
+    // At the latest when they have answered no ping for 60 s, with the next look, every
+    // 25 s. The one that reads must go on answering.
+    let let_go = within(Duration::from_secs(120), "they are let go", || async {
         (server.admin().metric("oversync_sessions").await <= 1.0).then_some(())
-    })
-    .await;
+    });
+    let reads = async { while reader.next_within(Duration::from_secs(1)).await.is_none() {} };
+    tokio::select! {
+        () = let_go => {}
+        () = reads => panic!("nothing was new"),
+    }
     write(&ada, 401, json!({})).await;
     reader.told_of(401, &mut told).await;
     drop(stalled);
