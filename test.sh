@@ -15,6 +15,7 @@ have_postgres() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || comma
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 packages=()
+[ -x /bin/kill ] || packages+=(procps)
 have_postgres || packages+=(postgresql)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 [ -x /usr/sbin/nats-server ] || command -v nats-server >/dev/null || packages+=(nats-server)

@@ -203,7 +203,7 @@ async fn what_is_not_understood_is_ignored() {
 }
 
 /// More hints than a session sends unread: each is about 50 bytes of 16 KiB.
-const MANY: i64 = 500;
+const MANY: i64 = 1_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {

@@ -126,11 +126,11 @@ async fn downloads_that_nobody_reads_cost_little(backend: Backend) {
         bound / MIB
     );
 
-    // Their connections end too.
+    // Their connections end too; the pool of 12 to the database may have grown.
     within(
         Duration::from_secs(40),
         "their connections are closed",
-        || async { (open_files(&server) <= files_before + 10).then_some(()) },
+        || async { (open_files(&server) <= files_before + 16).then_some(()) },
     )
     .await;
     within(

@@ -138,6 +138,7 @@ impl Run {
                 number = kills.next() => {
                     if let Some(servers) = &mut self.servers {
                         servers.kill_one(number).await?;
+                        kills.up = Instant::now();
                     }
                 }
             }
@@ -174,6 +175,7 @@ impl Run {
                 number = kills.next() => {
                     if let Some(servers) = &mut self.servers {
                         servers.kill_one(number).await?;
+                        kills.up = Instant::now();
                     }
                 }
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -206,7 +208,7 @@ impl Run {
             .iter_mut()
             .flat_map(|crew| &mut crew.devices)
         {
-            device.go_online().await?;
+            device.come_back().await?;
         }
         let recorder = &self.around.recorder;
         let mut stop = self.stop.clone();
@@ -325,6 +327,8 @@ struct Kills {
     every: Duration,
     begun: Instant,
     end: Instant,
+    /// Since when all servers are up.
+    up: Instant,
     count: usize,
 }
 
@@ -334,13 +338,16 @@ impl Kills {
             every: Duration::from_secs_f64(phase.kill_every_seconds),
             begun: began,
             end: began + phase.length(),
+            up: began,
             count: 0,
         }
     }
 
     /// The number of the next kill, when its time has come; never after the end.
     async fn next(&mut self) -> usize {
-        let at = self.begun + self.every * (self.count as u32 + 1);
+        // However long a restart takes: between two, devices have time to work.
+        let due = self.begun + self.every * (self.count as u32 + 1);
+        let at = due.max(self.up + self.every / 2);
         if self.every.is_zero() || at >= self.end {
             return std::future::pending().await;
         }
