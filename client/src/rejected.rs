@@ -175,15 +175,7 @@ pub(crate) fn add_bad_key(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Resul
         "the key of a synchronised row must be a UUID; {} is none",
         key.display()
     );
-    let entry = Entry {
-        pk: None,
-        op: Op::Insert,
-        payload: None,
-        base: None,
-        reason: BAD_KEY,
-        detail: &detail,
-    };
-    insert(txn, table.n, key, &entry)
+    add_for_its_key(txn, table, key, &detail)
 }
 
 /// A row whose key is another spelling of the key of a row that is there. Without
@@ -200,13 +192,22 @@ pub(crate) fn add_twin(
         other.display(),
         other.display()
     );
+    add_for_its_key(txn, table, key, &detail)
+}
+
+fn add_for_its_key(
+    txn: &Txn<'_>,
+    table: &Table,
+    key: &LocalKey,
+    detail: &str,
+) -> Result<(), Error> {
     let entry = Entry {
         pk: None,
         op: Op::Insert,
         payload: None,
         base: None,
         reason: BAD_KEY,
-        detail: &detail,
+        detail,
     };
     insert(txn, table.n, key, &entry)
 }
