@@ -1,6 +1,6 @@
 //! Applying one page: rows, versions and cursor, in one transaction.
 //!
-//! Capture is silent and foreign keys wait for the commit. Entries that meet an
+//! Capture is silent and foreign keys are judged at the commit. Entries that meet an
 //! unsent edit go to the shadow, entries that cannot be written are parked;
 //! neither holds the page up.
 

@@ -280,10 +280,10 @@ impl<'a> Kept<'a> {
         values: &[(usize, Value)],
     ) -> rusqlite::Result<usize> {
         let bound = values.iter().map(|(_, value)| value);
-        statement(&mut self.insert, txn, values, || {
+        let kept = statement(&mut self.insert, txn, values, || {
             place::insert_sql(table, values)
-        })?
-        .execute(params_from_iter(bound))
+        })?;
+        place::judged_at_commit(txn, || kept.execute(params_from_iter(bound.clone())))
     }
 
     /// Writes columns of a row that is here; never its key.
@@ -301,10 +301,10 @@ impl<'a> Kept<'a> {
             return Ok(1);
         }
         let bound = rest().map(|(_, value)| value).chain([&key.0]);
-        statement(&mut self.update, txn, values, || {
+        let kept = statement(&mut self.update, txn, values, || {
             place::update_sql(table, values)
-        })?
-        .execute(params_from_iter(bound))
+        })?;
+        place::judged_at_commit(txn, || kept.execute(params_from_iter(bound.clone())))
     }
 }
 

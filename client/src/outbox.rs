@@ -176,13 +176,16 @@ fn ready(
     template: &str,
     limit: usize,
 ) -> Result<Vec<Ready>, Error> {
-    // The key first: a table may be called "{key}".
+    // The number stands in the text: where it is bound, SQLite may look at its value for a
+    // partial index, and prepares the statement anew each time. The key comes before the
+    // table, which may be called "{key}".
     let sql = template
+        .replace("{n}", &table.n.to_string())
         .replace("{key}", &table.quoted_key())
         .replace("{table}", &table.quoted());
     let mut statement = conn.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![table.n, limit], |row| {
+    let rows = statement.query_map([limit], |row| {
         Ok(Ready {
             row: RowRef::new(table, RowKey::new(row.get(0)?)),
             key: row.get(1)?,

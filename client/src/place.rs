@@ -83,14 +83,12 @@ pub(crate) enum Parent {
     Unsynchronised,
 }
 
-/// Keeps the capture triggers silent, and foreign keys unjudged until the
-/// commit, while `work` writes. No other connection ever sees it: the flag is
-/// cleared in the same transaction.
+/// Keeps the capture triggers silent while `work` writes. No other connection ever
+/// sees it: the flag is cleared in the same transaction.
 pub(crate) fn silently<T>(
     txn: &Txn<'_>,
     work: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    txn.conn.pragma_update(None, "defer_foreign_keys", true)?;
     txn.conn
         .prepare_cached("UPDATE _sync_guard SET applying = 1")?
         .execute([])?;
@@ -99,6 +97,31 @@ pub(crate) fn silently<T>(
         .prepare_cached("UPDATE _sync_guard SET applying = 0")?
         .execute([])?;
     Ok(done)
+}
+
+/// Runs one statement that writes tables of the application; a foreign key that does
+/// not hold after it is left to the commit.
+///
+/// Asked for only when it is needed: the pragma lasts until the commit and makes SQLite
+/// prepare every statement of the connection anew, which costs a small page more than its
+/// rows. A statement that fails leaves nothing behind, so it can run again; one that only
+/// RESTRICT refuses is refused again.
+pub(crate) fn judged_at_commit(
+    txn: &Txn<'_>,
+    mut statement: impl FnMut() -> rusqlite::Result<usize>,
+) -> rusqlite::Result<usize> {
+    match statement() {
+        Err(error) if breaks_a_foreign_key(&error) => {
+            txn.conn.pragma_update(None, "defer_foreign_keys", true)?;
+            statement()
+        }
+        done => done,
+    }
+}
+
+fn breaks_a_foreign_key(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _)
+        if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
 }
 
 /// Writes the row. Rows in `assumed` count as present parents.
@@ -171,9 +194,8 @@ pub(crate) fn update(
         return Ok(1);
     }
     let bound = rest().map(|(_, value)| value).chain([&key.0]);
-    txn.conn
-        .prepare_cached(&update_sql(table, values))?
-        .execute(params_from_iter(bound))
+    let mut statement = txn.conn.prepare_cached(&update_sql(table, values))?;
+    judged_at_commit(txn, || statement.execute(params_from_iter(bound.clone())))
 }
 
 /// Binds the values but the key's, then the key.
@@ -197,9 +219,8 @@ pub(crate) fn insert(
     values: &[(usize, Value)],
 ) -> rusqlite::Result<usize> {
     let bound = values.iter().map(|(_, value)| value);
-    txn.conn
-        .prepare_cached(&insert_sql(table, values))?
-        .execute(params_from_iter(bound))
+    let mut statement = txn.conn.prepare_cached(&insert_sql(table, values))?;
+    judged_at_commit(txn, || statement.execute(params_from_iter(bound.clone())))
 }
 
 /// Binds the values in their order.
@@ -417,7 +438,8 @@ pub(crate) fn delete_plainly(
         table.quoted(),
         table.quoted_key()
     );
-    txn.conn.prepare_cached(&sql)?.execute([key])
+    let mut statement = txn.conn.prepare_cached(&sql)?;
+    judged_at_commit(txn, || statement.execute([key]))
 }
 
 /// Follows the foreign-key actions of a delete: collects the synchronised rows

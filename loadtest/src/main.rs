@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod clock;
 mod devices;
+mod due;
 mod facts;
 mod floor;
 mod http;

@@ -1,10 +1,10 @@
 -- The same for rows that are gone.
 SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at
 FROM _sync_pending AS p
-WHERE p.tbl = ?1
+WHERE p.tbl = {n}
   AND p.waits_tbl IS NULL
   AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE t.{key} = p.local_key)
   AND NOT EXISTS (SELECT 1 FROM _sync_outbox AS o WHERE o.tbl = p.tbl AND o.pk = p.pk)
   AND NOT EXISTS (SELECT 1 FROM _sync_shadow AS s WHERE s.tbl = p.tbl AND s.pk = p.pk)
 ORDER BY p.seq DESC
-LIMIT ?2
+LIMIT ?1

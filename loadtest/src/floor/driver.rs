@@ -133,7 +133,7 @@ impl Uploaders {
                             let number = (arrival * of + index) as f64;
                             let due = began + Duration::from_secs_f64(number / rate);
                             if due < end {
-                                tokio::time::sleep_until(due.into()).await;
+                                crate::due::wait_until(due).await;
                             }
                             due
                         }

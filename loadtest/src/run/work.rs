@@ -2,6 +2,7 @@
 //! coming back in between.
 
 use super::fleets::Device;
+use crate::due;
 use crate::measure::Recorder;
 use crate::scenario::{Churn, Fleet, Pacing, Profile};
 use rand::rngs::StdRng;
@@ -66,7 +67,7 @@ pub async fn work(mut device: Device, fleet: Arc<Fleet>, seat: Seat, mut shift: 
         let next = [due, moved, Some(end)].into_iter().flatten().min();
         let next = next.unwrap_or(end).min(end);
         tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => {}
+            () = due::wait_until(next) => {}
             _ = shift.stop.wait_for(|stop| *stop) => break,
         }
         // What is due in the past may still be below the end of the phase.
