@@ -173,13 +173,17 @@ impl<'a> Hand<'a> {
         if present {
             place::note_followers(txn, table, &known.key, values)?;
         }
-        let (written, key) = if present {
-            (kept.update(txn, table, &known.key, values), known.key)
+        let key = if present {
+            known.key
         } else {
             let spelt = values.iter().find(|(index, _)| *index == table.key);
             let (_, value) = spelt.expect("BUG: a payload that was read names its key");
-            (kept.insert(txn, table, values), LocalKey(value.clone()))
+            LocalKey(value.clone())
         };
+        let written = place::whole(txn.conn, table, || match present {
+            true => kept.update(txn, table, &key, values),
+            false => kept.insert(txn, table, values),
+        });
         if let Some(refused) = place::judge(txn, written)? {
             return Ok(refused);
         }

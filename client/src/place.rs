@@ -20,7 +20,7 @@ use crate::step::Step;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
-use rusqlite::{CachedStatement, ErrorCode, params_from_iter};
+use rusqlite::{CachedStatement, Connection, ErrorCode, params_from_iter};
 use std::collections::HashSet;
 
 /// A row as the server has it; no payload for a tombstone.
@@ -219,6 +219,28 @@ pub(crate) fn insert_sql(table: &Table, values: &[(usize, Value)]) -> String {
 /// Why a statement that succeeded has written nothing.
 pub(crate) const IGNORED: &str = "a trigger of the application leaves the row out";
 
+/// Runs one statement that writes a row. A trigger of the application that raises FAIL
+/// leaves what was done before it: all of it is undone here.
+pub(crate) fn whole(
+    conn: &Connection,
+    table: &Table,
+    write: impl FnOnce() -> rusqlite::Result<usize>,
+) -> rusqlite::Result<usize> {
+    if !table.fires {
+        return write();
+    }
+    conn.prepare_cached("SAVEPOINT whole")?.execute([])?;
+    let written = write();
+    // A trigger that raises ROLLBACK takes the savepoint with it.
+    if !conn.is_autocommit() {
+        if written.is_err() {
+            conn.prepare_cached("ROLLBACK TO whole")?.execute([])?;
+        }
+        conn.prepare_cached("RELEASE whole")?.execute([])?;
+    }
+    written
+}
+
 /// Tells what this file's schema refuses from what the file cannot do. A failed
 /// statement leaves nothing behind; unless it was a trigger that rolls back, which
 /// ends the transaction, and with it everything that was done.
@@ -357,7 +379,7 @@ fn delete_row(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Res
         note(txn, child, key)?;
     }
     let here = row::exists(txn.conn, table, &known.key)?;
-    let deleted = delete_plainly(txn, table, &known.key);
+    let deleted = whole(txn.conn, table, || delete_plainly(txn, table, &known.key));
     if let Some(refused) = judge(txn, deleted.map(|count| count.max(usize::from(!here))))? {
         return Ok(refused);
     }
