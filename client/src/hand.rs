@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::payload;
 use crate::place::{self, Placed, Told};
+use crate::reach;
 use crate::row::{self, Known};
 use crate::schema::Table;
 use oversync_shared::reconcile::{Held, Unsent};
@@ -171,7 +172,7 @@ impl<'a> Hand<'a> {
         }
         let present = kept.exists.exists([&known.key])?;
         if present {
-            place::note_followers(txn, table, &known.key, values)?;
+            reach::note_update(txn, table, &known.key, values)?;
         }
         let key = if present {
             known.key
