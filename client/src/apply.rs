@@ -74,6 +74,7 @@ pub(crate) fn apply(
             break;
         }
     }
+    store.hear();
     Ok(total)
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Store {
     data_version: i64,
     /// Whether `PRAGMA synchronous` is FULL.
     is_full: bool,
+    /// Whether an answer of the server has been taken in since the file was opened.
+    has_heard: bool,
 }
 
 /// One write transaction, and what is true while it lasts.
@@ -122,6 +124,7 @@ impl Store {
             schema_cookie,
             data_version,
             is_full: true,
+            has_heard: false,
         })
     }
 
@@ -188,6 +191,18 @@ impl Store {
         work: impl FnOnce(&Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         work(&self.conn)
+    }
+
+    /// Whether the server has said since the file was opened which change ids it knows
+    /// of this device. Before, the file may be an older state of itself that has been
+    /// put back, and its next id may have been used: no new one is given out.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
+    /// An answer of the server has been taken in.
+    pub(crate) fn hear(&mut self) {
+        self.has_heard = true;
     }
 
     /// Whether triggers fire for what this connection does; the application's
