@@ -299,13 +299,9 @@ impl<'a> Kept<'a> {
         key: &LocalKey,
         values: &[(usize, Value)],
     ) -> rusqlite::Result<usize> {
-        // The key stays as the application spells it.
-        let rest = || values.iter().filter(|(index, _)| *index != table.key);
-        if rest().next().is_none() {
-            // Nothing is what there was to write.
+        let Some(bound) = place::update_values(table, key, values) else {
             return Ok(1);
-        }
-        let bound = rest().map(|(_, value)| value).chain([&key.0]);
+        };
         statement(&mut self.update, txn, values, || {
             place::update_sql(table, values)
         })?

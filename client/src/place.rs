@@ -162,16 +162,24 @@ pub(crate) fn update(
     key: &LocalKey,
     values: &[(usize, Value)],
 ) -> rusqlite::Result<usize> {
-    // The key stays as the application spells it.
-    let rest = || values.iter().filter(|(index, _)| *index != table.key);
-    if rest().next().is_none() {
-        // Nothing is what there was to write.
+    let Some(bound) = update_values(table, key, values) else {
         return Ok(1);
-    }
-    let bound = rest().map(|(_, value)| value).chain([&key.0]);
+    };
     txn.conn
         .prepare_cached(&update_sql(table, values))?
         .execute(params_from_iter(bound))
+}
+
+/// What [`update_sql`] binds: the values but the key's, which stays as the application
+/// spells it, then the key. None where there is nothing to write.
+pub(crate) fn update_values<'v>(
+    table: &Table,
+    key: &'v LocalKey,
+    values: &'v [(usize, Value)],
+) -> Option<Vec<&'v Value>> {
+    let rest = values.iter().filter(|(index, _)| *index != table.key);
+    let rest: Vec<&Value> = rest.map(|(_, value)| value).collect();
+    (!rest.is_empty()).then(|| rest.into_iter().chain([&key.0]).collect())
 }
 
 /// Binds the values but the key's, then the key.
