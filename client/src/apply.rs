@@ -8,6 +8,7 @@ use crate::capture;
 use crate::db::{Durability, Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
+use crate::parked;
 use crate::place;
 use crate::resync;
 use crate::round::Round;
@@ -73,6 +74,7 @@ pub(crate) fn apply(
             break;
         }
     }
+    store.hear();
     Ok(total)
 }
 
@@ -87,7 +89,7 @@ fn around(
     let mut attempt =
         |poison| store.write(|txn| apply_page(txn, page, after, ordered_feed, poison));
     let mut outcome = attempt(Poison::Remembered);
-    for poison in [Poison::Entries, Poison::Unnamed] {
+    for poison in [Poison::Parked, Poison::Entries, Poison::Unnamed] {
         if matches!(&outcome, Err(error) if error.is_of_one_row()) {
             outcome = attempt(poison);
         }
@@ -97,8 +99,43 @@ fn around(
         let more = More::of(page.has_more);
         done.written
             .extend(shadow::settle_apart(store, more)?.written);
+        done.written.extend(retry_apart(store)?);
     }
     Ok(done)
+}
+
+/// Tries what is parked again, all of it in one transaction, its halves where that
+/// fails, until a single entry is left: it is not tried again until a newer one comes.
+/// As long as something moves: it may be what others wait for.
+fn retry_apart(store: &mut Store) -> Result<Vec<(RowRef, LocalKey)>, Error> {
+    let mut written = Vec::new();
+    loop {
+        let before = written.len();
+        let mut parts = vec![store.write(parked::to_retry)?];
+        while let Some(mut part) = parts.pop() {
+            let tried = store.write(|txn| {
+                capture::collect(txn)?;
+                place::silently(txn, || Round::again(txn, &part))
+            });
+            match (tried, &part[..]) {
+                (Ok(done), _) => written.extend(done),
+                (Err(error), [one]) if error.is_of_one_row() => {
+                    store.write(|txn| match txn.tables.by_number(one.row.tbl) {
+                        Some(table) => parked::set_aside(txn.conn, table, one),
+                        None => Ok(()),
+                    })?;
+                }
+                (Err(error), [_, _, ..]) if error.is_of_one_row() => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+        if written.len() == before {
+            return Ok(written);
+        }
+    }
 }
 
 /// What may be the reason that a transaction has failed, and is left out of it; each
@@ -109,6 +146,8 @@ pub(crate) enum Poison {
     Unknown,
     /// A remembered row: they are settled afterwards, each by itself.
     Remembered,
+    /// An entry that was parked earlier: they are tried afterwards, apart.
+    Parked,
     /// The entries of the page: they are parked.
     Entries,
     /// Deletes of rows that a whole pass has not named: they are parked.
@@ -188,7 +227,7 @@ pub(crate) fn apply_page(
                 false => round.park(change)?,
             }
         }
-        round.finish()
+        round.finish(poison)
     })?;
     let settled = shadow::settle_all(txn, More::of(page.has_more), poison)?;
     Step::PageApplied.reached();

@@ -10,6 +10,7 @@ use crate::config::{Config, TableSpec};
 use crate::discover;
 use crate::error::{Error, SetupError, StorageError};
 use crate::field_merge::FieldMerge;
+use crate::learned::LeftOut;
 use crate::log;
 use crate::resolver::Resolver;
 use crate::schema::Tables;
@@ -65,6 +66,8 @@ pub(crate) struct Store {
     data_version: i64,
     /// Whether `PRAGMA synchronous` is FULL.
     is_full: bool,
+    /// Whether an answer of the server has been taken in since the file was opened.
+    has_heard: bool,
 }
 
 /// One write transaction, and what is true while it lasts.
@@ -92,17 +95,18 @@ impl Store {
     /// Opens the file, installs tables and triggers. Several processes may:
     /// what each of them does here comes out the same.
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
-        let mut conn = connect(&config.path)?;
+        let conn = connect(&config.path)?;
         // Before anything is written: a file that cannot be synchronised stays
         // as it is.
         let tables = discover::discover(&conn, &config.tables, |_| Ok(0))?;
         check_policies(&tables, &config.merge)?;
-        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        tx.execute_batch(SCHEMA)?;
-        upgrade::run(&tx)?;
-        state::claim(&tx, config)?;
-        Step::FileClaimed.reached();
-        let tables = install(&tx, &config.tables)?;
+        let (tx, tables) = begin(&conn, |tx, left_out| {
+            tx.execute_batch(SCHEMA)?;
+            upgrade::run(tx)?;
+            state::claim(tx, config)?;
+            Step::FileClaimed.reached();
+            install(tx, &config.tables, left_out)
+        })?;
         let schema_cookie = schema_cookie(&tx)?;
         Step::TriggersInstalled.reached();
         tx.commit()?;
@@ -120,6 +124,7 @@ impl Store {
             schema_cookie,
             data_version,
             is_full: true,
+            has_heard: false,
         })
     }
 
@@ -142,16 +147,14 @@ impl Store {
     }
 
     fn transact<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let tx = self
-            .conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // The application may have altered a table since the last job.
-        let mut cookie = schema_cookie(&tx)?;
-        let mut tables = Arc::clone(&self.tables);
-        if cookie != self.schema_cookie {
-            tables = Arc::new(install(&tx, &self.specs)?);
-            cookie = schema_cookie(&tx)?;
-        }
+        let (tx, tables) = begin(&self.conn, |tx, left_out| {
+            // The application may have altered a table since the last job.
+            match schema_cookie(tx)? == self.schema_cookie {
+                true => Ok(Arc::clone(&self.tables)),
+                false => install(tx, &self.specs, left_out).map(Arc::new),
+            }
+        })?;
+        let cookie = schema_cookie(&tx)?;
         let done = work(&Txn {
             conn: &tx,
             tables: &tables,
@@ -190,6 +193,18 @@ impl Store {
         work(&self.conn)
     }
 
+    /// Whether the server has said since the file was opened which change ids it knows
+    /// of this device. Before, the file may be an older state of itself that has been
+    /// put back, and its next id may have been used: no new one is given out.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
+    /// An answer of the server has been taken in.
+    pub(crate) fn hear(&mut self) {
+        self.has_heard = true;
+    }
+
     /// Whether triggers fire for what this connection does; the application's
     /// connections are not concerned.
     pub(crate) fn triggers(&self, on: bool) -> Result<(), Error> {
@@ -205,6 +220,23 @@ impl Store {
     pub(crate) fn foreign_commit(&mut self) -> Result<bool, Error> {
         let version = data_version(&self.conn)?;
         Ok(std::mem::replace(&mut self.data_version, version) != version)
+    }
+}
+
+/// Begins an immediate transaction with what has to be done first in it; anew where a
+/// trigger of the application has ended it, without the row that made it do so.
+fn begin<T>(
+    conn: &Connection,
+    first: impl Fn(&Transaction<'_>, &mut LeftOut) -> Result<T, Error>,
+) -> Result<(Transaction<'_>, T), Error> {
+    let mut left_out = LeftOut::default();
+    loop {
+        let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+        match first(&tx, &mut left_out) {
+            Ok(done) => return Ok((tx, done)),
+            Err(Error::Storage(StorageError::RolledBack(_))) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -264,7 +296,11 @@ fn data_version(conn: &Connection) -> Result<i64, Error> {
 /// Discovers the tables, numbers new ones, brings the triggers up to date. Where
 /// the schema has changed since they were last looked at, they may have been gone
 /// for a while: deletes of that time are looked for.
-fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
+fn install(
+    conn: &Connection,
+    specs: &[TableSpec],
+    left_out: &mut LeftOut,
+) -> Result<Tables, Error> {
     let mut fresh = Vec::new();
     let tables = discover::discover(conn, specs, |name| {
         let known = conn
@@ -284,7 +320,7 @@ fn install(conn: &Connection, specs: &[TableSpec]) -> Result<Tables, Error> {
         conn.query_row("SELECT schema_seen FROM _sync_client", [], |row| row.get(0))?;
     let has_changed = seen != Some(schema_cookie(conn)?);
     for table in tables.iter() {
-        triggers::install(conn, table, fresh.contains(&table.n))?;
+        triggers::install(conn, table, fresh.contains(&table.n), left_out)?;
         if has_changed && sweep::is_unambiguous(conn, table)? {
             sweep::note_missing(conn, table)?;
         }

@@ -7,7 +7,8 @@
 use crate::config::TableSpec;
 use crate::error::{Error, SetupError};
 use crate::schema::{
-    Affinity, Column, ForeignKey, KeyKind, OWN_PREFIX, OnDelete, Table, Tables, UniqueIndex, fold,
+    Affinity, Column, ForeignKey, KeyKind, OWN_PREFIX, OnDelete, Table, Tables, UniqueIndex,
+    Unlisted, fold,
 };
 use crate::triggers;
 use oversync_shared::names::is_plain_name;
@@ -40,6 +41,7 @@ pub(crate) fn discover(
     for table in &mut tables {
         table.fires = firing.contains(&table.name.to_lowercase());
     }
+    let others = unlisted(conn, &tables, &foreign_keys)?;
     for foreign_key in foreign_keys {
         for table in &mut tables {
             if table.name.eq_ignore_ascii_case(&foreign_key.child) {
@@ -55,7 +57,7 @@ pub(crate) fn discover(
     for table in &mut tables {
         table.n = number(&table.name)?;
     }
-    Ok(Tables::new(tables))
+    Ok(Tables::new(tables, others))
 }
 
 fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
@@ -180,7 +182,8 @@ fn rowid_name(
     table: &str,
     columns: &[Declared],
 ) -> Result<Option<&'static str>, Error> {
-    let sql = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1";
+    let sql = "SELECT wr FROM pragma_table_list
+               WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
     if conn.query_row(sql, [table], |row| row.get(0))? {
         return Ok(None);
     }
@@ -374,6 +377,47 @@ fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
     // A key whose parent does not exist, or does not fit, cannot be followed.
     keys.retain(|key| !key.columns.is_empty() && key.columns.len() == key.parent_columns.len());
     Ok(keys)
+}
+
+/// The tables at the ends of foreign keys that are not synchronised.
+fn unlisted(
+    conn: &Connection,
+    tables: &[Table],
+    foreign_keys: &[ForeignKey],
+) -> Result<Vec<Unlisted>, Error> {
+    let mut found: Vec<Unlisted> = Vec::new();
+    let ends = foreign_keys
+        .iter()
+        .flat_map(|key| [&key.parent, &key.child]);
+    for name in ends {
+        let is_it = |other: &str| other.eq_ignore_ascii_case(name);
+        if tables.iter().any(|table| is_it(&table.name))
+            || found.iter().any(|table| is_it(&table.name))
+        {
+            continue;
+        }
+        let mut columns = read_columns(conn, name)?;
+        let identity = match rowid_name(conn, name, &columns)? {
+            Some(rowid) => vec![rowid.to_owned()],
+            None => {
+                columns.retain(|column| column.key_position > 0);
+                columns.into_iter().map(|column| column.name).collect()
+            }
+        };
+        if identity.is_empty() {
+            continue;
+        }
+        let children = foreign_keys.iter().filter(|key| is_it(&key.parent));
+        found.push(Unlisted {
+            name: name.clone(),
+            identity,
+            refuses: foreign_keys
+                .iter()
+                .any(|key| is_it(&key.child) && key.on_delete == OnDelete::Refuse),
+            children: children.cloned().collect(),
+        });
+    }
+    Ok(found)
 }
 
 /// The tables, in lower case, whose writing may fire a trigger of the application:

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::payload;
 use crate::place::{self, Placed, Told};
+use crate::reach;
 use crate::row::{self, Known};
 use crate::schema::Table;
 use oversync_shared::reconcile::{Held, Unsent};
@@ -171,15 +172,19 @@ impl<'a> Hand<'a> {
         }
         let present = kept.exists.exists([&known.key])?;
         if present {
-            place::note_followers(txn, table, &known.key, values)?;
+            reach::note_update(txn, table, &known.key, values)?;
         }
-        let (written, key) = if present {
-            (kept.update(txn, table, &known.key, values), known.key)
+        let key = if present {
+            known.key
         } else {
             let spelt = values.iter().find(|(index, _)| *index == table.key);
             let (_, value) = spelt.expect("BUG: a payload that was read names its key");
-            (kept.insert(txn, table, values), LocalKey(value.clone()))
+            LocalKey(value.clone())
         };
+        let written = place::whole(txn.conn, table, || match present {
+            true => kept.update(txn, table, &key, values),
+            false => kept.insert(txn, table, values),
+        });
         if let Some(refused) = place::judge(txn, written)? {
             return Ok(refused);
         }
@@ -294,17 +299,13 @@ impl<'a> Kept<'a> {
         key: &LocalKey,
         values: &[(usize, Value)],
     ) -> rusqlite::Result<usize> {
-        // The key stays as the application spells it.
-        let rest = || values.iter().filter(|(index, _)| *index != table.key);
-        if rest().next().is_none() {
-            // Nothing is what there was to write.
+        let Some(bound) = place::update_values(table, key, values) else {
             return Ok(1);
-        }
-        let bound = rest().map(|(_, value)| value).chain([&key.0]);
+        };
         let kept = statement(&mut self.update, txn, values, || {
             place::update_sql(table, values)
         })?;
-        place::judged_at_commit(txn, || kept.execute(params_from_iter(bound.clone())))
+        place::judged_at_commit(txn, || kept.execute(params_from_iter(&bound)))
     }
 }
 

@@ -9,19 +9,50 @@ use crate::conflicts;
 use crate::error::{Error, StorageError};
 use crate::key::RowRef;
 use crate::payload;
+use crate::place;
 use crate::row;
 use crate::schema::{Column, Table, quote};
 use oversync_shared::RowKey;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
+use std::collections::{HashMap, HashSet};
+
+/// Rows of one table that may be found one by one, each by a transaction that is
+/// rolled back; beyond, nothing is filled into any other row of it.
+const MOST_LEFT_OUT: usize = 100;
+
+/// Rows that nothing is written into, because a trigger of the application ends the
+/// transaction that tries to.
+#[derive(Debug, Default)]
+pub(crate) struct LeftOut {
+    rows: HashSet<RowRef>,
+    of_table: HashMap<i64, usize>,
+}
+
+impl LeftOut {
+    fn add(&mut self, row: RowRef) {
+        if self.rows.insert(row) {
+            *self.of_table.entry(row.tbl).or_default() += 1;
+        }
+    }
+
+    fn has(&self, row: RowRef) -> bool {
+        let of_table = self.of_table.get(&row.tbl).copied().unwrap_or(0);
+        of_table >= MOST_LEFT_OUT || self.rows.contains(&row)
+    }
+}
 
 /// Moves what was kept beside the rows of a table into columns it has by now. A
 /// value that the application itself has written there already stays: it is a newer
 /// edit. One that a constraint refuses, or a trigger leaves out, goes to the conflict
 /// list.
 ///
+/// A trigger that rolls back ends the caller's transaction: the row is added to
+/// `left_out`, the error says so, and the caller begins again. What was kept beside
+/// such a row goes to the conflict list, too.
+///
 /// Nothing of this is captured: the server has it.
-pub(crate) fn fill(conn: &Connection, table: &Table) -> Result<(), Error> {
+pub(crate) fn fill(conn: &Connection, table: &Table, left_out: &mut LeftOut) -> Result<(), Error> {
     let kept = kept(conn, table)?;
     if kept.is_empty() {
         return Ok(());
@@ -41,7 +72,15 @@ pub(crate) fn fill(conn: &Connection, table: &Table) -> Result<(), Error> {
             continue;
         }
         for (index, value) in learned {
-            write(conn, table, *row, *index, value)?;
+            if left_out.has(*row) {
+                keep(conn, &table.columns[*index], *row, value)?;
+                continue;
+            }
+            let written = write(conn, table, *row, *index, value);
+            if conn.is_autocommit() {
+                left_out.add(*row);
+            }
+            written?;
         }
         row::set_extra(conn, *row, found.extra.as_deref())?;
     }
@@ -71,7 +110,8 @@ fn write(
     let (table_name, key_name) = (table.quoted(), table.quoted_key());
     let is_free = format!("{key_name} = ?1 AND ({name} IS NULL OR {name} IS ({default}))");
     let sql = format!("UPDATE OR ABORT {table_name} SET {name} = ?2 WHERE {is_free}");
-    match conn.prepare_cached(&sql)?.execute(params![key, value]) {
+    let mut statement = conn.prepare_cached(&sql)?;
+    match place::whole(conn, table, || statement.execute(params![key, value])) {
         Ok(0) => {
             // Either the application has written there, or a trigger of its own
             // leaves the update out.

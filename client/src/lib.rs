@@ -102,6 +102,7 @@ mod pause;
 mod payload;
 mod place;
 mod progress;
+mod reach;
 mod rejected;
 mod resolver;
 mod resync;

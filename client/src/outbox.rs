@@ -6,7 +6,7 @@
 //! `_sync_pending`; an edit made from then on is a new change.
 
 use crate::capture;
-use crate::db::Txn;
+use crate::db::{Store, Txn};
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::rejected;
@@ -70,6 +70,15 @@ pub(crate) fn next_batch(txn: &Txn<'_>, limits: BatchLimits) -> Result<Vec<Froze
         Step::BatchFrozen.reached();
     }
     Ok(frozen)
+}
+
+/// Whether a batch would be frozen now that may not be: before the server has said
+/// which ids it knows, only what is frozen already is sent.
+pub(crate) fn must_ask(store: &Store) -> Result<bool, Error> {
+    if store.has_heard() {
+        return Ok(false);
+    }
+    store.read(|conn| Ok(load(conn)?.is_empty() && capture::has_work(conn)?))
 }
 
 /// All frozen changes, by change id.

@@ -6,7 +6,7 @@
 
 use crate::db::Txn;
 use crate::error::Error;
-use crate::key::RowRef;
+use crate::key::{LocalKey, RowRef};
 use crate::place::{Parent, Placed, ServerState};
 use crate::schema::Table;
 use crate::step::Step;
@@ -222,6 +222,19 @@ pub(crate) fn waiting_for(txn: &Txn<'_>, arrived: &[RowRef]) -> Result<Vec<Serve
         found.extend(readable(txn, rows.collect::<Result<_, _>>()?));
     }
     Ok(found)
+}
+
+/// Entries that waited for one of these rows wait for nothing that has a name: they
+/// are tried again with the rest.
+pub(crate) fn let_go(conn: &Connection, arrived: &[(RowRef, LocalKey)]) -> Result<(), Error> {
+    let mut statement = conn.prepare_cached(
+        "UPDATE _sync_parked SET waits_tbl = NULL, waits_pk = NULL
+         WHERE waits_tbl = ?1 AND (waits_pk = ?2 OR waits_pk IS NULL)",
+    )?;
+    for (row, _) in arrived {
+        statement.execute(params![row.tbl, row.pk()])?;
+    }
+    Ok(())
 }
 
 /// Entries of known tables that wait for something without a name.

@@ -11,16 +11,14 @@ use crate::db::Txn;
 use crate::error::{Error, StorageError};
 use crate::hand::Hand;
 use crate::key::{LocalKey, RowRef};
-use crate::log;
-use crate::payload::{self, Cell};
+use crate::payload;
+use crate::reach;
 use crate::row::{self, Known};
-use crate::schema::{ForeignKey, OnDelete, Table, quote};
-use crate::shadow;
-use crate::step::Step;
-use oversync_shared::reconcile::{Held, Unsent};
+use crate::schema::{ForeignKey, Table, quote};
+use oversync_shared::reconcile::Held;
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
-use rusqlite::{CachedStatement, ErrorCode, params_from_iter};
+use rusqlite::{CachedStatement, Connection, ErrorCode, params_from_iter};
 use std::collections::HashSet;
 
 /// A row as the server has it; no payload for a tombstone.
@@ -187,15 +185,23 @@ pub(crate) fn update(
     key: &LocalKey,
     values: &[(usize, Value)],
 ) -> rusqlite::Result<usize> {
-    // The key stays as the application spells it.
-    let rest = || values.iter().filter(|(index, _)| *index != table.key);
-    if rest().next().is_none() {
-        // Nothing is what there was to write.
+    let Some(bound) = update_values(table, key, values) else {
         return Ok(1);
-    }
-    let bound = rest().map(|(_, value)| value).chain([&key.0]);
+    };
     let mut statement = txn.conn.prepare_cached(&update_sql(table, values))?;
-    judged_at_commit(txn, || statement.execute(params_from_iter(bound.clone())))
+    judged_at_commit(txn, || statement.execute(params_from_iter(&bound)))
+}
+
+/// What [`update_sql`] binds: the values but the key's, which stays as the application
+/// spells it, then the key. None where there is nothing to write.
+pub(crate) fn update_values<'v>(
+    table: &Table,
+    key: &'v LocalKey,
+    values: &'v [(usize, Value)],
+) -> Option<Vec<&'v Value>> {
+    let rest = values.iter().filter(|(index, _)| *index != table.key);
+    let rest: Vec<&Value> = rest.map(|(_, value)| value).collect();
+    (!rest.is_empty()).then(|| rest.into_iter().chain([&key.0]).collect())
 }
 
 /// Binds the values but the key's, then the key.
@@ -239,6 +245,28 @@ pub(crate) fn insert_sql(table: &Table, values: &[(usize, Value)]) -> String {
 
 /// Why a statement that succeeded has written nothing.
 pub(crate) const IGNORED: &str = "a trigger of the application leaves the row out";
+
+/// Runs one statement that writes a row. A trigger of the application that raises FAIL
+/// leaves what was done before it: all of it is undone here.
+pub(crate) fn whole(
+    conn: &Connection,
+    table: &Table,
+    write: impl FnOnce() -> rusqlite::Result<usize>,
+) -> rusqlite::Result<usize> {
+    if !table.fires {
+        return write();
+    }
+    conn.prepare_cached("SAVEPOINT whole")?.execute([])?;
+    let written = write();
+    // A trigger that raises ROLLBACK takes the savepoint with it.
+    if !conn.is_autocommit() {
+        if written.is_err() {
+            conn.prepare_cached("ROLLBACK TO whole")?.execute([])?;
+        }
+        conn.prepare_cached("RELEASE whole")?.execute([])?;
+    }
+    written
+}
 
 /// Tells what this file's schema refuses from what the file cannot do. A failed
 /// statement leaves nothing behind; unless it was a trigger that rolls back, which
@@ -369,16 +397,11 @@ fn delete(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Result<
 }
 
 fn delete_row(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Result<Placed, Error> {
-    let mut carried_off = Vec::new();
-    if let Some(why) = reach(txn, table, &known.key, &mut carried_off)? {
+    if let Some(why) = reach::note_delete(txn, table, &known.key)? {
         return Ok(Placed::Blocked(why));
     }
-    // What the foreign-key actions do to other rows is this device's own edit.
-    for (child, key) in &carried_off {
-        note(txn, child, key)?;
-    }
     let here = row::exists(txn.conn, table, &known.key)?;
-    let deleted = delete_plainly(txn, table, &known.key);
+    let deleted = whole(txn.conn, table, || delete_plainly(txn, table, &known.key));
     if let Some(refused) = judge(txn, deleted.map(|count| count.max(usize::from(!here))))? {
         return Ok(refused);
     }
@@ -388,43 +411,6 @@ fn delete_row(txn: &Txn<'_>, table: &Table, told: Told<'_>, known: Known) -> Res
     };
     row::hold(txn.conn, table, told.row, &known.key, held)?;
     Ok(Placed::Done(known.key))
-}
-
-/// Notes the rows that foreign-key actions (ON UPDATE) change with these values of a
-/// row: that is this device's own edit. A row that they do not reach after all drops
-/// out when it is collected.
-pub(crate) fn note_followers(
-    txn: &Txn<'_>,
-    table: &Table,
-    key: &LocalKey,
-    values: &[(usize, Value)],
-) -> Result<(), Error> {
-    for foreign_key in table.children.iter().filter(|key| key.follows) {
-        let Some(child) = txn.tables.by_name(&foreign_key.child) else {
-            continue;
-        };
-        let is_referred_to = |index: usize| {
-            let name = &table.columns[index].name;
-            let mut columns = foreign_key.parent_columns.iter();
-            index != table.key && columns.any(|column| column.eq_ignore_ascii_case(name))
-        };
-        let new: Vec<_> = values.iter().filter(|(i, _)| is_referred_to(*i)).collect();
-        if new.is_empty() {
-            continue;
-        }
-        let Some(old) = row::read(txn.conn, table, key)? else {
-            continue;
-        };
-        if new
-            .iter()
-            .any(|(i, new)| old[*i] != Cell::Plain(new.clone()))
-        {
-            for child_key in children(txn, table, key, foreign_key, Some(child))? {
-                note(txn, child, &child_key)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Deletes a row as the application would; tells how many there were.
@@ -440,118 +426,4 @@ pub(crate) fn delete_plainly(
     );
     let mut statement = txn.conn.prepare_cached(&sql)?;
     judged_at_commit(txn, || statement.execute([key]))
-}
-
-/// Follows the foreign-key actions of a delete: collects the synchronised rows
-/// they reach, and says why they must not run.
-fn reach<'t>(
-    txn: &Txn<'t>,
-    table: &'t Table,
-    key: &LocalKey,
-    found: &mut Vec<(&'t Table, LocalKey)>,
-) -> Result<Option<String>, Error> {
-    for foreign_key in &table.children {
-        let child = txn.tables.by_name(&foreign_key.child);
-        for child_key in children(txn, table, key, foreign_key, child)? {
-            if foreign_key.on_delete == OnDelete::Refuse {
-                return Ok(Some(format!("rows of {} refer to it", foreign_key.child)));
-            }
-            let Some(child) = child else { continue };
-            if found
-                .iter()
-                .any(|(seen, other)| seen.n == child.n && *other == child_key)
-            {
-                continue;
-            }
-            if let Some(canonical) = child_key.canonical(child.key_kind) {
-                let known = row::known(txn.conn, child, RowRef::new(child, canonical))?;
-                let refused = known.unsent == Unsent::Rejected;
-                let gives_way = match (foreign_key.on_delete, refused) {
-                    // The child stays, without its parent, and is sent again.
-                    (OnDelete::Set, true) => true,
-                    (_, true) => {
-                        shadow::gives_way(txn, child, RowRef::new(child, canonical), &known)?
-                    }
-                    (_, false) => known.unsent == Unsent::None,
-                };
-                if !gives_way {
-                    return Ok(Some(format!(
-                        "row {} of {} refers to it and has an unsent edit",
-                        child_key.display(),
-                        child.name
-                    )));
-                }
-            }
-            found.push((child, child_key.clone()));
-            if foreign_key.on_delete == OnDelete::Cascade
-                && let Some(why) = reach(txn, child, &child_key, found)?
-            {
-                return Ok(Some(why));
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// The keys of the rows that refer to a row, except the row itself; of a table
-/// that is not synchronised, at most one NULL that stands for "some".
-fn children(
-    txn: &Txn<'_>,
-    table: &Table,
-    key: &LocalKey,
-    foreign_key: &ForeignKey,
-    child: Option<&Table>,
-) -> Result<Vec<LocalKey>, Error> {
-    let joins: Vec<String> = foreign_key
-        .columns
-        .iter()
-        .zip(&foreign_key.parent_columns)
-        .map(|(from, to)| format!("p.{} = c.{}", quote(to), quote(from)))
-        .collect();
-    let own = foreign_key.child.eq_ignore_ascii_case(&table.name);
-    let sql = format!(
-        "SELECT {} FROM {} AS p JOIN {} AS c ON {} WHERE p.{} = ?1 {} {}",
-        child.map_or("NULL".to_owned(), |child| format!(
-            "c.{}",
-            child.quoted_key()
-        )),
-        table.quoted(),
-        quote(&foreign_key.child),
-        joins.join(" AND "),
-        table.quoted_key(),
-        if own {
-            format!("AND c.{} IS NOT ?1", table.quoted_key())
-        } else {
-            String::new()
-        },
-        if child.is_none() { "LIMIT 1" } else { "" },
-    );
-    let mut statement = txn.conn.prepare_cached(&sql)?;
-    let rows = statement.query_map([key], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// Does what the silent triggers would have done for a row that a foreign-key
-/// action is about to change.
-fn note(txn: &Txn<'_>, table: &Table, key: &LocalKey) -> Result<(), Error> {
-    let images = 0..table.columns.len();
-    let images: Vec<usize> = images
-        .filter(|i| *i == table.key || table.has_images())
-        .collect();
-    let logged: Vec<String> = images.iter().map(|i| log::column(table, *i)).collect();
-    let columns: Vec<String> = images
-        .iter()
-        .map(|i| quote(&table.columns[*i].name))
-        .collect();
-    let sql = format!(
-        "INSERT INTO {} (op, {}) SELECT 3, {} FROM {} WHERE {} = ?1",
-        log::name(table.n),
-        logged.join(", "),
-        columns.join(", "),
-        table.quoted(),
-        table.quoted_key(),
-    );
-    txn.conn.prepare_cached(&sql)?.execute([key])?;
-    Step::CascadeNoted.reached();
-    Ok(())
 }

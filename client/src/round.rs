@@ -5,6 +5,7 @@
 //! parked in the end. Called by `apply.rs`, inside the page's transaction, while
 //! capture is silent.
 
+use crate::apply::Poison;
 use crate::capture;
 use crate::db::{NoTriggers, Txn};
 use crate::error::Error;
@@ -65,6 +66,18 @@ impl<'a> Round<'a> {
             written: Vec::new(),
             deferred: Vec::new(),
         })
+    }
+
+    /// Tries entries again that were parked, and nothing else.
+    pub(crate) fn again(
+        txn: &Txn<'_>,
+        parked: &[ServerState],
+    ) -> Result<Vec<(RowRef, LocalKey)>, Error> {
+        let mut round = Round::new(txn, &[])?;
+        for state in parked {
+            round.once_more(state.clone())?;
+        }
+        round.finish(Poison::Parked)
     }
 
     /// Deals with the next one.
@@ -156,28 +169,30 @@ impl<'a> Round<'a> {
     }
 
     /// Tries what was deferred, and what was parked earlier, as long as
-    /// something moves; then rings of rows; parks the rest.
-    pub(crate) fn finish(mut self) -> Result<Vec<(RowRef, LocalKey)>, Error> {
+    /// something moves; then rings of rows; parks the rest. Where one that was parked
+    /// may be the poison, they are left for a transaction of their own.
+    pub(crate) fn finish(mut self, poison: Poison) -> Result<Vec<(RowRef, LocalKey)>, Error> {
         let mut looked_at = 0;
-        if self.parked {
+        let retries = self.parked && poison < Poison::Parked;
+        if retries {
             // Of any table, also of one with triggers.
             self.quiet = None;
             for state in parked::to_retry(self.txn)? {
-                self.again(state)?;
+                self.once_more(state)?;
             }
         }
         loop {
             let arrived = looked_at..self.written.len();
             looked_at = self.written.len();
-            if self.parked {
+            if retries {
                 let arrived: Vec<RowRef> =
                     self.written[arrived].iter().map(|(row, _)| *row).collect();
                 for state in parked::waiting_for(self.txn, &arrived)? {
-                    self.again(state)?;
+                    self.once_more(state)?;
                 }
             }
             for state in std::mem::take(&mut self.deferred) {
-                self.again(state)?;
+                self.once_more(state)?;
             }
             if self.written.len() == looked_at && !self.place_rings()? {
                 break;
@@ -193,10 +208,13 @@ impl<'a> Round<'a> {
                 }
             }
         }
+        if self.parked && !retries {
+            parked::let_go(self.txn.conn, &self.written)?;
+        }
         Ok(self.written)
     }
 
-    fn again(&mut self, state: ServerState) -> Result<(), Error> {
+    fn once_more(&mut self, state: ServerState) -> Result<(), Error> {
         match self.txn.tables.by_number(state.row.tbl) {
             Some(table) => self.decide(table, state.told()),
             None => Ok(()),

@@ -112,6 +112,64 @@ pub(crate) struct ForeignKey {
     pub(crate) follows: bool,
 }
 
+impl ForeignKey {
+    /// Whether a column of the parent is one that it refers to.
+    pub(crate) fn refers_to(&self, column: &str) -> bool {
+        let mut columns = self.parent_columns.iter();
+        columns.any(|name| name.eq_ignore_ascii_case(column))
+    }
+}
+
+/// A table that is not synchronised, at an end of a foreign key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unlisted {
+    pub(crate) name: String,
+    /// What tells its rows apart: the row number, or the primary key.
+    pub(crate) identity: Vec<String>,
+    /// Foreign keys that refer to it.
+    pub(crate) children: Vec<ForeignKey>,
+    /// Whether its rows refuse the delete of a row that they refer to.
+    pub(crate) refuses: bool,
+}
+
+/// A table at an end of a foreign key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End<'a> {
+    Listed(&'a Table),
+    Other(&'a Unlisted),
+}
+
+impl<'a> End<'a> {
+    pub(crate) fn name(&self) -> &'a str {
+        match self {
+            Self::Listed(table) => &table.name,
+            Self::Other(table) => &table.name,
+        }
+    }
+
+    /// Foreign keys that refer to it.
+    pub(crate) fn children(&self) -> &'a [ForeignKey] {
+        match self {
+            Self::Listed(table) => &table.children,
+            Self::Other(table) => &table.children,
+        }
+    }
+
+    /// Whether what happens to its rows concerns nobody: none refers to them, and they
+    /// refuse nothing that they might give way to by going themselves.
+    pub(crate) fn is_last(&self) -> bool {
+        matches!(self, Self::Other(table) if table.children.is_empty() && !table.refuses)
+    }
+
+    /// The columns that tell its rows apart.
+    pub(crate) fn identity(&self) -> &'a [String] {
+        match self {
+            Self::Listed(table) => std::slice::from_ref(&table.key_column().name),
+            Self::Other(table) => &table.identity,
+        }
+    }
+}
+
 /// A unique index: its columns with their collations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UniqueIndex {
@@ -196,11 +254,13 @@ pub(crate) struct Tables {
     list: Vec<Table>,
     by_wire: HashMap<String, usize>,
     by_number: HashMap<i64, usize>,
+    /// The others that foreign keys name.
+    others: Vec<Unlisted>,
 }
 
 impl Tables {
     /// Numbers must have been given.
-    pub(crate) fn new(mut list: Vec<Table>) -> Self {
+    pub(crate) fn new(mut list: Vec<Table>, others: Vec<Unlisted>) -> Self {
         list.sort_by_key(|table| table.rank);
         let by_wire = list.iter().enumerate().map(|(i, t)| (t.wire.clone(), i));
         let by_number = list.iter().enumerate().map(|(i, t)| (t.n, i));
@@ -208,6 +268,7 @@ impl Tables {
             by_wire: by_wire.collect(),
             by_number: by_number.collect(),
             list,
+            others,
         }
     }
 
@@ -228,5 +289,15 @@ impl Tables {
         self.list
             .iter()
             .find(|table| table.name.eq_ignore_ascii_case(name))
+    }
+
+    /// A table that a foreign key names; none where its rows cannot be told apart.
+    pub(crate) fn end(&self, name: &str) -> Option<End<'_>> {
+        if let Some(table) = self.by_name(name) {
+            return Some(End::Listed(table));
+        }
+        let mut others = self.others.iter();
+        let other = others.find(|table| table.name.eq_ignore_ascii_case(name));
+        other.map(End::Other)
     }
 }

@@ -47,17 +47,19 @@ pub(crate) fn acknowledge(
     sent: &[Frozen],
     reply: &UploadReply,
 ) -> Result<Acknowledged, Error> {
-    match store.write(|txn| acknowledge_as(txn, sent, reply, Poison::Unknown)) {
+    let done = match store.write(|txn| acknowledge_as(txn, sent, reply, Poison::Unknown)) {
         Err(error) if error.is_of_one_row() => {
             let mut done =
                 store.write(|txn| acknowledge_as(txn, sent, reply, Poison::Remembered))?;
             let settled = shadow::settle_apart(store, More::Coming)?;
             done.conflicts += settled.conflicts;
             done.written.extend(settled.written);
-            Ok(done)
+            done
         }
-        other => other,
-    }
+        other => other?,
+    };
+    store.hear();
+    Ok(done)
 }
 
 fn acknowledge_as(

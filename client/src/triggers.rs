@@ -5,7 +5,7 @@
 //! rebuilt the table, log and triggers are made anew.
 
 use crate::error::Error;
-use crate::learned;
+use crate::learned::{self, LeftOut};
 use crate::log;
 use crate::schema::{Table, fill_in, quote};
 use crate::sweep;
@@ -22,7 +22,12 @@ const LOG: &str = include_str!("../../migrations/device/table.sql");
 /// table that was rebuilt without triggers) are noted as touched. A file of an
 /// older version that lacks a `before_` trigger has seen every row that is there:
 /// only a delete can have escaped it.
-pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(), Error> {
+pub(crate) fn install(
+    conn: &Connection,
+    table: &Table,
+    fresh: bool,
+    left_out: &mut LeftOut,
+) -> Result<(), Error> {
     let found = installed(conn, table)?;
     let (triggers, tables): (Vec<Object>, Vec<Object>) = found
         .into_iter()
@@ -45,7 +50,7 @@ pub(crate) fn install(conn: &Connection, table: &Table, fresh: bool) -> Result<(
         }
     }
     if has_other_columns {
-        learned::fill(conn, table)?;
+        learned::fill(conn, table, left_out)?;
     }
     if !is_new && !fresh {
         return Ok(());

@@ -45,10 +45,12 @@ impl Uploaded {
 
 /// A batch that is ready to be sent.
 pub(crate) struct Batch {
+    /// None where the server is only asked which change ids it knows.
     pub(crate) sent: Vec<Frozen>,
     pub(crate) request: UploadRequest,
     /// Rows that earlier conflicts have written into tables.
     written: Vec<(RowRef, LocalKey)>,
+    is_question: bool,
 }
 
 /// Uploads one batch, smaller ones if the server asks for that. The caller has
@@ -61,7 +63,7 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
             return Ok(Uploaded::default());
         };
         core.announce(batch.written).await?;
-        if batch.sent.is_empty() {
+        if batch.sent.is_empty() && !batch.is_question {
             return Ok(Uploaded::default());
         }
         Step::BatchSending.reached();
@@ -74,6 +76,10 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                     .db
                     .run(move |store| settle::acknowledge(store, &sent, &reply))
                     .await?;
+                if batch.is_question {
+                    core.announce(done.written).await?;
+                    continue;
+                }
                 if done.smaller_batch {
                     smaller(core, &batch.sent, None).await?;
                     continue;
@@ -83,7 +89,7 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                 core.announce(done.written).await?;
                 return Ok(uploaded);
             }
-            Err(NetworkError::TooLarge { limit_bytes }) => {
+            Err(NetworkError::TooLarge { limit_bytes }) if !batch.is_question => {
                 smaller(core, &batch.sent, limit_bytes).await?;
             }
             Err(error) => {
@@ -138,10 +144,14 @@ pub(crate) fn wire_name(txn: &Txn<'_>, tbl: i64) -> Result<String, Error> {
 }
 
 /// Freezes what there is to send, or takes what is frozen; `None` before the first
-/// pass has been completed.
+/// pass has been completed. What is new is not frozen before the server has answered
+/// this process once: an upload of nothing asks it.
 /// A remembered row that fails the commit is dealt with by itself, and holds nothing
 /// else up.
 pub(crate) fn prepare(store: &mut Store, limits: BatchLimits) -> Result<Option<Batch>, Error> {
+    if outbox::must_ask(store)? {
+        return store.write(question);
+    }
     match store.write(|txn| prepare_as(txn, limits, Poison::Unknown)) {
         Err(error) if error.is_of_one_row() => {
             let settled = shadow::settle_apart(store, More::Coming)?;
@@ -153,6 +163,21 @@ pub(crate) fn prepare(store: &mut Store, limits: BatchLimits) -> Result<Option<B
         }
         other => other,
     }
+}
+
+fn question(txn: &Txn<'_>) -> Result<Option<Batch>, Error> {
+    let state = State::load(txn.conn)?;
+    Ok(state.hydrated.then(|| Batch {
+        sent: Vec::new(),
+        request: UploadRequest {
+            last_server_seq_seen: state.cursor,
+            changes: Vec::new(),
+            epoch: state.epoch,
+            settled_below: None,
+        },
+        written: Vec::new(),
+        is_question: true,
+    }))
 }
 
 fn prepare_as(txn: &Txn<'_>, limits: BatchLimits, poison: Poison) -> Result<Option<Batch>, Error> {
@@ -178,6 +203,7 @@ fn prepare_as(txn: &Txn<'_>, limits: BatchLimits, poison: Poison) -> Result<Opti
         sent: frozen,
         request,
         written: settled.written,
+        is_question: false,
     }))
 }
 

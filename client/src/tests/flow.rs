@@ -604,6 +604,10 @@ fn the_applications_own_clauses_and_triggers_park_a_row_and_nothing_else() {
         ),
         (
             "v",
+            "AFTER INSERT ON t WHEN NEW.v = 1 BEGIN SELECT RAISE(FAIL, 'no'); END",
+        ),
+        (
+            "v",
             "AFTER INSERT ON t BEGIN SELECT known_to_the_application(NEW.v); END",
         ),
     ] {

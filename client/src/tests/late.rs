@@ -2,9 +2,12 @@
 //! has settled what was sent, or everything has begun anew.
 
 use super::flow::{conflict, in_step, refused, row};
-use super::{WIDE, applied, uuid};
+use super::{Device, WIDE, applied, uuid};
 use crate::outbox::BatchLimits;
-use crate::{status, upload};
+use crate::state::State;
+use crate::{settle, status, upload};
+use oversync_shared::wire::UploadReply;
+use oversync_shared::{ChangeId, ServerId};
 
 /// A change's answer as of before the file went on without this process.
 #[test]
@@ -105,4 +108,41 @@ fn settled_below_names_numbers_that_are_never_sent_again() {
         device.settle_applied(&sent);
     }
     assert!(newest >= 6);
+}
+
+/// Found by history 1916 of the simulator: a file that had been put back gave out the
+/// numbers of its earlier self before it had heard of them; that came out as ordinary
+/// conflicts, and what the earlier self had written never came down.
+#[test]
+fn nothing_new_is_numbered_before_the_server_has_said_what_it_knows() {
+    let mut device = Device::new("CREATE TABLE t (id TEXT PRIMARY KEY, v)", &["t"]);
+    let id = uuid(1);
+    device.run(&format!("INSERT INTO t VALUES ('{id}', 1)"));
+    let batch = upload::prepare(&mut device.store, WIDE).expect("prepares");
+    let batch = batch.expect("hydrated");
+    assert!(batch.sent.is_empty() && batch.request.changes.is_empty());
+    assert_eq!(device.count("SELECT count(*) FROM _sync_outbox"), 0);
+    let reply = UploadReply {
+        accepted: true,
+        highest_server_seq: ServerId::new(5),
+        statuses: Vec::new(),
+        epoch: None,
+        head: None,
+        highest_source_change_id: Some(ChangeId::new(9)),
+    };
+    settle::acknowledge(&mut device.store, &[], &reply).expect("settles");
+    // Everything comes down first, also what "this device" wrote.
+    let state = device.write(|txn| State::load(txn.conn));
+    assert!(state.shares_device && !state.hydrated);
+    let batch = upload::prepare(&mut device.store, WIDE).expect("prepares");
+    assert!(batch.is_none());
+    device.apply(vec![]);
+    let batch = upload::prepare(&mut device.store, WIDE).expect("prepares");
+    let sent = batch.expect("hydrated").sent;
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].id, ChangeId::new(10));
+    // What is frozen is sent again without a question.
+    device.reopen(&["t"]);
+    let batch = upload::prepare(&mut device.store, WIDE).expect("prepares");
+    assert_eq!(batch.expect("hydrated").sent, sent);
 }

@@ -12,6 +12,7 @@
 //! - `leave`: pauses, what the status says, signing out
 //! - `pages`: large pages, whose rows share most of the work
 //! - `poison`: one row that can never succeed among a thousand
+//! - `reach`: foreign-key actions that a page fires, from table to table
 //! - `wake`: a commit is visible when it wakes
 //! - `shapes`: tables of every shape, applications of every age
 //! - `simulator`: random histories of several devices and a server
@@ -29,6 +30,7 @@ mod merge;
 mod open;
 mod pages;
 mod poison;
+mod reach;
 mod shapes;
 mod simulator;
 mod values;

@@ -221,3 +221,111 @@ fn a_remembered_row_that_fails_the_commit_holds_no_upload_up() {
         only_the_first_is_set_aside(&mut device, &second);
     }
 }
+
+/// What stands in the parked list: key and reason.
+fn listed(device: &mut Device) -> Vec<(String, String)> {
+    let listed = device.write(|txn| parked::list(txn.conn));
+    listed
+        .into_iter()
+        .map(|one| (one.key, one.reason))
+        .collect()
+}
+
+/// Found by reading: no page went in any more, whatever it brought.
+#[test]
+fn a_parked_row_that_makes_a_trigger_roll_back_holds_no_page_up() {
+    let sql = "CREATE TABLE t (id TEXT PRIMARY KEY, v);";
+    let mut device = Device::new(sql, &["t"]);
+    // Of a table that only newer applications have.
+    let later = |n: u32| entry("later", &uuid(n), 1, Some(&row(&uuid(n), i64::from(n))));
+    device.apply((1..=5).map(later).collect());
+    device.run(
+        "CREATE TABLE later (id TEXT PRIMARY KEY, v);
+         CREATE TRIGGER own AFTER INSERT ON later WHEN NEW.v = 3
+         BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+    );
+    device.reopen(&["t", "later"]);
+    let page = (1..=20).map(|n| entry("t", &uuid(n), 1, Some(&row(&uuid(n), 1))));
+    let done = device.apply(page.collect());
+    assert_eq!(device.count("SELECT count(*) FROM t"), 20);
+    assert_eq!(device.count("SELECT count(*) FROM later"), 4);
+    assert_eq!(done.written.len(), 24, "all are told to the application");
+    let bad = (uuid(3), "foreign_keys".to_owned());
+    assert_eq!(listed(&mut device), [bad]);
+    assert_eq!(device.count("SELECT applying FROM _sync_guard"), 0);
+    assert!(device.freeze().is_empty());
+    // A newer state that does no harm goes in.
+    device.apply(vec![entry("later", &uuid(3), 2, Some(&row(&uuid(3), 7)))]);
+    assert_eq!(device.count("SELECT count(*) FROM later"), 5);
+    assert_eq!(listed(&mut device), []);
+}
+
+/// Found by reading: the parent was parked in the child's place, for ever.
+#[test]
+fn a_child_that_makes_a_trigger_roll_back_does_not_hold_its_parent_up() {
+    let sql = "CREATE TABLE p (id TEXT PRIMARY KEY, v);
+        CREATE TABLE c (id TEXT PRIMARY KEY, v TEXT REFERENCES p (id), n);
+        CREATE TABLE g (id TEXT PRIMARY KEY, v TEXT REFERENCES c (id));
+        CREATE TRIGGER own AFTER INSERT ON c WHEN NEW.n = 1
+        BEGIN SELECT RAISE(ROLLBACK, 'no'); END;";
+    let mut device = Device::new(sql, &["p", "c", "g"]);
+    let parent = uuid(1);
+    let child = |id: u32, n: i64| {
+        let text = format!(r#"{{"id":"{}","v":"{parent}","n":{n}}}"#, uuid(id));
+        entry("c", &uuid(id), 1, Some(&text))
+    };
+    let grandchild = |id: u32, of: u32| {
+        let text = format!(r#"{{"id":"{}","v":"{}"}}"#, uuid(id), uuid(of));
+        entry("g", &uuid(id), 1, Some(&text))
+    };
+    device.apply(vec![
+        child(2, 1),
+        child(3, 2),
+        grandchild(4, 2),
+        grandchild(5, 3),
+    ]);
+    assert_eq!(listed(&mut device).len(), 4);
+    device.apply(vec![entry("p", &parent, 1, Some(&row(&parent, 1)))]);
+    assert_eq!(device.count("SELECT count(*) FROM p"), 1);
+    assert_eq!(
+        device.text("SELECT group_concat(id) FROM c"),
+        Some(uuid(3)),
+        "the other child"
+    );
+    assert_eq!(device.text("SELECT group_concat(id) FROM g"), Some(uuid(5)));
+    let waits = [
+        (uuid(2), "foreign_keys".to_owned()),
+        (uuid(4), "missing_parent".to_owned()),
+    ];
+    assert_eq!(listed(&mut device), waits);
+    assert!(device.freeze().is_empty());
+}
+
+/// Found by reading: RAISE(FAIL) keeps what was done before it, and the row that was
+/// listed as refused stood in the table.
+#[test]
+fn a_trigger_that_fails_leaves_nothing_of_a_refused_row() {
+    let sql = "CREATE TABLE t (id TEXT PRIMARY KEY, v); CREATE TABLE log (v);";
+    let mut device = Device::new(sql, &["t"]);
+    let (changed, deleted, good) = (uuid(1), uuid(2), uuid(3));
+    device.apply(vec![
+        entry("t", &changed, 1, Some(&row(&changed, 5))),
+        entry("t", &deleted, 1, Some(&row(&deleted, 1))),
+    ]);
+    device.run(
+        "CREATE TRIGGER changed AFTER UPDATE ON t WHEN NEW.v = 1
+         BEGIN INSERT INTO log VALUES (1); SELECT RAISE(FAIL, 'no'); END;
+         CREATE TRIGGER gone AFTER DELETE ON t
+         BEGIN INSERT INTO log VALUES (2); SELECT RAISE(FAIL, 'no'); END;",
+    );
+    device.apply(vec![
+        entry("t", &changed, 2, Some(&row(&changed, 1))),
+        entry("t", &deleted, 2, None),
+        entry("t", &good, 1, Some(&row(&good, 9))),
+    ]);
+    let values = "SELECT group_concat(v) FROM (SELECT v FROM t ORDER BY id)";
+    assert_eq!(device.text(values).as_deref(), Some("5,1,9"));
+    assert_eq!(device.count("SELECT count(*) FROM log"), 0);
+    assert_eq!(listed(&mut device).len(), 2);
+    assert!(device.freeze().is_empty());
+}

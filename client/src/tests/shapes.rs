@@ -3,7 +3,6 @@
 
 use super::flow::row;
 use super::{Device, entry, uuid};
-use crate::error::{Error, StorageError};
 use crate::outbox::Frozen;
 use oversync_shared::wire::Op;
 use rusqlite::Connection;
@@ -254,17 +253,51 @@ fn a_kept_value_that_a_trigger_stops_is_not_lost() {
     let kept = device.write(|txn| crate::conflicts::list(txn.conn));
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].lost.as_deref(), Some(r#"{"w":5}"#));
-    // Nothing is done half: what is kept stays until the trigger is gone.
+    // One that ends the transaction holds nothing up.
     let mut device = prepare("ROLLBACK, 'no'");
-    let failed = device.store.write(|_| Ok(()));
-    assert!(
-        matches!(&failed, Err(Error::Storage(StorageError::RolledBack(_)))),
-        "{failed:?}"
-    );
-    assert_eq!(device.count("SELECT count(*) FROM _sync_conflicts"), 0);
-    device.run("DROP TRIGGER own");
     assert!(device.freeze().is_empty());
+    let kept = device.write(|txn| crate::conflicts::list(txn.conn));
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].lost.as_deref(), Some(r#"{"w":5}"#));
+    device.run("DROP TRIGGER own");
+    device.write(|txn| crate::conflicts::restore(txn, kept[0].id));
     assert_eq!(device.count("SELECT w FROM t"), 5);
+}
+
+/// Found by reading: the file could not be opened any more, nor anything be sent.
+#[test]
+fn rows_whose_kept_value_makes_a_trigger_roll_back_are_left_out_and_no_others() {
+    const ROWS: u32 = 500;
+    let learned = "ALTER TABLE t ADD COLUMN w INTEGER;
+        CREATE TRIGGER own AFTER UPDATE ON t WHEN NEW.w % {each} = 0
+        BEGIN SELECT RAISE(ROLLBACK, 'no'); END;";
+    // One row in fifty; all of them.
+    for (each, left) in [(50, 10), (1, ROWS)] {
+        for is_opened_anew in [false, true] {
+            let mut device = Device::new("CREATE TABLE t (id TEXT PRIMARY KEY, v)", &["t"]);
+            let rows = (0..ROWS).map(|n| {
+                let id = uuid(n);
+                let payload = format!(r#"{{"id":"{id}","v":1,"w":{n}}}"#);
+                entry("t", &id, 1, Some(&payload))
+            });
+            device.apply(rows.collect());
+            device.run(&learned.replace("{each}", &each.to_string()));
+            if is_opened_anew {
+                device.reopen(&["t"]);
+            }
+            assert!(device.freeze().is_empty(), "{each}");
+            let filled = i64::from(ROWS - left);
+            assert_eq!(device.count("SELECT count(w) FROM t"), filled, "{each}");
+            let kept = device.write(|txn| crate::conflicts::list(txn.conn));
+            assert_eq!(kept.len(), left as usize, "{each}");
+            assert!(kept.iter().all(|one| one.columns == ["w"]));
+            assert_eq!(device.count("SELECT count(*) FROM _sync_extra"), 0);
+            assert_eq!(device.count("SELECT applying FROM _sync_guard"), 0);
+            // The device goes on.
+            device.run(&format!("INSERT INTO t (id) VALUES ('{}')", uuid(ROWS)));
+            assert_eq!(device.freeze().len(), 1, "{each}");
+        }
+    }
 }
 
 /// Unknown members, unknown types, members of the wrong kind.

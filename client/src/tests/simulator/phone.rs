@@ -149,6 +149,12 @@ impl Phone {
         contents
     }
 
+    /// Whether nothing new may be frozen before the server has answered.
+    pub(super) fn must_ask(&mut self) -> bool {
+        let is_hydrated = self.state().hydrated;
+        is_hydrated && outbox::must_ask(self.store()).expect("reads")
+    }
+
     /// The next request, frozen; `None` when there is nothing to send.
     pub(super) fn freeze(&mut self) -> Option<Request> {
         let state = self.state();

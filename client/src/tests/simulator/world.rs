@@ -153,6 +153,9 @@ impl World {
     /// Freezes what there is to send. ID-INTEGRITY: a number is never used for
     /// other content, unless the file is an older one of itself.
     fn freeze(&mut self, phone: usize) -> Result<Option<Request>, Violated> {
+        if self.phones[phone].must_ask() {
+            self.ask(phone);
+        }
         let Some(request) = self.phones[phone].freeze() else {
             return Ok(None);
         };
@@ -169,6 +172,26 @@ impl World {
         }
         self.strike(phone, Moment::Sending);
         Ok(Some(request))
+    }
+
+    /// An upload of nothing.
+    fn ask(&mut self, phone: usize) {
+        let epoch = self.server.epoch();
+        let known = self.phones[phone].state().epoch;
+        if known.is_some_and(|known| known != epoch) {
+            return self.phones[phone].start_over(&epoch);
+        }
+        let reply = self.server.upload(phone, &[]);
+        say!(
+            self,
+            "device {phone} asks, and hears {:?}",
+            reply.highest_source_change_id
+        );
+        let request = Request {
+            sent: Vec::new(),
+            epoch: None,
+        };
+        self.phones[phone].acknowledge(&request, &reply);
     }
 
     fn upload(&mut self, phone: usize) -> Checked {
