@@ -10,7 +10,7 @@ use crate::upload::UploadError;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
 use oversync_shared::upload::Verdict;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const UPLOADS: &str = "oversync_uploads_total";
 const UPLOAD_SECONDS: &str = "oversync_upload_seconds";
@@ -29,6 +29,9 @@ const SESSIONS: &str = "oversync_sessions";
 const HINTS: &str = "oversync_hints_total";
 const PROJECTION_FAILURES: &str = "oversync_projection_failures_total";
 const BYTES_IN_FLIGHT: &str = "oversync_upload_bytes_in_flight";
+const QUESTIONS: &str = "oversync_store_questions_total";
+const QUESTION_SECONDS: &str = "oversync_store_seconds";
+const QUESTIONS_IN_FLIGHT: &str = "oversync_store_in_flight";
 const LIVE_BYTES: &str = "oversync_live_bytes";
 pub(crate) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
 
@@ -99,6 +102,13 @@ pub(crate) fn describe() {
         Unit::Bytes,
         "Memory that the program has allocated and not freed, SQLite's own left out"
     );
+    describe_counter!(QUESTIONS, "Questions to the database, by verb");
+    describe_histogram!(
+        QUESTION_SECONDS,
+        Unit::Seconds,
+        "How long the database took for one, waiting for a connection included, by verb"
+    );
+    describe_gauge!(QUESTIONS_IN_FLIGHT, "Questions to the database under way");
     describe_histogram!(COMMIT_UPLOADS, "Uploads that shared one commit");
 }
 
@@ -211,6 +221,29 @@ pub(crate) fn projection_failures(rows: usize) {
 /// A group commit of this many uploads.
 pub(crate) fn commit(uploads: usize) {
     histogram!(COMMIT_UPLOADS).record(uploads as f64);
+}
+
+/// A question is put to the database; it ends with what is returned.
+pub(crate) fn question(verb: &'static str) -> Question {
+    counter!(QUESTIONS, "verb" => verb).increment(1);
+    gauge!(QUESTIONS_IN_FLIGHT).increment(1);
+    Question {
+        verb,
+        since: Instant::now(),
+    }
+}
+
+/// A question under way.
+pub(crate) struct Question {
+    verb: &'static str,
+    since: Instant,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        gauge!(QUESTIONS_IN_FLIGHT).decrement(1);
+        histogram!(QUESTION_SECONDS, "verb" => self.verb).record(self.since.elapsed());
+    }
 }
 
 /// Memory that is allocated now; said when somebody asks.

@@ -24,7 +24,8 @@ use crate::registration::{self, RegistrationError, register};
 use crate::settings::{LimitSettings, MAX_PAGE, RateSettings, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+    self, Bus, FailureFilter, MeteredStore, OpenError, Page, PageQuery, RevokedDevices, Store,
+    StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -131,6 +132,7 @@ impl SyncService {
         };
         let store =
             store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
+        let store = MeteredStore::around(store);
         let wanted = registration::Wanted::of(&settings);
         let catalog = Arc::new(register(wanted, &handlers, &*store).await?);
         let epoch = store.epoch().await?;

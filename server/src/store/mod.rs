@@ -11,10 +11,12 @@ mod devices;
 mod embedded;
 pub mod handler;
 pub(crate) mod heads_message;
+mod metered;
 mod postgres;
 
 pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
+pub(crate) use metered::MeteredStore;
 pub use postgres::PostgresStore;
 
 use crate::clock::Clock;
