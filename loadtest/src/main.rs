@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod scenario;
 mod server;
+mod sources;
 mod target;
 
 use std::process::ExitCode;
