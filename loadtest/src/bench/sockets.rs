@@ -138,12 +138,16 @@ async fn storm_on(ground: &mut Ground, store: Store) -> anyhow::Result<Row> {
         Store::Postgres => Some(ground.database().await?),
     };
     let devices = ground.effort().devices.min(5_000);
-    let users = devices.div_ceil(5);
+    // One user in ten works; more would need a third connection for each device.
+    let users = devices.div_ceil(5).max(2);
+    let busy = users.div_ceil(10);
+    let idle = users - busy;
     let toml = format!(
         "[[phases]]\nname='before'\nkind='hold'\nseconds={BEFORE}\n\
          [[phases]]\nname='storm'\nkind='storm'\nseconds=60\nrestart=true\n\
          [[phases]]\nname='after'\nkind='hold'\nseconds=2\n\
-         [[fleets]]\nname='devices'\ndevice='lean'\nusers={users}\ndevices=5\nrate=50\nlisten='downloads'\nphases=['before']\n"
+         [[fleets]]\nname='idle'\ndevice='lean'\nusers={idle}\ndevices=5\nloop='idle'\nlisten='downloads'\n\
+         [[fleets]]\nname='busy'\ndevice='lean'\nusers={busy}\ndevices=5\nrate=50\nlisten='downloads'\nphases=['before']\n"
     );
     let what = format!(
         "{} devices at once after the server was killed, {} store",
