@@ -79,6 +79,8 @@ mod settings;
 mod registration;
 // The operators' listener: its own token, and what it counts.
 mod admin;
+// Every metric of the manual and the dashboard, and what moves them.
+mod metrics;
 // Devices that may not come in any more: refused at every process, and told.
 mod revocation;
 // No token in any log.

@@ -4,8 +4,8 @@
 
 use super::devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, Referred, Store, StoreError,
-    StoredRow, UserKey,
+    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, PoolUse, Referred, Store,
+    StoreError, Stored, StoredRow, UserKey,
 };
 use crate::meters;
 use crate::projection::{Business, BusinessTable, Failure, Retried};
@@ -136,6 +136,14 @@ impl Store for MeteredStore {
         known: Option<Revocations>,
     ) -> Result<Option<RevokedDevices>, StoreError> {
         ask("revoked", self.0.revoked(known)).await
+    }
+
+    fn pool(&self) -> PoolUse {
+        self.0.pool()
+    }
+
+    async fn storage(&self) -> Result<Vec<Stored>, StoreError> {
+        ask("storage", self.0.storage()).await
     }
 
     async fn close(&self) {
