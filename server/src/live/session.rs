@@ -178,9 +178,16 @@ impl Session {
     /// The newest head, unless it waits in its slot for a slow device.
     fn say_head(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
         let message = match say(self.told, self.slot.head(), self.outflow.is_full()) {
-            None => return meters::hint_coalesced(),
+            None => {
+                if !self.outflow.is_full() {
+                    // All of it was in the last hint: the next one's time begins anew.
+                    self.slot.told();
+                }
+                return meters::hint_coalesced();
+            }
             Some(Saying::Hello(head)) => {
                 self.told = Some(head);
+                self.slot.told();
                 ServerMessage::Hello {
                     epoch: self.epoch.to_string(),
                     head,
