@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod scenario;
 mod server;
+mod sources;
 mod target;
 
 use std::process::ExitCode;

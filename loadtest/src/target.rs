@@ -4,10 +4,12 @@
 
 use crate::clock::unix_now;
 use crate::http::{Endpoint, Http};
+use crate::sources::Sources;
 use anyhow::{Context as _, bail, ensure};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use oversync_shared::wire::{Capabilities, SignInReply, SignInRequest, feature};
 use serde::Serialize;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ pub struct Target {
     /// Its processes.
     pub endpoints: Vec<Arc<Endpoint>>,
     tokens: Tokens,
+    sources: Sources,
     /// Whether it has hints over WebSocket.
     pub has_hints: bool,
 }
@@ -69,6 +72,7 @@ impl Target {
         let mut target = Self {
             endpoints,
             tokens,
+            sources: Sources::new(),
             has_hints: false,
         };
         let signed_in = target.sign_in("loadtest-looks", "observer").await?;
@@ -95,7 +99,15 @@ impl Target {
 
     /// A connection to the process for the n-th device.
     pub fn http(&self, number: usize) -> Http {
-        Http::new(self.endpoint(number), None)
+        let endpoint = self.endpoint(number);
+        let source = endpoint.is_loopback().then(|| self.sources.own());
+        Http::new(endpoint, source)
+    }
+
+    /// Where the n-th device comes from, when it is up to us.
+    pub fn source(&self, number: usize) -> Option<Ipv4Addr> {
+        let is_here = self.endpoint(number).is_loopback();
+        is_here.then(|| self.sources.of(number))
     }
 
     /// A token for a device of a user.

@@ -4,11 +4,13 @@
 //! them to the store together. Without load that is one upload; under load the
 //! cost of a transaction and its flush to disk is shared.
 
+use crate::meters::{self, Waiting};
 use crate::store::{Commit, Outcome, Store, StoreError, UserKey};
 use futures_util::FutureExt as _;
 use std::collections::{HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Entries of one group commit, about: enough to share the flush, small enough
@@ -26,6 +28,7 @@ const MAX_WAITING: usize = 4_096;
 
 struct Job {
     commit: Commit,
+    waiting: Waiting,
     reply: oneshot::Sender<Result<Outcome, StoreError>>,
 }
 
@@ -51,7 +54,11 @@ impl Lanes {
     pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.queue
-            .try_send(Job { commit, reply })
+            .try_send(Job {
+                commit,
+                waiting: Waiting::for_lane(),
+                reply,
+            })
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => {
@@ -94,16 +101,20 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
         let (commits, replies): (Vec<_>, Vec<_>) = group
             .jobs
             .into_iter()
-            .map(|job| (job.commit, job.reply))
+            .map(|job| {
+                job.waiting.over();
+                (job.commit, job.reply)
+            })
             .unzip();
         let size = commits.len();
+        let began = Instant::now();
         // A panic is a bug, but not the end of the lane.
         let done = AssertUnwindSafe(store.commit(commits)).catch_unwind().await;
         let done =
             done.unwrap_or_else(|_| Err(StoreError::Failed("a group commit panicked".to_owned())));
         match done {
             Ok(outcomes) => {
-                crate::meters::commit(size);
+                meters::commit(size, began.elapsed());
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     // A caller that is gone has its upload done all the same.
                     let _ = reply.send(Ok(outcome));

@@ -28,6 +28,7 @@ mod requests;
 mod serve;
 mod service;
 pub mod settings;
+mod storage;
 pub mod store;
 mod unknown;
 mod upload;

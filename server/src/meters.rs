@@ -4,102 +4,157 @@
 //! a host application may install its own, and without one all of this costs
 //! next to nothing. Labels have few values; none names a user or a device.
 
+mod names;
+
 use crate::admission::Class;
 use crate::rates::Limit;
+use crate::store::PoolUse;
 use crate::upload::UploadError;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
+use names::*;
 use oversync_shared::upload::Verdict;
-use std::time::Duration;
+use oversync_shared::wire::ByeReason;
+use std::time::{Duration, Instant};
 
-const UPLOADS: &str = "oversync_uploads_total";
-const UPLOAD_SECONDS: &str = "oversync_upload_seconds";
-const CHANGES: &str = "oversync_changes_total";
-const DOWNLOADS: &str = "oversync_downloads_total";
-const DOWNLOAD_SECONDS: &str = "oversync_download_seconds";
-const QUIET_DOWNLOADS: &str = "oversync_quiet_downloads_total";
-const HEAD_QUESTIONS: &str = "oversync_head_questions_total";
-const HEADS_HEARD: &str = "oversync_heads_heard_total";
-const SENT_AWAY: &str = "oversync_downloads_sent_away_total";
-const LIMITED: &str = "oversync_limited_total";
-const SHED: &str = "oversync_answers_shed_total";
-const ANSWER_BYTES: &str = "oversync_answer_bytes_in_flight";
-const REFUSALS: &str = "oversync_refusals_total";
-const SESSIONS: &str = "oversync_sessions";
-const HINTS: &str = "oversync_hints_total";
-const PROJECTION_FAILURES: &str = "oversync_projection_failures_total";
-const BYTES_IN_FLIGHT: &str = "oversync_upload_bytes_in_flight";
-const LIVE_BYTES: &str = "oversync_live_bytes";
-pub(crate) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Only rises.
+    Counter,
+    /// Has a value now.
+    Gauge,
+    /// A histogram of seconds.
+    Seconds,
+    /// A histogram of numbers of uploads.
+    Sizes,
+}
 
-/// Tells the recorder what each name means; again for each recorder.
+/// A metric.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) name: &'static str,
+    pub(crate) shape: Shape,
+    /// The name of its label; empty where it has none.
+    label: &'static str,
+    /// Of the label, as far as they are known beforehand.
+    values: &'static [&'static str],
+    help: &'static str,
+}
+
+/// Every metric.
+pub(crate) const fn all() -> &'static [Meter] {
+    ALL
+}
+
+/// Tells the recorder what each name means, and that nothing has happened yet;
+/// again for each recorder.
 pub(crate) fn describe() {
-    describe_counter!(
-        UPLOADS,
-        "Uploads, of devices and of the server itself, by status: answered, refused, overloaded, failed"
-    );
-    describe_histogram!(
-        UPLOAD_SECONDS,
-        Unit::Seconds,
-        "From an upload's checked body to its answer"
-    );
-    describe_counter!(
-        CHANGES,
-        "Changes of answered uploads by status: applied, conflict, invalid"
-    );
-    describe_counter!(
-        DOWNLOADS,
-        "Pages read from the store, a long poll's included, by status: answered, failed"
-    );
-    describe_histogram!(
-        DOWNLOAD_SECONDS,
-        Unit::Seconds,
-        "Reading one page, without waiting"
-    );
-    describe_counter!(
-        QUIET_DOWNLOADS,
-        "Downloads that found nothing new, answered without reading a page"
-    );
-    describe_counter!(
-        HEAD_QUESTIONS,
-        "Questions for heads put to the database, each of many users"
-    );
-    describe_counter!(HEADS_HEARD, "Heads heard from other processes");
-    describe_counter!(
-        SENT_AWAY,
-        "Downloads refused because too many waited, by class: download, hydrate"
-    );
-    describe_counter!(
-        LIMITED,
-        "Requests refused by a limit: user_requests, address_requests, user_sockets, address_sockets, and sockets, of the whole process"
-    );
-    describe_counter!(
-        SHED,
-        "Answers cut off because their client stood still and others needed the room"
-    );
-    describe_gauge!(
-        ANSWER_BYTES,
-        Unit::Bytes,
-        "Memory that large answers hold now, while they are sent"
-    );
-    describe_counter!(REFUSALS, "Requests answered with an error, by its code");
-    describe_gauge!(SESSIONS, "Open WebSocket sessions");
-    describe_counter!(HINTS, "Hints sent: that there are changes");
-    describe_counter!(
-        PROJECTION_FAILURES,
-        "Rows that could not be written into their business table"
-    );
-    describe_gauge!(
-        BYTES_IN_FLIGHT,
-        Unit::Bytes,
-        "Memory that upload bodies hold now"
-    );
-    describe_gauge!(
-        LIVE_BYTES,
-        Unit::Bytes,
-        "Memory that the program has allocated and not freed, SQLite's own left out"
-    );
-    describe_histogram!(COMMIT_UPLOADS, "Uploads that shared one commit");
+    for meter in ALL {
+        let Meter { name, help, .. } = *meter;
+        match meter.shape {
+            Shape::Counter => describe_counter!(name, help),
+            Shape::Gauge => describe_gauge!(name, help),
+            Shape::Seconds => describe_histogram!(name, Unit::Seconds, help),
+            Shape::Sizes => describe_histogram!(name, help),
+        }
+        let nothing = |labels: Vec<metrics::Label>| match meter.shape {
+            Shape::Counter => counter!(name, labels).increment(0),
+            Shape::Gauge => gauge!(name, labels).increment(0.0),
+            // To be known is enough.
+            Shape::Seconds | Shape::Sizes => drop(histogram!(name, labels)),
+        };
+        if meter.label.is_empty() {
+            nothing(Vec::new());
+        }
+        for value in meter.values {
+            nothing(vec![metrics::Label::new(meter.label, *value)]);
+        }
+    }
+}
+
+/// Counts in a gauge as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(&'static str);
+
+impl Counted {
+    fn new(name: &'static str) -> Self {
+        gauge!(name).increment(1);
+        Self(name)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        gauge!(self.0).decrement(1);
+    }
+}
+
+/// An upload is being applied.
+pub(crate) fn upload_in_flight() -> Counted {
+    Counted::new(UPLOADS_IN_FLIGHT)
+}
+
+/// A page is being read, or waits to be.
+pub(crate) fn download_in_flight() -> Counted {
+    Counted::new(DOWNLOADS_IN_FLIGHT)
+}
+
+/// A long poll waits.
+pub(crate) fn poll() -> Counted {
+    Counted::new(POLLS_WAITING)
+}
+
+/// A session does not read what it is sent.
+pub(crate) fn stalled() -> Counted {
+    Counted::new(SESSIONS_STALLED)
+}
+
+/// Something waits for its turn.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    stage: &'static str,
+    since: Instant,
+    _counted: Counted,
+}
+
+impl Waiting {
+    /// An upload waits in its user's mailbox.
+    pub(crate) fn for_turn() -> Self {
+        Self::new("turn", TURNS_WAITING)
+    }
+
+    /// A commit waits for a lane.
+    pub(crate) fn for_lane() -> Self {
+        Self::new("lane", COMMITS_WAITING)
+    }
+
+    fn new(stage: &'static str, gauge: &'static str) -> Self {
+        Self {
+            stage,
+            since: Instant::now(),
+            _counted: Counted::new(gauge),
+        }
+    }
+
+    /// The turn has come.
+    pub(crate) fn over(self) {
+        upload_stage(self.stage, self.since.elapsed());
+    }
+}
+
+fn upload_stage(stage: &'static str, took: Duration) {
+    histogram!(UPLOAD_STAGE_SECONDS, "stage" => stage).record(took);
+}
+
+/// An upload's body has arrived.
+pub(crate) fn body(took: Duration) {
+    upload_stage("body", took);
+}
+
+/// An upload's body has been checked, well or not.
+pub(crate) fn checked(took: Duration) {
+    upload_stage("check", took);
 }
 
 /// An upload has been answered, or not.
@@ -137,10 +192,16 @@ fn changes(verdicts: &[Verdict]) {
     }
 }
 
+/// A download was let in to read.
+pub(crate) fn admitted(waited: Duration) {
+    histogram!(DOWNLOAD_STAGE_SECONDS, "stage" => "admission").record(waited);
+}
+
 /// A page has been read, or not.
 pub(crate) fn page(is_read: bool, took: Duration) {
     if is_read {
         histogram!(DOWNLOAD_SECONDS).record(took);
+        histogram!(DOWNLOAD_STAGE_SECONDS, "stage" => "read").record(took);
     }
     let status = if is_read { "answered" } else { "failed" };
     counter!(DOWNLOADS, "status" => status).increment(1);
@@ -196,9 +257,47 @@ pub(crate) fn session_closed() {
     gauge!(SESSIONS).decrement(1);
 }
 
-/// A session was told of changes.
-pub(crate) fn hint() {
+/// A session was told of changes, the first of which was committed here so long ago.
+pub(crate) fn hint(after: Option<Duration>) {
     counter!(HINTS).increment(1);
+    if let Some(after) = after {
+        histogram!(HINT_SECONDS).record(after);
+    }
+}
+
+/// A head goes with another's hint.
+pub(crate) fn hint_coalesced() {
+    counter!(HINTS_COALESCED).increment(1);
+}
+
+/// A hint's session has just ended.
+pub(crate) fn hint_dropped() {
+    counter!(HINTS_DROPPED).increment(1);
+}
+
+/// A session is told to go.
+pub(crate) fn bye(reason: ByeReason) {
+    let reason = match reason {
+        ByeReason::TokenExpired => "token_expired",
+        ByeReason::ShuttingDown => "shutting_down",
+        ByeReason::SlowConsumer => "slow_consumer",
+        ByeReason::Revoked => "revoked",
+    };
+    counter!(BYES, "reason" => reason).increment(1);
+}
+
+/// Heads were published to other processes, or could not be.
+pub(crate) fn published(is_published: bool, took: Duration) {
+    if is_published {
+        histogram!(BUS_SECONDS).record(took);
+    } else {
+        counter!(BUS_LOST).increment(1);
+    }
+}
+
+/// Nobody had told of a head that the database has.
+pub(crate) fn head_missed() {
+    counter!(HEADS_MISSED).increment(1);
 }
 
 /// So many rows could not be projected, by a commit that stands.
@@ -209,8 +308,44 @@ pub(crate) fn projection_failures(rows: usize) {
 }
 
 /// A group commit of this many uploads.
-pub(crate) fn commit(uploads: usize) {
+pub(crate) fn commit(uploads: usize, took: Duration) {
     histogram!(COMMIT_UPLOADS).record(uploads as f64);
+    upload_stage("commit", took);
+}
+
+/// The pool of connections; said when somebody asks.
+pub(crate) fn pool(now: PoolUse) {
+    for (state, number) in [("idle", now.idle), ("busy", now.busy)] {
+        gauge!(CONNECTIONS, "state" => state).set(number as f64);
+    }
+}
+
+/// Bytes on disk of one kind.
+pub(crate) fn storage(kind: &str, bytes: u64) {
+    gauge!(STORAGE, "kind" => kind.to_owned()).set(bytes as f64);
+}
+
+/// A question is put to the database; it ends with what is returned.
+pub(crate) fn question(verb: &'static str) -> Question {
+    counter!(QUESTIONS, "verb" => verb).increment(1);
+    gauge!(QUESTIONS_IN_FLIGHT).increment(1);
+    Question {
+        verb,
+        since: Instant::now(),
+    }
+}
+
+/// A question under way.
+pub(crate) struct Question {
+    verb: &'static str,
+    since: Instant,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        gauge!(QUESTIONS_IN_FLIGHT).decrement(1);
+        histogram!(QUESTION_SECONDS, "verb" => self.verb).record(self.since.elapsed());
+    }
 }
 
 /// Memory that is allocated now; said when somebody asks.
@@ -221,4 +356,41 @@ pub(crate) fn live_bytes(bytes: usize) {
 /// Memory that upload bodies hold now; said when somebody asks.
 pub(crate) fn bytes_in_flight(bytes: usize) {
     gauge!(BYTES_IN_FLIGHT).set(bytes as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    #[test]
+    fn the_manual_is_what_is_counted() {
+        let mut table = String::new();
+        for Meter {
+            name,
+            shape,
+            label,
+            values,
+            help,
+        } in all()
+        {
+            let kind = match shape {
+                Shape::Counter => "counter",
+                Shape::Gauge => "gauge",
+                Shape::Seconds => "histogram, seconds",
+                Shape::Sizes => "histogram",
+            };
+            let labels = match (*label, values.is_empty()) {
+                ("", _) => String::new(),
+                (label, true) => format!("`{label}`"),
+                (label, false) => format!("`{label}`: {}", values.join(", ")),
+            };
+            writeln!(table, "| `{name}` | {kind} | {labels} | {help} |").expect("text");
+        }
+        let manual = include_str!("../../docs/METRICS.md");
+        assert!(
+            manual.contains(&format!("|---|---|---|---|\n{table}\n")),
+            "docs/METRICS.md must have this table:\n{table}"
+        );
+    }
 }

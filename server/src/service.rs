@@ -22,9 +22,11 @@ use crate::projection::{Failure, Retried};
 use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
 use crate::settings::{LimitSettings, MAX_PAGE, RateSettings, Settings, SettingsError};
+use crate::storage::Storage;
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+    self, Bus, FailureFilter, MeteredStore, OpenError, Page, PageQuery, RevokedDevices, Store,
+    StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -95,6 +97,7 @@ struct Inner {
     epoch: Arc<str>,
     in_flight: Arc<Semaphore>,
     max_in_flight: usize,
+    storage: Storage,
 }
 
 impl SyncService {
@@ -131,6 +134,7 @@ impl SyncService {
         };
         let store =
             store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
+        let store = MeteredStore::around(store);
         let wanted = registration::Wanted::of(&settings);
         let catalog = Arc::new(register(wanted, &handlers, &*store).await?);
         let epoch = store.epoch().await?;
@@ -193,6 +197,7 @@ impl SyncService {
             epoch,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
             max_in_flight,
+            storage: Storage::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -249,10 +254,12 @@ impl SyncService {
         &self.inner.in_flight
     }
 
-    /// Memory that upload bodies hold now.
-    pub(crate) fn bytes_in_flight(&self) -> usize {
+    /// Measures what is measured only when somebody asks.
+    pub(crate) async fn measure(&self) {
         let free = self.inner.in_flight.available_permits();
-        self.inner.max_in_flight.saturating_sub(free)
+        meters::bytes_in_flight(self.inner.max_in_flight.saturating_sub(free));
+        meters::pool(self.inner.store.pool());
+        self.inner.storage.measure(&*self.inner.store).await;
     }
 
     /// Room for large answers.
@@ -278,18 +285,17 @@ impl SyncService {
         user: &UserId,
         device: &DeviceId,
     ) -> Result<Upload, ReadError> {
-        upload::read(
-            body,
-            user,
-            device,
-            &self.inner.catalog,
-            &self.limits().for_devices(),
-        )
+        let start = Instant::now();
+        let limits = self.limits().for_devices();
+        let upload = upload::read(body, user, device, &self.inner.catalog, &limits);
+        meters::checked(start.elapsed());
+        upload
     }
 
     /// Applies an upload; the user's devices are told of the new head.
     pub async fn upload(&self, upload: Upload) -> Result<UploadReply, UploadError> {
         let upload = Arc::new(upload);
+        let _in_flight = meters::upload_in_flight();
         let start = Instant::now();
         let applied = self.inner.users.apply(upload.clone()).await;
         let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
@@ -314,6 +320,7 @@ impl SyncService {
         let Ok(Ok(mut heads)) = timeout_at(deadline, self.inner.notifier.send(watch)).await else {
             return Ok(page);
         };
+        let _poll = meters::poll();
         let mut seen = page.head;
         let mut revoked = self.inner.revoked.subscribe();
         let (user, device) = (query.user.clone(), query.device.clone());
@@ -352,7 +359,10 @@ impl SyncService {
     }
 
     async fn read_page(&self, query: PageQuery, class: Class) -> Result<Page, DownloadError> {
+        let _in_flight = meters::download_in_flight();
+        let start = Instant::now();
         let _place = self.inner.admission.enter(class).await?;
+        meters::admitted(start.elapsed());
         let mark = self.inner.heads.mark();
         let start = Instant::now();
         let page = self.inner.store.page(query.clone()).await;

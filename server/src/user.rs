@@ -7,6 +7,7 @@
 
 use crate::commit::Lanes;
 use crate::live::{Announcer, Head};
+use crate::meters::Waiting;
 use crate::store::{Store, StoreError};
 use crate::upload::{self, Applied, Upload, UploadError, UserCache};
 use actix::prelude::*;
@@ -99,6 +100,7 @@ impl Users {
             let (reply, answer) = oneshot::channel();
             match self.actor(&upload.user).try_send(Turn {
                 upload: upload.clone(),
+                waiting: Waiting::for_turn(),
                 reply,
             }) {
                 Ok(()) => match answer.await {
@@ -156,6 +158,7 @@ pub struct UserActor {
 #[rtype(result = "()")]
 struct Turn {
     upload: Arc<Upload>,
+    waiting: Waiting,
     reply: oneshot::Sender<Result<Applied, UploadError>>,
 }
 
@@ -190,6 +193,7 @@ impl Handler<Turn> for UserActor {
 
     fn handle(&mut self, turn: Turn, ctx: &mut Self::Context) {
         self.last_used = Instant::now();
+        turn.waiting.over();
         let context = self.context.clone();
         let mut cache = std::mem::take(&mut self.cache);
         let work = async move {

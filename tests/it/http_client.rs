@@ -86,7 +86,7 @@ impl Python {
     }
 
     fn put(&self, key: &str, payload: &Value) {
-        self.run(&["put", "--key", key, "business.users", &payload.to_string()]);
+        self.run(&["put", "business.users", &payload.to_string(), key]);
     }
 
     /// Keys and payloads as the application sees them.

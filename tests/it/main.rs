@@ -79,6 +79,8 @@ mod settings;
 mod registration;
 // The operators' listener: its own token, and what it counts.
 mod admin;
+// Every metric of the manual and the dashboard, and what moves them.
+mod metrics;
 // Devices that may not come in any more: refused at every process, and told.
 mod revocation;
 // No token in any log.
@@ -103,6 +105,8 @@ mod life;
 mod merging;
 // WebSocket, long poll, polling; pauses; two clients on one file.
 mod ways;
+// Hints lost, a hundredfold, late, in another order, forged: latency only.
+mod meddled;
 // Tokens that end: the next one over the open socket, and none at all.
 mod tokens;
 // The blocking client, in programs without an async runtime.

@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod device;
 mod eventually;
 pub mod fuzz;
+pub mod meddler;
 pub mod nats;
 pub mod nginx;
 pub mod proxy;

@@ -1,10 +1,14 @@
 //! What a row stands on while it is measured: servers of ours, floors in
 //! processes of their own, databases. All of it is gone afterwards.
 
+use super::row::Before;
 use super::{Effort, LEAST_ROUNDS};
+use crate::facts;
 use crate::floor::driver::Names;
 use crate::floor::{Database, Postgres, Served, Style};
 use crate::http::Endpoint;
+use crate::measure::others::Others;
+use crate::measure::probe::FsyncProbe;
 use crate::server::{Options, Servers, Store, started};
 use crate::target::{Target, Tokens};
 use anyhow::{Context as _, ensure};
@@ -85,6 +89,18 @@ impl Ground {
     /// The database server, where the row uses one.
     pub fn database_url(&self) -> Option<&str> {
         self.databases.first().map(|database| database.url.as_str())
+    }
+
+    /// Disk and machine as they are before a round.
+    pub async fn look(&self) -> anyhow::Result<Before> {
+        let database = facts::gather(self.database_url(), false).await;
+        let own: Vec<u32> = std::iter::once(std::process::id())
+            .chain(database.database_process)
+            .collect();
+        Ok(Before {
+            others: Others::look(&own).await,
+            fsync: FsyncProbe::run(self.folder())?,
+        })
     }
 
     /// As it was called.

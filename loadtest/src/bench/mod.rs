@@ -8,6 +8,7 @@ mod ground;
 mod poison;
 mod requests;
 mod row;
+mod sockets;
 mod table;
 mod whole;
 
@@ -16,7 +17,6 @@ pub use table::{HEAD, Line, table};
 
 use crate::floor::Rounds;
 use crate::measure::machine::Machine;
-use crate::measure::probe::FsyncProbe;
 use clap::ValueEnum;
 use contender::Contender;
 use ground::Ground;
@@ -83,7 +83,7 @@ pub struct Effort {
 /// Measures one row of the table: several lines where the row has several.
 pub async fn bench(name: Name, effort: &Effort) -> anyhow::Result<Vec<Row>> {
     let mut ground = Ground::new(effort)?;
-    let rows = match name {
+    let mut rows = match name {
         Name::B1 => vec![requests::upload_1(&mut ground).await?],
         Name::B2 => vec![requests::upload_100(&mut ground).await?],
         Name::B3 => vec![requests::projection(&mut ground).await?],
@@ -92,15 +92,18 @@ pub async fn bench(name: Name, effort: &Effort) -> anyhow::Result<Vec<Row>> {
         Name::B6 => vec![requests::pages(&mut ground).await?],
         Name::B7 => vec![whole::hydrate(&mut ground).await?],
         Name::B8 => requests::capture(&mut ground).await?,
-        Name::B9 => whole::idle(&mut ground).await?,
+        Name::B9 => sockets::idle(&mut ground).await?,
         Name::B10 => requests::growth(&mut ground).await?,
-        Name::B11 => vec![whole::storm(&mut ground).await?],
+        Name::B11 => sockets::storm(&mut ground).await?,
         Name::B12 => requests::embedded(&mut ground).await?,
         Name::B13 => vec![requests::empty_polls(&mut ground).await?],
         Name::Processes => requests::processes(&mut ground).await?,
         Name::All => anyhow::bail!("BUG: the command line names every row"),
         Name::Poison => poison::poison(&mut ground).await?,
     };
+    for row in &mut rows {
+        row.judge();
+    }
     ground.clear().await;
     Ok(rows)
 }
@@ -119,7 +122,7 @@ async fn alternate(
     }
     let mut measured = vec![Vec::new(); contenders.len()];
     for round in 1..=ground.rounds() {
-        row.fsync.push(FsyncProbe::run(ground.folder())?);
+        row.before.push(ground.look().await?);
         for (contender, values) in contenders.iter_mut().zip(&mut measured) {
             let value = contender.round(ground.length()).await?;
             eprintln!("{} round {round}: {} {value:.1}", row.id, contender.name);

@@ -9,7 +9,6 @@ use super::row::{Role, Row};
 use crate::devices::edits::SCHEMA;
 use crate::floor::Rounds;
 use crate::measure::machine::Machine;
-use crate::measure::probe::FsyncProbe;
 use crate::measure::process::Watch;
 use crate::server::{Options, Servers};
 use crate::target::{Target, Tokens};
@@ -184,7 +183,7 @@ pub async fn poison(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
     let mut rates: [[Vec<Rates>; 2]; 2] = Default::default();
     // The first round warms up.
     for round in 0..=ground.rounds() {
-        let probe = FsyncProbe::run(ground.folder())?;
+        let probe = ground.look().await?;
         let clean = format!("clean-{round}");
         let up = [
             place.up(&clean, false).await?,
@@ -208,7 +207,7 @@ pub async fn poison(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
         let mut row = Row::new(id, &what, "good rows/s");
         row.machine = Some(Machine::here());
         row.facts(ground).await;
-        row.fsync.clone_from(&probes);
+        row.before.clone_from(&probes);
         let [clean, poisoned] = rates;
         let mut ratios = Vec::new();
         for (name, of) in [

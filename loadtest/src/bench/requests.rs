@@ -8,7 +8,6 @@ use super::row::{Role, Row};
 use crate::floor::driver::{Asked, Uploaders, gets};
 use crate::floor::{Rounds, Served, Style, Width};
 use crate::measure::machine::Machine;
-use crate::measure::probe::FsyncProbe;
 use crate::server::Store;
 use std::sync::Arc;
 
@@ -177,7 +176,7 @@ pub async fn latency(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
     let mut p99 = Vec::new();
     let mut floors = Vec::new();
     for _ in 0..ground.rounds() {
-        let probe = FsyncProbe::run(ground.folder())?;
+        let probe = ground.look().await?;
         let asked = Asked {
             endpoint: &empty.endpoint,
             names: &empty.names,
@@ -186,12 +185,12 @@ pub async fn latency(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
             rows: 1,
         };
         let trips = gets(&asked, ground.warm_up(), |_| "/empty".to_owned()).await?;
-        floors.push(probe.p50_ms + trips.ms(0.5));
+        floors.push(probe.fsync.p50_ms + trips.ms(0.5));
         let round = uploaders.round(ground.length(), Some(most / 2.0)).await?;
         p50.push(round.ms(0.5));
         p99.push(round.ms(0.99));
         for line in &mut lines {
-            line.fsync.push(probe);
+            line.before.push(probe);
         }
     }
     for (line, (values, times)) in lines.iter_mut().zip([(p50, 2.0), (p99, 5.0)]) {

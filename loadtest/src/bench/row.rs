@@ -4,6 +4,7 @@ use super::ground::Ground;
 use crate::facts;
 use crate::floor::Rounds;
 use crate::measure::machine::Machine;
+use crate::measure::others::Others;
 use crate::measure::probe::FsyncProbe;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -49,6 +50,15 @@ pub struct Target {
     pub reached: bool,
 }
 
+/// How it looked before a round.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Before {
+    /// The disk.
+    pub fsync: FsyncProbe,
+    /// What had nothing to do with us.
+    pub others: Others,
+}
+
 /// A line of the table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
@@ -64,8 +74,8 @@ pub struct Row {
     pub targets: Vec<Target>,
     /// What a reader must know.
     pub notes: Vec<String>,
-    /// The disk, before every round.
-    pub fsync: Vec<FsyncProbe>,
+    /// Disk and machine, before every round.
+    pub before: Vec<Before>,
     /// Where.
     pub machine: Option<Machine>,
     /// With what.
@@ -86,7 +96,7 @@ impl Row {
             measured: Vec::new(),
             targets: Vec::new(),
             notes: Vec::new(),
-            fsync: Vec::new(),
+            before: Vec::new(),
             machine: None,
             versions: BTreeMap::new(),
             durability: BTreeMap::new(),
@@ -110,9 +120,18 @@ impl Row {
         if cfg!(debug_assertions) {
             self.note("a debug build: this is no figure; build with --release");
         }
-        let busy = self.machine.as_ref().is_some_and(Machine::is_busy);
-        if busy {
-            self.note("the machine was busy with something else before this: this is no figure");
+    }
+
+    /// Says whether something else kept the machine busy, once all rounds are over.
+    pub(super) fn judge(&mut self) {
+        let cores = self.machine.as_ref().map_or(1, |machine| machine.cores);
+        let busy = |before: &&Before| before.others.are_busy(cores);
+        let rounds = self.before.iter().filter(busy).count();
+        if rounds > 0 {
+            let all = self.before.len();
+            self.note(&format!(
+                "the machine was busy with something else before {rounds} of {all} rounds: this is no figure"
+            ));
         }
     }
 
@@ -221,13 +240,16 @@ impl fmt::Display for Row {
                 .collect();
             writeln!(f, "    {:<34} {}", found.name, values.join(" "))?;
         }
-        if !self.fsync.is_empty() {
-            let probes: Vec<String> = self
-                .fsync
-                .iter()
-                .map(|probe| format!("{:.2}", probe.p50_ms))
-                .collect();
-            writeln!(f, "    {:<34} {}", "fsync, ms", probes.join(" "))?;
+        if !self.before.is_empty() {
+            let probe = |of: fn(&Before) -> f64| {
+                let all = self.before.iter();
+                let all: Vec<_> = all.map(|before| format!("{:.2}", of(before))).collect();
+                all.join(" ")
+            };
+            let fsync = probe(|before| before.fsync.p50_ms);
+            writeln!(f, "    {:<34} {fsync}", "fsync, ms")?;
+            let others = probe(|before| before.others.cores);
+            writeln!(f, "    {:<34} {others}", "cores that others kept busy")?;
         }
         for note in &self.notes {
             writeln!(f, "    note: {note}")?;
@@ -253,7 +275,24 @@ mod tests {
         let ratio = row.median(Role::Ours) / row.median(Role::Floor);
         row.at_least("ours/floor", ratio, 0.6);
         row.at_most("ours/floor", ratio, 0.6);
+        row.machine = Some(Machine::here());
+        for cores in [0.0, 1_000.0] {
+            let (p50_ms, p99_ms, writes) = (0.5, 1.0, 100);
+            row.before.push(Before {
+                fsync: FsyncProbe {
+                    p50_ms,
+                    p99_ms,
+                    writes,
+                },
+                others: Others { cores },
+            });
+        }
+        row.judge();
         let text = row.to_string();
+        assert!(
+            text.contains("busy with something else before 1 of 2 rounds"),
+            "{text}"
+        );
         assert!(text.contains("| 2.00 (ours) | 4.00 (bare) | – |"), "{text}");
         assert_eq!(text.matches("MISSED").count(), 1, "{text}");
         assert!(text.contains("3.00 1.00 2.00"), "{text}");

@@ -141,6 +141,21 @@ impl Listener {
     }
 }
 
+/// What a refusal is counted as: one that asks to come again must say when.
+fn refused(status: u16, again: Option<u64>) -> String {
+    match (status, again) {
+        (429 | 503, None) => format!("HTTP {status} without Retry-After"),
+        _ => format!("HTTP {status}"),
+    }
+}
+
+/// As long as the server asked for, within bounds.
+async fn come_again(again: Option<u64>) {
+    if let Some(seconds) = again {
+        tokio::time::sleep(Duration::from_secs(seconds.min(5))).await;
+    }
+}
+
 struct Task {
     around: Surroundings,
     endpoint: Arc<Endpoint>,
@@ -201,9 +216,10 @@ impl Task {
     async fn refused(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Token => self.sign_in().await,
-            Refusal::Status(status) => {
-                let kind = format!("socket: HTTP {status}");
+            Refusal::Status(status, again) => {
+                let kind = format!("socket: {}", refused(status, again));
                 self.around.recorder.error(kind);
+                come_again(again).await;
             }
             Refusal::Unreachable => self.around.recorder.error("socket: cannot connect"),
         }
@@ -271,10 +287,8 @@ impl Task {
                     "download: HTTP 401".to_owned()
                 }
                 Ok(answer) => {
-                    if let Some(seconds) = answer.retry_after {
-                        tokio::time::sleep(Duration::from_secs(seconds.min(5))).await;
-                    }
-                    format!("download: HTTP {}", answer.status)
+                    come_again(answer.retry_after).await;
+                    format!("download: {}", refused(answer.status, answer.retry_after))
                 }
                 Err(error) => format!("download: {error}"),
             };

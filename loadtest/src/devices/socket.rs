@@ -25,8 +25,8 @@ pub struct Socket {
 pub enum Refusal {
     /// The token was refused.
     Token,
-    /// Another answer than the upgrade.
-    Status(u16),
+    /// Another answer than the upgrade, and the seconds after which to come again.
+    Status(u16, Option<u64>),
     /// No connection.
     Unreachable,
 }
@@ -65,7 +65,11 @@ impl Socket {
         match connected {
             Ok((stream, _)) => Ok(Self { stream }),
             Err(Error::Http(answer)) if answer.status() == 401 => Err(Refusal::Token),
-            Err(Error::Http(answer)) => Err(Refusal::Status(answer.status().as_u16())),
+            Err(Error::Http(answer)) => {
+                let again = answer.headers().get("retry-after");
+                let again = again.and_then(|text| text.to_str().ok()?.parse().ok());
+                Err(Refusal::Status(answer.status().as_u16(), again))
+            }
             Err(_) => Err(Refusal::Unreachable),
         }
     }

@@ -14,8 +14,8 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Operating system and kernel.
     pub kernel: String,
-    /// Load averages (1, 5 and 15 minutes) before the run: a busy machine makes
-    /// no figures.
+    /// Load averages (1, 5 and 15 minutes) before the run, what ran before it here
+    /// included.
     pub load_before: String,
 }
 
@@ -39,17 +39,6 @@ impl Machine {
                 .collect::<Vec<_>>()
                 .join(" "),
         }
-    }
-}
-
-impl Machine {
-    /// Whether more than half of it was in use during the minute before.
-    pub fn is_busy(&self) -> bool {
-        self.load_before
-            .split(' ')
-            .next()
-            .and_then(|load| load.parse::<f64>().ok())
-            .is_some_and(|load| load > self.cores as f64 / 2.0)
     }
 }
 

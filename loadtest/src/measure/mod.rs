@@ -4,6 +4,7 @@
 //! the disk makes things durable ([`probe`]), and on what machine ([`machine`]).
 
 pub mod machine;
+pub mod others;
 pub mod probe;
 pub mod process;
 mod recorder;

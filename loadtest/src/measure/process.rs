@@ -3,13 +3,13 @@
 //! there is no figure rather than a wrong one.
 
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::time::Instant;
 
 /// Clock ticks per second in `/proc/PID/stat`: part of the kernel's interface on
 /// every architecture that Rust's standard library runs on.
-const TICKS_PER_SECOND: f64 = 100.0;
+pub const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What a group of processes used within a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -92,12 +92,34 @@ pub fn children(parent: u32) -> Vec<u32> {
 
 /// The parent of a process.
 pub fn parent_of(pid: u32) -> Option<u32> {
+    Some(stat(pid)?.0)
+}
+
+/// The parent of a process, and the ticks it has used.
+pub fn stat(pid: u32) -> Option<(u32, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat[stat.rfind(')')? + 1..]
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some((fields.get(1)?.parse().ok()?, ticks(11)? + ticks(12)?))
+}
+
+/// These processes, their children, and theirs, by everybody's parent.
+pub fn children_of_all(first: &[u32], parents: &HashMap<u32, u32>) -> HashSet<u32> {
+    let belongs = |pid: u32| {
+        let mut above = Some(pid);
+        // A process is never its own ancestor; a bound all the same, for numbers
+        // that were read at different moments.
+        for _ in 0..parents.len() {
+            match above {
+                Some(pid) if first.contains(&pid) => return true,
+                Some(pid) => above = parents.get(&pid).copied(),
+                None => return false,
+            }
+        }
+        false
+    };
+    let all = parents.keys().copied().chain(first.iter().copied());
+    all.filter(|pid| belongs(*pid)).collect()
 }
 
 #[cfg(test)]

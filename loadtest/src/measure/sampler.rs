@@ -59,8 +59,15 @@ impl Sampler {
             };
             sample_all(&mut server, &mut fleet, &mut database);
             scraper.sample(&watched.operators).await;
+            let pids = || watched.server.lock().map(|pids| pids.clone());
+            let mut known = pids().expect("BUG: no panic under this lock");
             loop {
                 ticks.tick().await;
+                let now = pids().expect("BUG: no panic under this lock");
+                if !now.iter().any(|pid| known.contains(pid)) {
+                    scraper.began_anew();
+                }
+                known = now;
                 let told = scraper.sample(&watched.operators).await;
                 let (of_server, of_fleet, of_database) =
                     sample_all(&mut server, &mut fleet, &mut database);

@@ -50,6 +50,13 @@ impl Scraper {
         Ok(Self { http, last: None })
     }
 
+    /// All processes are others than before: what they count began at 0.
+    pub fn began_anew(&mut self) {
+        if let Some((_, totals)) = &mut self.last {
+            totals.clear();
+        }
+    }
+
     /// Asks all processes; nothing unless all of them answer.
     pub async fn sample(&mut self, operators: &Operators) -> Told {
         let addresses = operators

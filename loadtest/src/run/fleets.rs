@@ -6,16 +6,12 @@ use crate::life::Phone;
 use crate::scenario::{Fleet, Kind, Listen, Pacing, Phase, Scenario};
 use anyhow::{Context as _, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// Devices that sign in and connect at a time.
 const AT_A_TIME: usize = 64;
-
-/// Connections per source address: well below the 28,000 ports there are.
-const PER_ADDRESS: usize = 5_000;
 
 /// A real device has several connections to its file, each with a log, and two
 /// to the server.
@@ -267,10 +263,9 @@ impl Opening<'_> {
             .collect();
         let all = (0..self.fleet.total()).map(|index| {
             let number = self.first + index;
-            let endpoint = self.around.target.endpoint(number);
             let place = lean::Place {
                 number,
-                source: source(number).filter(|_| endpoint.is_loopback()),
+                source: self.around.target.source(number),
                 seed: self.seed_of(number),
             };
             let user = &users[index / self.fleet.devices];
@@ -306,11 +301,4 @@ impl Opening<'_> {
             .try_collect()
             .await
     }
-}
-
-/// 127.0.0.1, then 127.0.0.2, …: one address has ports for some ten thousand
-/// connections to one server.
-fn source(number: usize) -> Option<Ipv4Addr> {
-    let host = 1 + number / PER_ADDRESS;
-    Some(Ipv4Addr::new(127, 0, 0, u8::try_from(host.min(254)).ok()?))
 }

@@ -1,7 +1,7 @@
 //! The recorder behind `GET /metrics`, installed by the binary only.
 
 use crate::http::MetricsText;
-use crate::meters::{self, COMMIT_UPLOADS};
+use crate::meters::{self, Shape};
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Seconds: from a page out of memory to a request that waits for a database in
 /// trouble.
 const SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
 /// Up to the uploads of one group commit.
@@ -22,13 +22,19 @@ const FOLD: Duration = Duration::from_secs(5);
 /// Installs the recorder for this process; `live_bytes` is asked with every
 /// rendering. Needs a runtime.
 pub(super) fn install(live_bytes: fn() -> usize) -> anyhow::Result<MetricsText> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
-        .and_then(|builder| {
-            builder.set_buckets_for_metric(Matcher::Full(COMMIT_UPLOADS.to_owned()), UPLOADS)
-        })
-        .and_then(PrometheusBuilder::install_recorder)
-        .context("metrics")?;
+    let mut builder = PrometheusBuilder::new();
+    for meter in meters::all() {
+        let buckets = match meter.shape {
+            Shape::Seconds => SECONDS,
+            Shape::Sizes => UPLOADS,
+            Shape::Counter | Shape::Gauge => continue,
+        };
+        let name = Matcher::Full(meter.name.to_owned());
+        builder = builder
+            .set_buckets_for_metric(name, buckets)
+            .context("metrics")?;
+    }
+    let handle = builder.install_recorder().context("metrics")?;
     let fold = handle.clone();
     tokio::spawn(async move {
         loop {

@@ -7,10 +7,12 @@ use super::{
     answer,
     body::{self, Body},
 };
+use crate::meters;
 use crate::service::SyncService;
 use crate::upload::{NotAnUpload, ReadError, Upload, UploadError};
 use actix_web::{HttpRequest, HttpResponse, web};
 use oversync_shared::wire::{ErrorBody, UploadReply};
+use std::time::Instant;
 
 /// Apply a batch of changes.
 ///
@@ -58,7 +60,10 @@ pub(in crate::http) async fn read(
 ) -> Result<Body, ApiError> {
     let limit = service.limits().max_body_bytes;
     let room = service.in_flight();
-    body::read(request, payload, limit, room, NotAnUpload.into()).await
+    let began = Instant::now();
+    let body = body::read(request, payload, limit, room, NotAnUpload.into()).await?;
+    meters::body(began.elapsed());
+    Ok(body)
 }
 
 /// The answer to a body that is no upload.

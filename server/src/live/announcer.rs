@@ -50,8 +50,13 @@ impl Announcer {
     fn announce(&self, user: &UserId, head: Head) {
         let (Head::Moved(newest) | Head::Found(newest)) = head;
         let is_news = self.heads.raise(user, newest);
-        if is_news || matches!(head, Head::Moved(_)) {
-            self.board.announce(&self.notifier, user, newest);
+        let is_ours = matches!(head, Head::Moved(_));
+        if is_news || is_ours {
+            if is_ours {
+                self.board.announce_commit(&self.notifier, user, newest);
+            } else {
+                self.board.announce(&self.notifier, user, newest);
+            }
             if let Some(relay) = &self.relay {
                 relay.publish(user, newest);
             }

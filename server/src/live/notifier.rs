@@ -4,17 +4,18 @@
 //! announced heads on. It never waits for a member: each has a slot for the
 //! newest head and a wake.
 
-use super::board::Board;
+use super::board::{Board, Notice};
 use super::heads::Heads;
 use super::hub::{Action, Hub};
 use super::session::{Session, ToSession};
+use crate::meters;
 use crate::store::RevokedDevices;
 use actix::prelude::*;
 use oversync_shared::{ServerId, UserId};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Joins and leaves that may wait. Announcements go over the board and need one
@@ -40,14 +41,27 @@ pub struct MemberId(u64);
 pub struct HintSlot {
     /// The newest head.
     head: AtomicI64,
+    /// The first commit of this process that the device has not been told of.
+    since: Mutex<Option<Instant>>,
     /// Once the server stops, how long the device is to stay away, in milliseconds
     /// and one more.
     goodbye: AtomicU64,
 }
 
 impl HintSlot {
-    fn raise(&self, head: ServerId) {
+    fn raise(&self, head: ServerId, since: Option<Instant>) {
         self.head.fetch_max(head.get(), Ordering::AcqRel);
+        if since.is_some() {
+            let mut first = self.since.lock().expect("BUG: no panic under this lock");
+            *first = first.or(since);
+        }
+    }
+
+    /// How long ago the first commit was that the device is now told of; none where
+    /// none of this process is among them.
+    pub(super) fn told(&self) -> Option<Duration> {
+        let mut first = self.since.lock().expect("BUG: no panic under this lock");
+        Some(first.take()?.elapsed())
     }
 
     /// The newest head.
@@ -193,7 +207,7 @@ impl Notifier {
                     for (user, member) in joined {
                         let head = heads.get(&user).copied().unwrap_or(ServerId::ZERO);
                         let action = actor.hub.head_read(&user, member, head);
-                        actor.perform(action);
+                        actor.perform(action, None);
                     }
                     actor.read_heads(ctx);
                 }
@@ -219,7 +233,10 @@ impl Notifier {
             match heads {
                 Ok(heads) => {
                     for (user, head) in heads {
-                        actor.announce(&user, head);
+                        let since = None;
+                        if actor.announce(&user, Notice { head, since }) {
+                            meters::head_missed();
+                        }
                     }
                 }
                 Err(error) => tracing::warn!(%error, "heads could not be read"),
@@ -227,23 +244,34 @@ impl Notifier {
         }));
     }
 
-    fn announce(&mut self, user: &UserId, head: ServerId) {
-        let actions = self.hub.announce(user, head);
-        self.perform(actions);
+    /// Whether it was news to anybody.
+    fn announce(&mut self, user: &UserId, notice: Notice) -> bool {
+        let actions = self.hub.announce(user, notice.head);
+        let is_news = !actions.is_empty();
+        self.perform(actions, notice.since);
+        is_news
     }
 
-    fn perform(&mut self, actions: impl IntoIterator<Item = Action<MemberId>>) {
+    fn perform(
+        &mut self,
+        actions: impl IntoIterator<Item = Action<MemberId>>,
+        since: Option<Instant>,
+    ) {
         for action in actions {
             let (Action::Hello { member, head } | Action::Changes { member, head, .. }) = action;
             match self.members.get(&member) {
                 Some((_, Member::Session { slot, address })) => {
-                    slot.raise(head);
+                    slot.raise(head, since);
                     let message = match action {
                         Action::Hello { .. } => ToSession::Hello,
                         Action::Changes { .. } => ToSession::Changes,
                     };
-                    // A full mailbox holds a wake already; a closed one is swept.
-                    let _ = address.try_send(message);
+                    match address.try_send(message) {
+                        Ok(()) => {}
+                        // A full mailbox holds a wake already; a closed one is swept.
+                        Err(SendError::Full(_)) => meters::hint_coalesced(),
+                        Err(SendError::Closed(_)) => meters::hint_dropped(),
+                    }
                 }
                 Some((_, Member::Poll(sender))) => {
                     sender.send_replace(head);
@@ -254,8 +282,8 @@ impl Notifier {
     }
 
     fn take_announcements(&mut self) {
-        for (user, head) in self.board.take() {
-            self.announce(&user, head);
+        for (user, notice) in self.board.take() {
+            self.announce(&user, notice);
         }
     }
 

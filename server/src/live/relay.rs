@@ -8,7 +8,7 @@ use actix::Addr;
 use oversync_shared::{ServerId, UserId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long heads are gathered before they are published: many commits become
@@ -26,21 +26,29 @@ pub struct Relay {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    heads: Mutex<HashMap<UserId, ServerId>>,
+    heads: Mutex<Gathered>,
     wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    heads: HashMap<UserId, ServerId>,
+    /// When the first of them came.
+    since: Option<Instant>,
 }
 
 impl Relay {
     /// Takes a head to be published; at most the newest of each user waits.
     pub fn publish(&self, user: &UserId, head: ServerId) {
-        let mut heads = self
+        let mut gathered = self
             .waiting
             .heads
             .lock()
             .expect("BUG: no panic under this lock");
-        let newest = heads.entry(user.clone()).or_insert(head);
+        gathered.since.get_or_insert_with(Instant::now);
+        let newest = gathered.heads.entry(user.clone()).or_insert(head);
         *newest = head.max(*newest);
-        drop(heads);
+        drop(gathered);
         self.waiting.wake.notify_one();
     }
 
@@ -56,9 +64,12 @@ async fn send(waiting: Arc<Waiting>, bus: Arc<dyn Bus>) {
     loop {
         waiting.wake.notified().await;
         tokio::time::sleep(GATHER).await;
-        let heads =
+        let Gathered { heads, since } =
             std::mem::take(&mut *waiting.heads.lock().expect("BUG: no panic under this lock"));
         let published = bus.publish(heads.into_iter().collect()).await;
+        if let Some(since) = since {
+            crate::meters::published(published.is_ok(), since.elapsed());
+        }
         match &published {
             Ok(()) if is_lost => tracing::info!("heads are published to other processes again"),
             // Not sent again: the other processes read heads themselves, later.

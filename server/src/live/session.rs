@@ -8,7 +8,7 @@ use super::hub::{Saying, say};
 use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
 use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
-use crate::meters;
+use crate::meters::{self, Counted};
 use crate::rates::Places;
 use crate::service::SyncService;
 use actix::prelude::*;
@@ -62,6 +62,8 @@ pub struct Session {
     inflow: Inflow,
     /// Whether it is being watched as a slow consumer.
     is_watched: bool,
+    /// While hints wait for it.
+    stalled: Option<Counted>,
 }
 
 impl Session {
@@ -83,6 +85,7 @@ impl Session {
             outflow: Outflow::default(),
             inflow: Inflow::new(Instant::now()),
             is_watched: false,
+            stalled: None,
         }
     }
 
@@ -110,6 +113,7 @@ impl Session {
             ctx.ping(&probe.payload());
         }
         if self.outflow.is_full() {
+            self.stalled.get_or_insert_with(meters::stalled);
             self.watch_slowness(ctx);
         }
     }
@@ -141,6 +145,7 @@ impl Session {
         retry_after_ms: u64,
         ctx: &mut ws::WebsocketContext<Self>,
     ) {
+        meters::bye(reason);
         self.send(
             &ServerMessage::Bye {
                 reason,
@@ -173,16 +178,23 @@ impl Session {
     /// The newest head, unless it waits in its slot for a slow device.
     fn say_head(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
         let message = match say(self.told, self.slot.head(), self.outflow.is_full()) {
-            None => return,
+            None => {
+                if !self.outflow.is_full() {
+                    // All of it was in the last hint: the next one's time begins anew.
+                    self.slot.told();
+                }
+                return meters::hint_coalesced();
+            }
             Some(Saying::Hello(head)) => {
                 self.told = Some(head);
+                self.slot.told();
                 ServerMessage::Hello {
                     epoch: self.epoch.to_string(),
                     head,
                 }
             }
             Some(Saying::Changes(after, head)) => {
-                meters::hint();
+                meters::hint(self.slot.told());
                 self.told = Some(head);
                 ServerMessage::Changes { after, head }
             }
@@ -282,6 +294,9 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
             Ok(ws::Message::Pong(bytes)) => {
                 let was_full = self.outflow.is_full();
                 self.outflow.pong(&bytes);
+                if !self.outflow.is_full() {
+                    self.stalled = None;
+                }
                 if was_full && self.told.is_some() {
                     self.say_head(ctx);
                 }

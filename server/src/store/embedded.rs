@@ -15,6 +15,7 @@ mod lookup;
 mod project;
 mod read;
 mod standing;
+mod storage;
 mod threads;
 mod write;
 
@@ -22,7 +23,8 @@ pub(super) use audit::EmbeddedAudit;
 
 use super::{
     Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, Loaded, OpenError, Outcome, Page,
-    PageQuery, Referred, Revocations, RevokedDevices, Store, StoreError, StoredRow, UserKey,
+    PageQuery, PoolUse, Referred, Revocations, RevokedDevices, Store, StoreError, Stored,
+    StoredRow, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
@@ -339,6 +341,17 @@ impl Store for EmbeddedStore {
     ) -> Result<Option<RevokedDevices>, StoreError> {
         self.readers
             .run(move |connection| devices::revoked(connection, known))
+            .await
+    }
+
+    fn pool(&self) -> PoolUse {
+        // Its threads have a connection each, for good.
+        PoolUse::default()
+    }
+
+    async fn storage(&self) -> Result<Vec<Stored>, StoreError> {
+        self.readers
+            .run(|connection| storage::sizes(connection))
             .await
     }
 

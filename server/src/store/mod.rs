@@ -11,10 +11,12 @@ mod devices;
 mod embedded;
 pub mod handler;
 pub(crate) mod heads_message;
+mod metered;
 mod postgres;
 
 pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
+pub(crate) use metered::MeteredStore;
 pub use postgres::PostgresStore;
 
 use crate::clock::Clock;
@@ -287,6 +289,24 @@ pub struct StoredRow {
     pub payload: Option<String>,
 }
 
+/// Connections to a database that is elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolUse {
+    /// Open, and with nothing to do.
+    pub idle: usize,
+    /// At work.
+    pub busy: usize,
+}
+
+/// Something on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What it is, in a word.
+    pub kind: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// Which failures are wanted.
 #[derive(Debug, Clone, Default)]
 pub struct FailureFilter {
@@ -424,6 +444,12 @@ pub trait Store: Send + Sync + 'static {
         &self,
         known: Option<Revocations>,
     ) -> Result<Option<RevokedDevices>, StoreError>;
+
+    /// How its connections are used now.
+    fn pool(&self) -> PoolUse;
+
+    /// What it has on disk, by kind. Looks at sizes only, never at rows.
+    async fn storage(&self) -> Result<Vec<Stored>, StoreError>;
 
     /// Finishes what is running and lets go of the database.
     async fn close(&self);

@@ -24,8 +24,8 @@ pub(super) use audit::PostgresAudit;
 
 use super::{
     Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, FailureFilter, Head, KnownDevice, Loaded,
-    NewEntry, Outcome, Page, PageQuery, Referred, Revision, Revocations, RevokedDevices, Store,
-    StoreError, StoredRow, UserKey, fingerprint_from, op_code,
+    NewEntry, Outcome, Page, PageQuery, PoolUse, Referred, Revision, Revocations, RevokedDevices,
+    Store, StoreError, Stored, StoredRow, UserKey, fingerprint_from, op_code,
 };
 use crate::projection::{
     Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
@@ -636,6 +636,26 @@ impl Store for PostgresStore {
         known: Option<Revocations>,
     ) -> Result<Option<RevokedDevices>, StoreError> {
         devices::revoked(&self.pool, known).await
+    }
+
+    fn pool(&self) -> PoolUse {
+        let idle = self.pool.num_idle();
+        let open = usize::try_from(self.pool.size()).unwrap_or(usize::MAX);
+        PoolUse {
+            idle,
+            busy: open.saturating_sub(idle),
+        }
+    }
+
+    async fn storage(&self) -> Result<Vec<Stored>, StoreError> {
+        let sizes: Vec<(String, i64)> = sqlx::query_as(include_str!("postgres/storage.sql"))
+            .fetch_all(&self.pool)
+            .await?;
+        let stored = |(kind, bytes): (String, i64)| Stored {
+            kind,
+            bytes: bytes.unsigned_abs(),
+        };
+        Ok(sizes.into_iter().map(stored).collect())
     }
 
     async fn close(&self) {

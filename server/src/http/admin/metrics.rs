@@ -2,7 +2,6 @@
 
 use super::operator::Operator;
 use crate::http::ApiError;
-use crate::meters;
 use crate::service::SyncService;
 use actix_web::{HttpResponse, web};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ pub(super) async fn metrics(
     text: Option<web::Data<MetricsText>>,
 ) -> Result<HttpResponse, ApiError> {
     let text = text.ok_or(ApiError::NotFound)?;
-    meters::bytes_in_flight(service.bytes_in_flight());
+    service.measure().await;
     Ok(HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body((text.0)()))
