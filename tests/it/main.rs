@@ -92,6 +92,8 @@ mod auth;
 mod devices;
 // kill -9 of a device process at every named step of upload and apply.
 mod killed;
+// Power lost at any write or sync of a device's life: what was not synced is gone.
+mod power;
 // The first pass over a large account: how far it is, and going on after a kill.
 mod first_pass;
 // One row of every kind that can never succeed, among a thousand that can.
