@@ -105,6 +105,8 @@ mod life;
 mod merging;
 // WebSocket, long poll, polling; pauses; two clients on one file.
 mod ways;
+// Servers that do not say what they take, and answers that are cut short.
+mod stinted;
 // Tokens that end: the next one over the open socket, and none at all.
 mod tokens;
 // The blocking client, in programs without an async runtime.
