@@ -157,6 +157,7 @@ async fn play(mut stream: TcpStream, act: Act) {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "the trait of the library wants it")]
 async fn accept(stream: TcpStream) -> tokio_tungstenite::WebSocketStream<TcpStream> {
     let chosen = |_: &Request, mut response: Response| {
         let name = HeaderValue::from_static(WS_SUBPROTOCOL);
