@@ -34,7 +34,8 @@ pub(crate) struct PageDone {
 /// Foreign keys are judged at the commit. Should that refuse the page, for a
 /// reason that cannot be told from one row alone, or a trigger of the application
 /// roll it back, the page is cut in two, each with its own commit, until a single
-/// entry is left. It, or what comes with it, is the reason: see [`Poison`].
+/// entry is left, and what the end of a pass brings stands by itself. It, or what comes
+/// with it, is the reason: see [`Poison`].
 pub(crate) fn apply(
     store: &mut Store,
     page: DownloadReply,
@@ -56,7 +57,7 @@ pub(crate) fn apply(
             apply_page(txn, &part, after, ordered_feed, Poison::Unknown)
         });
         let mut done = match outcome {
-            Err(error) if error.is_of_one_row() && part.changes.len() > 1 => {
+            Err(error) if error.is_of_one_row() && can_be_cut(&part) => {
                 Step::PageHalved.reached();
                 let (first, second) = halves(part);
                 parts.extend([second, first]);
@@ -154,9 +155,18 @@ pub(crate) enum Poison {
     Unnamed,
 }
 
-/// Two pages of the same window.
+/// The last page of a window does more than its entries: an entry may be innocent of
+/// that.
+fn can_be_cut(page: &DownloadReply) -> bool {
+    match page.has_more {
+        true => page.changes.len() > 1,
+        false => !page.changes.is_empty(),
+    }
+}
+
+/// Two pages of the same window; the second may be empty where it is the last.
 fn halves(mut page: DownloadReply) -> (DownloadReply, DownloadReply) {
-    let second = page.changes.split_off(page.changes.len() / 2);
+    let second = page.changes.split_off(page.changes.len().div_ceil(2));
     let middle = page
         .changes
         .last()

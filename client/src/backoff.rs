@@ -43,6 +43,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn those_who_lost_the_server_together_come_back_spread_out() {
+        let waits: Vec<Duration> = (0..400)
+            .map(|_| Backoff { failures: 100 }.next(None))
+            .collect();
+        // Full jitter: any part of the time is as likely as any other.
+        for part in 0..4 {
+            let (from, to) = (LONGEST / 4 * part, LONGEST / 4 * (part + 1));
+            let count = waits
+                .iter()
+                .filter(|wait| (from..to).contains(wait))
+                .count();
+            assert!(count > 20, "{count} of 400 between {from:?} and {to:?}");
+        }
+    }
+
+    #[test]
     fn waits_grow_to_the_cap_and_honour_the_server() {
         assert_eq!(ceiling(0), FIRST);
         assert_eq!(ceiling(1), FIRST * 2);
@@ -52,6 +68,9 @@ mod tests {
             assert!(backoff.next(None) <= LONGEST);
         }
         let asked = Duration::from_secs(90);
-        assert!(backoff.next(Some(asked)) >= asked);
+        for _ in 0..100 {
+            let wait = backoff.next(Some(asked));
+            assert!(wait >= asked && wait <= asked + FIRST, "{wait:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::capture;
 use crate::core::Core;
 use crate::error::{Error, SetupError};
-use crate::listener::{self, Signal};
+use crate::listener::{self, Signal, Times};
 use crate::log;
 use crate::pause;
 use crate::state::State;
@@ -94,9 +94,10 @@ pub(crate) async fn run(
         return;
     }
     let (signals, mut heard) = mpsc::channel(SIGNALS);
-    let listener = pace
-        .hints
-        .then(|| tokio::spawn(listener::run(Arc::clone(&core), signals)));
+    let listener = pace.hints.then(|| {
+        let listening = listener::run(Arc::clone(&core), signals, Times::USUAL);
+        tokio::spawn(listening)
+    });
     core.live(|live| {
         live.connection = if pace.hints {
             ConnectionState::Offline

@@ -37,18 +37,29 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// How long the whole way to an open socket may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How often to ask whether anybody is there.
-const PING_EVERY: Duration = Duration::from_secs(20);
-
-/// Silence after which nobody is: two pings unanswered.
-const SILENCE: Duration = Duration::from_secs(50);
-
 /// How often in a row an upgrade may fail, though the server answers requests,
 /// before another way is taken.
 const REFUSALS: u32 = 3;
 
-/// How often to look whether a server without hints has learned them.
-const NO_HINTS_RETRY: Duration = Duration::from_secs(300);
+/// How long the listener waits for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// How often to ask whether anybody is there.
+    pub(crate) ping_every: Duration,
+    /// Silence after which nobody is.
+    pub(crate) silence: Duration,
+    /// How often to look whether a server without hints has learned them.
+    pub(crate) no_hints_retry: Duration,
+}
+
+impl Times {
+    /// Two pings go unanswered before a socket is given up, within a minute.
+    pub(crate) const USUAL: Self = Self {
+        ping_every: Duration::from_secs(20),
+        silence: Duration::from_secs(50),
+        no_hints_retry: Duration::from_secs(300),
+    };
+}
 
 /// A session that lasted this long was a good one: the next failure is a first one.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
@@ -92,19 +103,19 @@ impl End {
 }
 
 /// Listens until the engine is gone.
-pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
+pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>, times: Times) {
     let mut backoff = Backoff::default();
     let mut refusals = 0;
     loop {
         let mut greeted = false;
         let begun = Instant::now();
-        let mut end = session(&core, &engine, &mut greeted, &mut refusals).await;
+        let mut end = session(&core, &engine, times, &mut greeted, &mut refusals).await;
         let was_good = greeted && begun.elapsed() >= GOOD_AFTER;
         if greeted {
             refusals = 0;
         }
         if matches!(end, End::NoHints) {
-            let retry_at = Instant::now() + NO_HINTS_RETRY;
+            let retry_at = Instant::now() + times.no_hints_retry;
             end = match without_hints(&core, &engine, retry_at).await {
                 long_poll::End::TimeIsUp => continue,
                 long_poll::End::Useless => End::NoHints,
@@ -140,7 +151,7 @@ pub(crate) async fn run(core: Arc<Core>, engine: mpsc::Sender<Signal>) {
                 tracing::debug!(?reason, "the server closes the socket");
                 backoff.next(Some(wait))
             }
-            End::NoHints => NO_HINTS_RETRY,
+            End::NoHints => times.no_hints_retry,
             End::Unauthorised => backoff.next(None),
             End::Lost(why, asked) => {
                 tracing::debug!(why, "no socket");
@@ -167,6 +178,7 @@ async fn without_hints(
 async fn session(
     core: &Core,
     engine: &mpsc::Sender<Signal>,
+    times: Times,
     greeted: &mut bool,
     refusals: &mut u32,
 ) -> End {
@@ -197,7 +209,7 @@ async fn session(
             return refused(end, refusals);
         }
     };
-    let mut end = listen(&mut socket, engine, greeted, tokens, &mut token).await;
+    let mut end = listen(&mut socket, engine, times, greeted, tokens, &mut token).await;
     if let End::Bye {
         reason: ByeReason::TokenExpired,
         wait,
@@ -282,13 +294,14 @@ async fn connect(transport: &Transport, token: &str) -> Result<Socket, End> {
 async fn listen(
     socket: &mut Socket,
     engine: &mpsc::Sender<Signal>,
+    times: Times,
     greeted: &mut bool,
     tokens: &Tokens,
     token: &mut Arc<str>,
 ) -> End {
     let lost = |why: &str| End::Lost(why.to_owned(), None);
     let mut next_token = Box::pin(following(tokens, Arc::clone(token)));
-    let mut ping = interval(PING_EVERY);
+    let mut ping = interval(times.ping_every);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard_at = Instant::now();
     loop {
@@ -309,13 +322,11 @@ async fn listen(
                 }
             }
             _ = ping.tick() => {
-                if heard_at.elapsed() > SILENCE {
-                    return lost("the server is silent");
-                }
                 if let Err(error) = socket.send(Message::Ping(Vec::new().into())).await {
                     return lost(&error.to_string());
                 }
             }
+            () = sleep_until(heard_at + times.silence) => return lost("the server is silent"),
             fresh = &mut next_token => {
                 if let Some(message) = token_message(&fresh) {
                     if let Err(error) = socket.send(Message::text(message)).await {

@@ -373,6 +373,60 @@ async fn what_only_this_device_has_is_exported_as_json_lines() {
     );
 }
 
+/// What others sent and this file cannot take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_parked_is_listed_with_its_reason_and_goes_by_itself() {
+    let (server, _database) = dev_server(Backend::Embedded).await;
+    let folder = folder();
+    let (a, b) = (
+        init(&folder, "a.db", &server),
+        init(&folder, "b.db", &server),
+    );
+    assert_eq!(told(&b, &["parked"]), "", "nothing is parked");
+    assert!(json(&b, &["parked"]).is_empty());
+    write(&b, "CREATE UNIQUE INDEX one_name ON users (name)");
+    let (mine, theirs) = (fresh_key(), fresh_key());
+    for (file, key) in [(&b, &mine), (&a, &theirs)] {
+        write(
+            file,
+            &format!("INSERT INTO users (id, name) VALUES ('{key}', 'Ann')"),
+        );
+        assert_eq!(code(file, &["sync"]).0, Some(0));
+    }
+    // Nobody has refused an edit: this is no failure.
+    assert_eq!(code(&b, &["sync"]).0, Some(0));
+    assert_eq!(json(&b, &["status"])[0]["parked"], 1);
+    let (exit, _) = code(&b, &["parked"]);
+    assert_eq!(exit, Some(0), "to list is no failure either");
+    let text = told(&b, &["parked"]);
+    for word in ["users", &theirs, "version 1", "refused", "UNIQUE"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let listed = json(&b, &["parked"]);
+    assert_eq!(listed.len(), 1);
+    for (name, value) in [("table", "users"), ("key", &theirs), ("reason", "refused")] {
+        assert_eq!(listed[0][name], value, "{listed:?}");
+    }
+    let payload = listed[0]["payload"].as_str().expect("the row as it came");
+    assert!(payload.contains("Ann"), "{payload}");
+    // What was in its way has changed.
+    write(
+        &b,
+        &format!("UPDATE users SET name = 'Bob' WHERE id = '{mine}'"),
+    );
+    assert_eq!(code(&b, &["sync"]).0, Some(0));
+    write(
+        &a,
+        &format!("UPDATE users SET email = 'a@b' WHERE id = '{theirs}'"),
+    );
+    assert_eq!(code(&a, &["sync"]).0, Some(0));
+    assert_eq!(code(&b, &["sync"]).0, Some(0));
+    assert_eq!(told(&b, &["parked"]), "");
+    assert!(people(&b).iter().any(|(id, _)| *id == theirs));
+    let none = folder.path().join("none.db");
+    assert_eq!(code(&none, &["parked"]).0, Some(1), "no such file");
+}
+
 /// Every command that can fail says so in JSON, too, with its exit code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_are_json_where_json_is_asked_for() {

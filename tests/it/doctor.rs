@@ -3,9 +3,10 @@
 
 use crate::programs::{Watch, add, dev_server, init, oversqlite, run};
 use oversync_tests::app::BLOG;
+use oversync_tests::device::insert;
 use oversync_tests::proxy::{Proxy, Verdict};
 use oversync_tests::server::SECRET;
-use oversync_tests::target::fresh_key;
+use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, Database, Port, Server, Target, eventually};
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -513,4 +514,61 @@ fn device(file: &Path) -> String {
     connection
         .query_row(sql, [], |row| row.get(0))
         .expect("one")
+}
+
+/// A long history is read from its end, and not without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_is_looked_for_from_the_end_and_not_for_ever() {
+    let database = Backend::Embedded.database().await;
+    let config = Config::default().set("limits.max_page", 4);
+    let server = Server::start(&database, config).await;
+    let user = fresh_user();
+    let peer = server.target().device(&user, "peer");
+    let keys: Vec<String> = (0..600).map(|_| fresh_key()).collect();
+    for (part, keys) in (0..).zip(keys.chunks(200)) {
+        let rows: Vec<Value> = (1..)
+            .zip(keys)
+            .map(|(n, key)| insert(part * 200 + n, "business.users", key, json!({"name": "x"})))
+            .collect();
+        peer.upload(&rows).await;
+    }
+    let proxy = Proxy::start(server.address(), |_| Verdict::Pass).await;
+    let token = server
+        .target()
+        .token(&user, "bob", Duration::from_secs(3_600));
+    let folder = folder();
+    let file = init_with_token(&folder, &proxy.base(), &token);
+    let mut asked = 0;
+    let mut look = |key: &str| {
+        let (_, found) = doctor_with(&file, &["--row", &format!("users/{key}")], Some(&token));
+        let all = proxy.seen("/sync/download").len();
+        let requests = all - std::mem::replace(&mut asked, all);
+        (found["row"].clone(), requests)
+    };
+    // A few of its requests look at other things.
+    for (number, most) in [(599, 10), (590, 10), (400, 60), (300, 90)] {
+        let (row, requests) = look(&keys[number]);
+        assert_eq!(row["there"]["last"]["server_id"], number + 1, "{row:#}");
+        assert_eq!(row["there"]["not_read_below"], 0);
+        assert_eq!(row["verdict"], "not_downloaded", "{row:#}");
+        assert!(requests <= most, "{number}: {requests} requests");
+    }
+    for key in [&keys[50], &fresh_key()] {
+        let (row, requests) = look(key);
+        assert_eq!(row["there"]["last"], Value::Null, "{row:#}");
+        let below = row["there"]["not_read_below"].as_i64().expect("a position");
+        assert!((150..300).contains(&below), "{row:#}");
+        assert_eq!(row["verdict"], "server_not_asked", "{row:#}");
+        let advice = row["advice"].as_str().expect("words");
+        assert!(advice.contains(&below.to_string()), "{advice}");
+        assert!(requests <= 110, "{requests} requests");
+    }
+    let mut command = oversqlite(&file);
+    let asked = format!("users/{}", keys[50]);
+    command
+        .args(["doctor", "--row", &asked])
+        .env("TOKEN", &token);
+    let said = command.output().expect("it runs").stdout;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("older ones were not read"), "{said}");
 }

@@ -94,6 +94,8 @@ mod auth;
 mod devices;
 // kill -9 of a device process at every named step of upload and apply.
 mod killed;
+// Power lost at any write or sync of a device's life: what was not synced is gone.
+mod power;
 // The first pass over a large account: how far it is, and going on after a kill.
 mod first_pass;
 // One row of every kind that can never succeed, among a thousand that can.
@@ -107,6 +109,8 @@ mod merging;
 mod ways;
 // Hints lost, a hundredfold, late, in another order, forged: latency only.
 mod meddled;
+// Servers that do not say what they take, and answers that are cut short.
+mod stinted;
 // Tokens that end: the next one over the open socket, and none at all.
 mod tokens;
 // The blocking client, in programs without an async runtime.

@@ -24,6 +24,13 @@ pub enum Verdict {
     Date(&'static str),
     /// Closes the connection without a word.
     Cut,
+    /// Answers itself: this status, this body of JSON.
+    Answer(u16, &'static str),
+    /// Passes it on, unless its body is larger: then 413 without a word, as many a
+    /// thing in between does.
+    AtMost(usize),
+    /// Passes it on, and closes after so many bytes of the answer.
+    Short(usize),
 }
 
 /// A running proxy; ends with its value.
@@ -102,7 +109,7 @@ async fn serve(
         }
     };
     let text = String::from_utf8_lossy(&head[..end]).into_owned();
-    let mut date = None;
+    let (mut date, mut short) = (None, None);
     match judge(text.lines().next().unwrap_or_default()) {
         Verdict::Pass => {}
         Verdict::Date(shown) => date = Some(shown),
@@ -113,6 +120,21 @@ async fn serve(
             return client.write_all(answer.as_bytes()).await;
         }
         Verdict::Cut => return Ok(()),
+        Verdict::Answer(status, body) => {
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status} Answered\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            read_body(&mut client, &text, head.len() - end - 4).await?;
+            return client.write_all(answer.as_bytes()).await;
+        }
+        Verdict::AtMost(most) if body_length(&text) > most => {
+            read_body(&mut client, &text, head.len() - end - 4).await?;
+            let answer = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            return client.write_all(answer.as_bytes()).await;
+        }
+        Verdict::AtMost(_) => {}
+        Verdict::Short(most) => short = Some(most),
         Verdict::Refuse(status) => {
             let answer = format!(
                 "HTTP/1.1 {status} Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -135,8 +157,28 @@ async fn serve(
     if let Some(date) = date {
         return answer_at(date, client, server).await;
     }
+    if let Some(most) = short {
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer).await?;
+        return client.write_all(&answer[..answer.len().min(most)]).await;
+    }
     tokio::io::copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
+}
+
+fn body_length(head: &str) -> usize {
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .find_map(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Reads what has not come yet: a connection that is closed on unread bytes is
+/// reset, and the answer with it.
+async fn read_body(client: &mut TcpStream, head: &str, come: usize) -> std::io::Result<()> {
+    let mut rest = vec![0; body_length(head).saturating_sub(come)];
+    client.read_exact(&mut rest).await.map(drop)
 }
 
 /// Passes an answer on with another Date. The request must have come whole.

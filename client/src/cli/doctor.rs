@@ -131,8 +131,8 @@ fn row_text(out: &mut String, row: &RowDiagnosis) {
             let _ = write!(out, ", {payload}");
         }
     }
-    match row.there.as_ref().map(|there| &there.last) {
-        Some(Some(last)) => {
+    match row.there.as_ref().map(|there| (&there.last, there)) {
+        Some((Some(last), _)) => {
             let what = last.payload.as_deref().unwrap_or("deleted");
             let _ = write!(
                 out,
@@ -140,7 +140,14 @@ fn row_text(out: &mut String, row: &RowDiagnosis) {
                 last.version, last.server_id, last.device
             );
         }
-        Some(None) => out.push_str("\n          server: has never had it"),
+        Some((None, there)) if there.not_read_below > 0 => {
+            let _ = write!(
+                out,
+                "\n          server: no change of it behind position {} of {}; older ones were not read",
+                there.not_read_below, there.head
+            );
+        }
+        Some((None, _)) => out.push_str("\n          server: has never had it"),
         None => out.push_str("\n          server: not asked"),
     }
     let _ = write!(

@@ -75,7 +75,7 @@ enum Command {
     /// Find out why something is not on the server or not here, and what to do;
     /// without a connection, from the file alone. Changes nothing.
     Doctor {
-        /// Explain this row; reads the server's history for it.
+        /// Explain this row; looks for it in the server's history, from its end.
         #[arg(long, value_name = "TABLE/KEY")]
         row: Option<String>,
     },

@@ -238,9 +238,17 @@ fn settled(
     findings: &[Finding],
 ) -> Said {
     let Some(there) = there else {
-        return unasked(here);
+        let advice = "the server could not be asked; try again with a connection";
+        return unasked(here, advice.to_owned());
     };
     let Some(last) = &there.last else {
+        if there.not_read_below > 0 {
+            let advice = format!(
+                "the server has no change of it behind position {} of {}; what is older was not read",
+                there.not_read_below, there.head
+            );
+            return unasked(here, advice);
+        }
         return match (here.present, here.version) {
             (false, _) => said(
                 RowVerdict::Nowhere,
@@ -284,7 +292,8 @@ fn settled(
     )
 }
 
-fn unasked(here: &RowHere) -> Said {
+/// What the file alone can say.
+fn unasked(here: &RowHere, advice: String) -> Said {
     let what = match (here.present, here.version, here.deleted) {
         (true, 0, _) => return not_captured(),
         (true, version, _) => {
@@ -304,11 +313,7 @@ fn unasked(here: &RowHere) -> Said {
             );
         }
     };
-    said(
-        RowVerdict::ServerNotAsked,
-        what,
-        "the server could not be asked; try again with a connection",
-    )
+    said(RowVerdict::ServerNotAsked, what, advice)
 }
 
 fn not_captured() -> Said {

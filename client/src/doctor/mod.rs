@@ -244,9 +244,9 @@ impl Diagnosis {
 /// Looks for whatever is the matter with a file and its way to the server.
 ///
 /// Changes nothing, in the file or on the server, and works while another
-/// process synchronises the file. `row` is a table and a key to explain; its
-/// history is read from the server page by page, which `progress` is told of
-/// (position, head).
+/// process synchronises the file. `row` is a table and a key to explain; its last
+/// change is looked for in the server's stream, from the end and in 100 requests at
+/// most, which `progress` is told of (positions looked at, head).
 ///
 /// Fails only when the file cannot be read at all.
 ///

@@ -3,11 +3,12 @@
 
 use super::network::Reader;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::row::{exists, known, read, to_payload};
 use crate::schema::{KeyKind, Table, Tables};
 use crate::transport::PageRequest;
+use oversync_shared::wire::DownloadChange;
 use oversync_shared::{RowKey, ServerId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -82,10 +83,13 @@ pub struct LastChange {
 /// What the server says about a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RowThere {
-    /// None when the server has never had it.
+    /// None when the server has never had it, or not since `not_read_below`.
     pub last: Option<LastChange>,
     /// The user's head at that time.
     pub head: i64,
+    /// Changes at or below this position were not looked at: the stream is long, and
+    /// is read from its end. 0: all that can matter were.
+    pub not_read_below: i64,
 }
 
 /// What the file could say.
@@ -216,8 +220,14 @@ fn spelling(conn: &Connection, table: &Table, row: RowRef, asked: &str) -> Resul
     Ok(as_known)
 }
 
-/// Reads the stream from its beginning to the head for the row's last change.
-/// None when the server stops answering.
+/// Requests that looking for a row's last change may cost.
+const MOST_REQUESTS: usize = 100;
+
+/// Reads the stream for the row's last change, from its end: what was changed of late
+/// is found soon, and what is never found costs [`MOST_REQUESTS`]. None when the
+/// server stops answering.
+///
+/// Any server can be asked so: positions ascend, and a page's end can be named.
 pub(super) async fn ask(
     reader: &Reader,
     config: &Config,
@@ -225,38 +235,118 @@ pub(super) async fn ask(
     key: &str,
     progress: &mut impl FnMut(i64, i64),
 ) -> Option<RowThere> {
-    let wanted = RowKey::parse(key)?;
-    let table = table.to_lowercase();
-    let mut request = PageRequest {
-        after: ServerId::ZERO,
-        limit: reader.page,
-        schema: config.schema.clone(),
-        until: None,
-        include_self: true,
-        epoch: None,
+    let mut search = Search {
+        reader,
+        schema: &config.schema,
+        table: table.to_lowercase(),
+        key: RowKey::parse(key)?,
+        requests: 0,
     };
-    let mut last = None;
-    loop {
-        let page = reader.transport.download(&request).await.ok()?;
-        for change in &page.changes {
-            if change.table == table && RowKey::parse(&change.pk) == Some(wanted) {
-                last = Some(LastChange {
-                    server_id: change.server_id.get(),
-                    version: change.server_version.get(),
-                    deleted: change.deleted,
-                    payload: change.payload.as_deref().map(|raw| raw.get().to_owned()),
-                    device: change.source_id.clone(),
-                    change_id: change.source_change_id.get(),
-                    at: change.ts.clone(),
-                });
-            }
+    // A short stream is read in one request; of a long one this tells the end.
+    let first = search.part(0, None).await.ok()?;
+    let head = first.head;
+    let there = |last, not_read_below| {
+        let found = RowThere {
+            last,
+            head,
+            not_read_below,
+        };
+        Some(found)
+    };
+    let (mut until, mut width) = (first.until, reader.page);
+    while until > first.reached {
+        if search.requests >= MOST_REQUESTS {
+            return there(None, until);
         }
-        progress(page.next_after.get(), page.window_until.get());
-        if !page.has_more || page.next_after <= request.after {
-            let head = page.head.unwrap_or(page.window_until).get();
-            return Some(RowThere { last, head });
+        let step = i64::try_from(width).unwrap_or(i64::MAX);
+        let mut after = until.saturating_sub(step).max(first.reached);
+        let (from, mut last, mut seen) = (after, None, 0);
+        while after < until {
+            let part = match search.part(after, Some(until)).await {
+                Ok(part) => part,
+                // What is older has been forgotten.
+                Err(NetworkError::HistoryPruned { .. }) => return there(None, until),
+                Err(_) => return None,
+            };
+            last = part.last.or(last);
+            seen += part.count;
+            after = part.reached;
         }
-        request.after = page.next_after;
-        request.until = Some(page.window_until);
+        if last.is_some() {
+            return there(last, 0);
+        }
+        // Positions that are far apart: a server that counts all users' changes.
+        if seen < reader.page / 2 {
+            width = width.saturating_mul(2);
+        }
+        until = from;
+        progress(head.saturating_sub(until), head);
+    }
+    there(first.last, 0)
+}
+
+/// Who looks for which row.
+struct Search<'a> {
+    reader: &'a Reader,
+    schema: &'a str,
+    table: String,
+    key: RowKey,
+    requests: usize,
+}
+
+/// One page of the stream.
+struct Part {
+    /// The row's last change in it.
+    last: Option<LastChange>,
+    count: usize,
+    /// Everything up to here has been looked at.
+    reached: i64,
+    /// The end of the window.
+    until: i64,
+    head: i64,
+}
+
+impl Search<'_> {
+    async fn part(&mut self, after: i64, until: Option<i64>) -> Result<Part, NetworkError> {
+        self.requests += 1;
+        let request = PageRequest {
+            after: ServerId::new(after),
+            limit: self.reader.page,
+            schema: self.schema.to_owned(),
+            until: until.map(ServerId::new),
+            include_self: true,
+            epoch: None,
+        };
+        let page = self.reader.transport.download(&request).await?;
+        let (next, until) = (page.next_after.get(), page.window_until.get());
+        let newest = page.changes.iter().rev();
+        let mut of_row = newest.filter(|change| {
+            change.table == self.table && RowKey::parse(&change.pk) == Some(self.key)
+        });
+        Ok(Part {
+            last: of_row.next().map(LastChange::of),
+            count: page.changes.len(),
+            // A page that does not move on would be asked for for ever.
+            reached: match page.has_more && next > after {
+                true => next,
+                false => until,
+            },
+            until,
+            head: page.head.unwrap_or(page.window_until).get(),
+        })
+    }
+}
+
+impl LastChange {
+    fn of(change: &DownloadChange) -> Self {
+        Self {
+            server_id: change.server_id.get(),
+            version: change.server_version.get(),
+            deleted: change.deleted,
+            payload: change.payload.as_deref().map(|raw| raw.get().to_owned()),
+            device: change.source_id.clone(),
+            change_id: change.source_change_id.get(),
+            at: change.ts.clone(),
+        }
     }
 }

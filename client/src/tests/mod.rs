@@ -2,6 +2,7 @@
 //!
 //! - `capture`: random SQL programs, with and without triggers
 //! - `cancel`: calls that are dropped in the middle
+//! - `listener`: sockets that end, fall silent or are refused, and what follows
 //! - `listing`: tables that come and go: off the list, rebuilt, without triggers
 //! - `open`: what is refused at opening, and how
 //! - `flow`: freeze, settle and apply, one case after the other
@@ -24,6 +25,7 @@ mod converge;
 mod flow;
 mod late;
 mod leave;
+mod listener;
 mod listing;
 mod lists;
 mod merge;

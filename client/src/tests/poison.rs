@@ -3,7 +3,8 @@
 
 use super::flow::{conflict, invalid, row};
 use super::{Device, WIDE, applied, entry, uuid};
-use crate::{parked, rejected, status, upload};
+use crate::state::State;
+use crate::{capture, parked, rejected, resync, status, upload};
 use oversync_shared::wire::{ChangeStatus, DownloadChange, reason};
 use serde_json::json;
 
@@ -328,4 +329,38 @@ fn a_trigger_that_fails_leaves_nothing_of_a_refused_row() {
     assert_eq!(device.count("SELECT count(*) FROM log"), 0);
     assert_eq!(listed(&mut device).len(), 2);
     assert!(device.freeze().is_empty());
+}
+
+/// The pass after pruning ends with deletes of rows that the server has not named;
+/// one of them rolls the whole transaction back, whatever else is left out.
+#[test]
+fn a_delete_nobody_named_that_rolls_back_holds_no_pass_up() {
+    let sql = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v INTEGER);";
+    let mut device = Device::new(sql, &["t"]);
+    let (gone, kept, new) = (uuid(1), uuid(2), uuid(3));
+    device.apply(vec![
+        entry("t", &gone, 1, Some(&row(&gone, 1))),
+        entry("t", &kept, 1, Some(&row(&kept, 1))),
+    ]);
+    device.run(
+        "CREATE TRIGGER stays BEFORE DELETE ON t
+         BEGIN SELECT RAISE(ROLLBACK, 'nothing is ever deleted here'); END",
+    );
+    device.write(|txn| {
+        capture::collect(txn)?;
+        resync::begin(txn, resync::Cause::HistoryPruned, None)
+    });
+    device.apply(vec![
+        entry("t", &kept, 2, Some(&row(&kept, 2))),
+        entry("t", &new, 1, Some(&row(&new, 3))),
+    ]);
+    // One by one: the two entries go through, the delete is set aside.
+    assert_eq!(device.count("SELECT count(*) FROM t"), 3);
+    assert_eq!(device.count("SELECT sum(v) FROM t"), 1 + 2 + 3);
+    let state = device.write(|txn| State::load(txn.conn));
+    assert!(state.hydrated && state.resync.is_none(), "the pass is over");
+    let parked = device.write(|txn| parked::list(txn.conn));
+    let keys: Vec<&str> = parked.iter().map(|one| one.key.as_str()).collect();
+    assert!(keys.contains(&gone.as_str()), "{parked:?}");
+    assert!(device.freeze().is_empty(), "nothing is sent again");
 }
