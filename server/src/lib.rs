@@ -22,6 +22,7 @@ mod rates;
 mod references;
 mod registration;
 mod requests;
+mod retention;
 mod serve;
 mod service;
 pub mod settings;

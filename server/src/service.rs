@@ -21,6 +21,7 @@ use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
 use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
+use crate::retention::{self, Readers};
 use crate::settings::{MAX_PAGE, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
@@ -33,7 +34,7 @@ use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -84,6 +85,9 @@ struct Inner {
     heads: Heads,
     quiet: Quiet,
     admission: Admission,
+    /// Where the log is kept short.
+    readers: Option<Arc<Readers>>,
+    folding: Mutex<Option<retention::Job>>,
     rates: Rates,
     outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
@@ -165,6 +169,11 @@ impl SyncService {
             announcer,
         };
         let users = Users::new(context, settings.bypass_actors);
+        let readers = settings.retention.enabled.then(Arc::<Readers>::default);
+        let folding = readers.clone().map(|readers| {
+            let (rules, pause) = (settings.retention.rules(), settings.retention.pause());
+            retention::Job::start(store.clone(), catalog.clone(), readers, rules, pause)
+        });
         let max_in_flight = settings
             .limits
             .max_in_flight_bytes
@@ -180,6 +189,8 @@ impl SyncService {
             quiet: Quiet::new(heads.clone()),
             heads,
             admission: Admission::default(),
+            readers,
+            folding: Mutex::new(folding),
             auth,
             revoked,
             admin_token,
@@ -283,6 +294,9 @@ impl SyncService {
     /// memory, or with one question to the database for many such devices.
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, DownloadError> {
         let deadline = Instant::now() + wait;
+        if let Some(readers) = &self.inner.readers {
+            readers.note(&query.user, &query.device, query.after);
+        }
         let page = self.page(query.clone()).await?;
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
@@ -321,7 +335,17 @@ impl SyncService {
             return Ok(page);
         }
         let class = self.class_of(&query);
-        self.read_page(query, class).await
+        let begins = query.after == ServerId::ZERO;
+        let (user, device) = (query.user.clone(), query.device.clone());
+        let page = self.read_page(query, class).await?;
+        // Before it has the page: what it asks from next means something only in
+        // the fold that it has begun.
+        let may_fold = self.inner.readers.is_some() || page.floor > ServerId::ZERO;
+        if begins && may_fold && page.leaves_inside() {
+            let store = &self.inner.store;
+            store.reads_from_start(&user, &device, page.fold).await?;
+        }
+        Ok(page)
     }
 
     /// Reads the next piece of a page whose answer has begun: it is not cut off for
@@ -420,6 +444,11 @@ impl SyncService {
 
     /// Finishes what is running and lets go of the database. Call it last.
     pub async fn close(&self) {
+        let folding = self.inner.folding.lock();
+        let folding = folding.expect("BUG: no panic under this lock").take();
+        if let Some(job) = folding {
+            job.end().await;
+        }
         self.inner.store.close().await;
     }
 }

@@ -8,12 +8,14 @@ mod admin;
 mod auth;
 mod nats;
 mod rates;
+mod retention;
 
 pub(crate) use admin::admin_token_problem;
 pub use auth::AuthSettings;
 pub(crate) use auth::secret_problem;
 pub use nats::NatsSettings;
 pub use rates::{Rate, RateSettings};
+pub use retention::RetentionSettings;
 
 use crate::auth::TokenAuthenticator;
 use figment::Figment;
@@ -123,6 +125,8 @@ pub struct Settings {
     pub nats: NatsSettings,
     /// How much one user and one address may ask for.
     pub rates: RateSettings,
+    /// How the log is kept short.
+    pub retention: RetentionSettings,
     /// Whether every synchronised table must exist in the database. Otherwise
     /// those that do are projected, and the others only synchronised.
     pub strict_tables: bool,
@@ -256,6 +260,7 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             nats: NatsSettings::default(),
             rates: RateSettings::default(),
+            retention: RetentionSettings::default(),
             strict_tables: false,
             foreign_keys: ForeignKeys::default(),
             leave_constraints_alone: false,
@@ -345,6 +350,7 @@ impl Settings {
         self.check_admin()?;
         self.check_answers()?;
         self.check_nats()?;
+        self.check_retention()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {

@@ -12,10 +12,12 @@ mod embedded;
 pub mod handler;
 pub(crate) mod heads_message;
 mod postgres;
+pub mod retention;
 
 pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
 pub use postgres::PostgresStore;
+use retention::{Heard, Retention};
 
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Retried};
@@ -76,6 +78,10 @@ impl DeviceKey {
 /// Moves with every write of a user, retention included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revision(pub(crate) i64);
+
+/// Which fold of a user's log stands at or below the floor; 0 before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldNumber(pub(crate) i64);
 
 /// A user's head row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +163,8 @@ pub struct DeviceWrite {
     pub id: DeviceId,
     /// Its highest change id afterwards.
     pub highest: ChangeId,
+    /// Below which it sends no change id again, where it has said so.
+    pub settled_below: Option<ChangeId>,
 }
 
 /// One upload's writes, or only its guard when `entries` is empty.
@@ -260,8 +268,13 @@ pub struct Page {
     pub epoch: Arc<str>,
     /// The user's head; 0 for a user never seen.
     pub head: ServerId,
-    /// Entries at or below it may be folded away.
+    /// At or below it the fold is read, not the log.
     pub floor: ServerId,
+    /// The fold that was read.
+    pub fold: FoldNumber,
+    /// The fold that the calling device began to read from the start, and is not
+    /// through with as far as is known.
+    pub began: Option<FoldNumber>,
     /// The calling device's highest change id on record.
     pub highest_change_id: Option<ChangeId>,
     /// Ascending, at most `limit`.
@@ -303,10 +316,24 @@ pub struct FailureFilter {
 pub const FAILURE_PIECE_BYTES: i64 = 2 * 1024 * 1024;
 
 impl Page {
+    /// Whether the cursor that was asked from means nothing any more: it lies
+    /// below the floor, and is of another time than the fold. A device that is
+    /// reading this very fold has its place in it.
+    pub fn is_pruned_for(&self, after: ServerId) -> bool {
+        after > ServerId::ZERO && after < self.floor && self.began != Some(self.fold)
+    }
+
+    /// Whether a reader that got this page will come back in the middle of what
+    /// is or may be folded: it is to be known until it is through.
+    pub fn leaves_inside(&self) -> bool {
+        let last = self.entries.last();
+        self.has_more || last.is_some_and(|entry| entry.server_id < self.floor)
+    }
+
     /// Whether waiting for more would be wrong: the reader's cursor lies below
     /// the floor, or its history is another one.
     pub fn answers_at_once(&self, query: &PageQuery) -> bool {
-        let below_floor = query.after > ServerId::ZERO && query.after < self.floor;
+        let below_floor = self.is_pruned_for(query.after);
         let other_epoch = query
             .epoch
             .as_deref()
@@ -418,6 +445,23 @@ pub trait Store: Send + Sync + 'static {
         device: &DeviceId,
         access: Access,
     ) -> Result<(), StoreError>;
+
+    /// Takes down how far devices have read; those of users never seen are left
+    /// out. What is written here may be behind what is true, never the reverse
+    /// for long: a device that goes back to the start says so by itself
+    /// ([`reads_from_start`](Self::reads_from_start)).
+    async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError>;
+
+    /// A device has begun to read this fold from the start, and is not through.
+    async fn reads_from_start(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        fold: FoldNumber,
+    ) -> Result<(), StoreError>;
+
+    /// The right to fold; `None` while another process has it.
+    async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError>;
 
     /// All revoked devices; `None` when the list is still the one of `known`.
     async fn revoked(
