@@ -1,12 +1,6 @@
 -- Bounded storage: what lies at or below a user's floor is read as its fold, one
 -- entry per row that lives there, in the order of foreign keys.
 
--- fold: which fold is read. swept: the last one below which nothing that it
--- replaced is left.
-ALTER TABLE oversync.users
-    ADD COLUMN fold  integer NOT NULL DEFAULT 0 CHECK (fold >= 0),
-    ADD COLUMN swept integer NOT NULL DEFAULT 0 CHECK (swept BETWEEN 0 AND fold);
-
 -- The places of a fold and the log entries that stand there. A new one is written
 -- beside the one that is read; the head row says which counts.
 CREATE TABLE oversync.folded (
@@ -28,16 +22,17 @@ CREATE TABLE oversync.records (
     PRIMARY KEY (user_key, device_key, change_id)
 );
 
--- Below it a device sends no change id again; null: it has never said.
-ALTER TABLE oversync.devices ADD COLUMN settled_below bigint;
-
 -- How far devices have read, as far as is known. cursor null: it may be anywhere.
--- fold: the one that it began to read from the start, until it is through.
+-- fold: the one that it began to read from the start, until it is through; asked,
+-- place: the last page of it that it was given began after the one and ended at the
+-- other.
 CREATE TABLE oversync.readers (
     user_key  bigint NOT NULL,
     device_id text COLLATE "C" NOT NULL,
     cursor    bigint CHECK (cursor >= 0),
     fold      integer,
+    asked     bigint,
+    place     bigint,
     seen_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_key, device_id)
 ) WITH (fillfactor = 50);
@@ -45,3 +40,13 @@ CREATE TABLE oversync.readers (
 -- Those that are here already have cursors that nobody knows.
 INSERT INTO oversync.readers (user_key, device_id)
 SELECT user_key, device_id FROM oversync.devices WHERE device_key > 0;
+
+-- Last: what holds up everybody else is short.
+-- fold: which fold is read. swept: the last one below which nothing that it
+-- replaced is left.
+ALTER TABLE oversync.users
+    ADD COLUMN fold  integer NOT NULL DEFAULT 0 CHECK (fold >= 0),
+    ADD COLUMN swept integer NOT NULL DEFAULT 0 CHECK (swept BETWEEN 0 AND fold);
+
+-- Below it a device sends no change id again; null: it has never said.
+ALTER TABLE oversync.devices ADD COLUMN settled_below bigint;

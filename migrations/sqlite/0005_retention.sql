@@ -31,13 +31,17 @@ CREATE TABLE _oversync_records (
 ALTER TABLE _oversync_devices ADD COLUMN settled_below INTEGER;
 
 -- How far devices have read, as far as is known. cursor null: it may be anywhere.
--- fold: the one that it began to read from the start, until it is through.
+-- fold: the one that it began to read from the start, until it is through; asked,
+-- place: the last page of it that it was given began after the one and ended at the
+-- other.
 -- seen_at: microseconds since 1970, UTC.
 CREATE TABLE _oversync_readers (
     user_key  INTEGER NOT NULL,
     device_id TEXT NOT NULL,
     cursor    INTEGER CHECK (cursor >= 0),
     fold      INTEGER,
+    asked     INTEGER,
+    place     INTEGER,
     seen_at   INTEGER NOT NULL,
     PRIMARY KEY (user_key, device_id)
 ) STRICT, WITHOUT ROWID;

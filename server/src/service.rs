@@ -25,7 +25,7 @@ use crate::retention::{self, Readers};
 use crate::settings::{MAX_PAGE, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+    self, Bus, FailureFilter, InFold, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -335,23 +335,43 @@ impl SyncService {
             return Ok(page);
         }
         let class = self.class_of(&query);
-        let begins = query.after == ServerId::ZERO;
-        let (user, device) = (query.user.clone(), query.device.clone());
+        let (user, device, after) = (query.user.clone(), query.device.clone(), query.after);
         let page = self.read_page(query, class).await?;
-        // Before it has the page: what it asks from next means something only in
-        // the fold that it has begun.
-        let may_fold = self.inner.readers.is_some() || page.floor > ServerId::ZERO;
-        if begins && may_fold && page.leaves_inside() {
-            let store = &self.inner.store;
-            store.reads_from_start(&user, &device, page.fold).await?;
-        }
+        self.keep_place(&user, &device, after, &page).await?;
         Ok(page)
     }
 
+    /// Before a device has a page: what it asks from next means something only in
+    /// the fold that it has begun.
+    async fn keep_place(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        after: ServerId,
+        page: &Page,
+    ) -> Result<(), StoreError> {
+        let may_fold = self.inner.readers.is_some() || page.floor > ServerId::ZERO;
+        if let Some(at) = page.leaves_inside(after).filter(|_| may_fold) {
+            self.inner.store.reads_fold(user, device, at).await?;
+        }
+        Ok(())
+    }
+
     /// Reads the next piece of a page whose answer has begun: it is not cut off for
-    /// those who only begin.
-    pub(crate) async fn next_piece(&self, query: PageQuery) -> Result<Page, DownloadError> {
-        self.read_page(query, Class::Download).await
+    /// those who only begin. `asked` is the cursor that the page was asked from.
+    pub(crate) async fn next_piece(
+        &self,
+        query: PageQuery,
+        asked: ServerId,
+    ) -> Result<Page, DownloadError> {
+        let (user, device, after) = (query.user.clone(), query.device.clone(), query.after);
+        let page = self.read_page(query, Class::Download).await?;
+        // The whole page has one end, and may be asked for again as a whole.
+        if let Some(at) = page.leaves_inside(after).filter(|_| page.began.is_some()) {
+            let at = InFold { asked, ..at };
+            self.inner.store.reads_fold(&user, &device, at).await?;
+        }
+        Ok(page)
     }
 
     async fn read_page(&self, query: PageQuery, class: Class) -> Result<Page, DownloadError> {

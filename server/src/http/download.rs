@@ -134,7 +134,7 @@ fn pieces(
             let page = match page {
                 Some(page) => page,
                 None if query.limit == 0 => return Ok(None),
-                None => service.next_piece(query.clone()).await?,
+                None => service.next_piece(query.clone(), after).await?,
             };
             if page.epoch != epoch || (query.after < page.floor && page.fold != fold) {
                 let changed = "the history changed while a page was sent";

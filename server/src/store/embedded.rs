@@ -22,7 +22,7 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, FoldNumber, Loaded, OpenError, Outcome,
+    Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, InFold, Loaded, OpenError, Outcome,
     Page, PageQuery, Referred, Revocations, RevokedDevices, Store, StoreError, StoredRow, UserKey,
 };
 use crate::clock::Clock;
@@ -346,17 +346,15 @@ impl Store for EmbeddedStore {
             .await
     }
 
-    async fn reads_from_start(
+    async fn reads_fold(
         &self,
         user: &UserId,
         device: &DeviceId,
-        fold: FoldNumber,
+        at: InFold,
     ) -> Result<(), StoreError> {
         let (user, device, ts) = (user.clone(), device.clone(), self.micros());
         self.writer
-            .run(move |connection| {
-                retention::reads_from_start(connection, &user, &device, fold, ts)
-            })
+            .run(move |connection| retention::reads_fold(connection, &user, &device, at, ts))
             .await
     }
 

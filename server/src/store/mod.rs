@@ -83,6 +83,33 @@ pub struct Revision(pub(crate) i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoldNumber(pub(crate) i64);
 
+/// Where a device stands in a fold: the last page of it that it was given. Of any
+/// other cursor below the floor nobody knows which history it was read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFold {
+    /// The fold.
+    pub fold: FoldNumber,
+    /// The cursor that the page was asked from: it may be asked for again.
+    pub asked: ServerId,
+    /// Where the page ended.
+    pub place: ServerId,
+}
+
+impl InFold {
+    /// As stored: fold, asked and place, each of them or none.
+    pub(crate) fn stored(
+        fold: Option<i64>,
+        asked: Option<i64>,
+        place: Option<i64>,
+    ) -> Option<Self> {
+        Some(Self {
+            fold: FoldNumber(fold?),
+            asked: ServerId::new(asked?),
+            place: ServerId::new(place?),
+        })
+    }
+}
+
 /// A user's head row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
@@ -272,9 +299,9 @@ pub struct Page {
     pub floor: ServerId,
     /// The fold that was read.
     pub fold: FoldNumber,
-    /// The fold that the calling device began to read from the start, and is not
-    /// through with as far as is known.
-    pub began: Option<FoldNumber>,
+    /// Where the calling device is in the fold that it began to read from the
+    /// start, and is not through with as far as is known.
+    pub began: Option<InFold>,
     /// The calling device's highest change id on record.
     pub highest_change_id: Option<ChangeId>,
     /// Ascending, at most `limit`.
@@ -320,14 +347,28 @@ impl Page {
     /// below the floor, and is of another time than the fold. A device that is
     /// reading this very fold has its place in it.
     pub fn is_pruned_for(&self, after: ServerId) -> bool {
-        after > ServerId::ZERO && after < self.floor && self.began != Some(self.fold)
+        let has_place = self
+            .began
+            .is_some_and(|at| at.fold == self.fold && (after == at.asked || after == at.place));
+        after > ServerId::ZERO && after < self.floor && !has_place
     }
 
-    /// Whether a reader that got this page will come back in the middle of what
-    /// is or may be folded: it is to be known until it is through.
-    pub fn leaves_inside(&self) -> bool {
-        let last = self.entries.last();
-        self.has_more || last.is_some_and(|entry| entry.server_id < self.floor)
+    /// Where a device that asked from `after` and got this page is, when it will
+    /// come back in the middle of what is folded, or has begun and not ended: it is
+    /// to be known until it is through. `None` too when that is known already.
+    pub fn leaves_inside(&self, after: ServerId) -> Option<InFold> {
+        let is_inside = after < self.floor && !self.is_pruned_for(after);
+        let last = self.entries.last().map(|entry| entry.server_id);
+        let comes_back = self.has_more || last.is_some_and(|last| last < self.floor);
+        if !comes_back || !(after == ServerId::ZERO || is_inside) {
+            return None;
+        }
+        let at = InFold {
+            fold: self.fold,
+            asked: after,
+            place: last.unwrap_or(after),
+        };
+        Some(at).filter(|at| after == ServerId::ZERO || self.began != Some(*at))
     }
 
     /// Whether waiting for more would be wrong: the reader's cursor lies below
@@ -449,15 +490,16 @@ pub trait Store: Send + Sync + 'static {
     /// Takes down how far devices have read; those of users never seen are left
     /// out. What is written here may be behind what is true, never the reverse
     /// for long: a device that goes back to the start says so by itself
-    /// ([`reads_from_start`](Self::reads_from_start)).
+    /// ([`reads_fold`](Self::reads_fold)).
     async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError>;
 
-    /// A device has begun to read this fold from the start, and is not through.
-    async fn reads_from_start(
+    /// A device has begun to read a fold from the start, and is not through: it is
+    /// given a page that ends here.
+    async fn reads_fold(
         &self,
         user: &UserId,
         device: &DeviceId,
-        fold: FoldNumber,
+        at: InFold,
     ) -> Result<(), StoreError>;
 
     /// The right to fold; `None` while another process has it.

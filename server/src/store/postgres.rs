@@ -24,9 +24,9 @@ mod work;
 pub(super) use audit::PostgresAudit;
 
 use super::{
-    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, FailureFilter, FoldNumber, Head,
-    KnownDevice, Loaded, NewEntry, Outcome, Page, PageQuery, Referred, Revision, Revocations,
-    RevokedDevices, Store, StoreError, StoredRow, UserKey, fingerprint_from, op_code,
+    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, FailureFilter, Head, InFold, KnownDevice,
+    Loaded, NewEntry, Outcome, Page, PageQuery, Referred, Revision, Revocations, RevokedDevices,
+    Store, StoreError, StoredRow, UserKey, fingerprint_from, op_code,
 };
 use crate::projection::{
     Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
@@ -635,13 +635,13 @@ impl Store for PostgresStore {
         retention::heard(&self.pool, &readers).await
     }
 
-    async fn reads_from_start(
+    async fn reads_fold(
         &self,
         user: &UserId,
         device: &DeviceId,
-        fold: FoldNumber,
+        at: InFold,
     ) -> Result<(), StoreError> {
-        retention::reads_from_start(&self.pool, user, device, fold).await
+        retention::reads_fold(&self.pool, user, device, at).await
     }
 
     async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError> {

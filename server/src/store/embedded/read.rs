@@ -1,8 +1,8 @@
 //! Reading from the embedded store, each time from one snapshot.
 
 use super::super::{
-    Ask, DeviceKey, Entry, FoldNumber, Head, KnownDevice, Loaded, Page, PageQuery, Revision,
-    StoreError, StoredRow, UserKey, fingerprint_from, op_from_code,
+    Ask, DeviceKey, Entry, FoldNumber, Head, InFold, KnownDevice, Loaded, Page, PageQuery,
+    Revision, StoreError, StoredRow, UserKey, fingerprint_from, op_from_code,
 };
 use oversync_shared::upload::{Recorded, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
@@ -185,13 +185,15 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
         _ => -1,
     };
     let until = query.until.map_or(user.head, ServerId::get);
-    let began: Option<Option<i64>> = tx
+    let began = tx
         .prepare_cached(
-            "SELECT fold FROM _oversync_readers WHERE user_key = ?1 AND device_id = ?2",
+            "SELECT fold, asked, place FROM _oversync_readers WHERE user_key = ?1 AND device_id = ?2",
         )?
-        .query_row(params![user.key, query.device.as_str()], |row| row.get(0))
-        .optional()?;
-    let began = began.flatten().map(FoldNumber);
+        .query_row(params![user.key, query.device.as_str()], |row| {
+            Ok(InFold::stored(row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .optional()?
+        .flatten();
     let mut taking = Taking::new(query);
     if query.after.get() < user.floor {
         let mut statement = tx.prepare_cached(include_str!("page_folded.sql"))?;

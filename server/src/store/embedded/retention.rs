@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::store::retention::{
     Heard, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES, Scanned,
 };
-use crate::store::{FoldNumber, StoreError, UserKey};
+use crate::store::{FoldNumber, InFold, StoreError, UserKey};
 use async_trait::async_trait;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
@@ -71,21 +71,29 @@ pub(super) fn heard(
     Ok(tx.commit()?)
 }
 
-pub(super) fn reads_from_start(
+pub(super) fn reads_fold(
     connection: &Connection,
     user: &UserId,
     device: &DeviceId,
-    fold: FoldNumber,
+    at: InFold,
     ts: i64,
 ) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO _oversync_readers (user_key, device_id, cursor, fold, seen_at) \
-             SELECT user_key, ?2, 0, ?3, ?4 FROM _oversync_users WHERE user_id = ?1 \
-             ON CONFLICT (user_key, device_id) \
-             DO UPDATE SET cursor = 0, fold = excluded.fold, seen_at = excluded.seen_at",
+            "INSERT INTO _oversync_readers (user_key, device_id, cursor, fold, asked, place, seen_at) \
+             SELECT user_key, ?2, ?5, ?3, ?5, ?6, ?4 FROM _oversync_users WHERE user_id = ?1 \
+             ON CONFLICT (user_key, device_id) DO UPDATE \
+             SET cursor = excluded.cursor, fold = excluded.fold, asked = excluded.asked, place = excluded.place, \
+                 seen_at = excluded.seen_at",
         )?
-        .execute(params![user.as_str(), device.as_str(), fold.0, ts])?;
+        .execute(params![
+            user.as_str(),
+            device.as_str(),
+            at.fold.0,
+            ts,
+            at.asked.get(),
+            at.place.get(),
+        ])?;
     Ok(())
 }
 

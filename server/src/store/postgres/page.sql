@@ -6,7 +6,7 @@
 -- $1 user, $2 device, $3 after, $4 until (null: the head), $5 include own,
 -- $6 schema (null: any), $7 limit, $8 bytes of a payload
 WITH caller AS MATERIALIZED (
-    SELECT m.epoch, u.user_key, u.head, u.floor, u.fold, d.highest_change_id, d.device_key, r.fold AS began
+    SELECT m.epoch, u.user_key, u.head, u.floor, u.fold, d.highest_change_id, d.device_key, r.fold AS began, r.asked, r.place
     FROM oversync.meta m
     LEFT JOIN oversync.users u ON u.user_id = $1
     LEFT JOIN oversync.devices d ON d.user_key = u.user_key AND d.device_id = $2
@@ -15,7 +15,7 @@ WITH caller AS MATERIALIZED (
 SELECT
     NULL::bigint, NULL::bigint, NULL::bigint, NULL::timestamptz, NULL::smallint, NULL::integer, NULL::integer,
     NULL::uuid, c.epoch,
-    ARRAY[c.user_key, c.head, c.floor, c.highest_change_id, c.fold, c.began],
+    ARRAY[c.user_key, c.head, c.floor, c.highest_change_id, c.fold, c.began, c.asked, c.place],
     -- Nearly always all of them; the others are asked for when they are needed.
     ARRAY(SELECT s.device_key FROM oversync.devices s WHERE s.user_key = c.user_key ORDER BY s.device_key LIMIT 32),
     ARRAY(SELECT s.device_id FROM oversync.devices s WHERE s.user_key = c.user_key ORDER BY s.device_key LIMIT 32),

@@ -5,7 +5,7 @@
 -- $1 user, $2 device, $3 after, $4 until (null: the head), $5 include own,
 -- $6 schema (null: any), $7 limit, $8 bytes of payload before the last entry
 SELECT
-    m.epoch, u.head, u.floor, d.highest_change_id, u.fold, r.fold AS began,
+    m.epoch, u.head, u.floor, d.highest_change_id, u.fold, r.fold::bigint AS began, r.asked, r.place,
     e.server_id, t.schema_name, t.table_name, e.op, e.pk, e.version,
     s.device_id, e.change_id, e.ts, e.fits, CASE WHEN e.fits THEN e.payload END
 FROM oversync.meta m

@@ -6,7 +6,7 @@ use super::{PostgresStore, connect_options};
 use crate::store::retention::{
     Heard, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES, Scanned,
 };
-use crate::store::{FoldNumber, StoreError, UserKey};
+use crate::store::{FoldNumber, InFold, StoreError, UserKey};
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
@@ -54,20 +54,24 @@ pub(super) async fn heard(pool: &PgPool, readers: &[Heard]) -> Result<(), StoreE
     Ok(())
 }
 
-pub(super) async fn reads_from_start(
+pub(super) async fn reads_fold(
     pool: &PgPool,
     user: &UserId,
     device: &DeviceId,
-    fold: FoldNumber,
+    at: InFold,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO oversync.readers (user_key, device_id, cursor, fold) \
-         SELECT u.user_key, $2, 0, $3 FROM oversync.users u WHERE u.user_id = $1 \
-         ON CONFLICT (user_key, device_id) DO UPDATE SET cursor = 0, fold = $3, seen_at = now()",
+        "INSERT INTO oversync.readers (user_key, device_id, cursor, fold, asked, place) \
+         SELECT u.user_key, $2, $4, $3, $4, $5 FROM oversync.users u WHERE u.user_id = $1 \
+         ON CONFLICT (user_key, device_id) DO UPDATE \
+         SET cursor = excluded.cursor, fold = excluded.fold, asked = excluded.asked, place = excluded.place, \
+             seen_at = now()",
     )
     .bind(user.as_str())
     .bind(device.as_str())
-    .bind(number(fold))
+    .bind(number(at.fold))
+    .bind(at.asked.get())
+    .bind(at.place.get())
     .execute(pool)
     .await?;
     Ok(())
