@@ -30,6 +30,8 @@ const HINTS: &str = "oversync_hints_total";
 const PROJECTION_FAILURES: &str = "oversync_projection_failures_total";
 const BYTES_IN_FLIGHT: &str = "oversync_upload_bytes_in_flight";
 const LIVE_BYTES: &str = "oversync_live_bytes";
+const FOLDED_USERS: &str = "oversync_folded_users_total";
+const FOLDED_ENTRIES: &str = "oversync_folded_entries_total";
 pub(crate) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
 
 /// Tells the recorder what each name means; again for each recorder.
@@ -100,6 +102,11 @@ pub(crate) fn describe() {
         "Memory that the program has allocated and not freed, SQLite's own left out"
     );
     describe_histogram!(COMMIT_UPLOADS, "Uploads that shared one commit");
+    describe_counter!(FOLDED_USERS, "Times that a user's log has been folded");
+    describe_counter!(
+        FOLDED_ENTRIES,
+        "Entries removed from logs because newer ones replace them"
+    );
 }
 
 /// An upload has been answered, or not.
@@ -221,4 +228,14 @@ pub(crate) fn live_bytes(bytes: usize) {
 /// Memory that upload bodies hold now; said when somebody asks.
 pub(crate) fn bytes_in_flight(bytes: usize) {
     gauge!(BYTES_IN_FLIGHT).set(bytes as f64);
+}
+
+/// A user's log has been folded.
+pub(crate) fn folded_user() {
+    counter!(FOLDED_USERS).increment(1);
+}
+
+/// Entries have been removed that were folded away.
+pub(crate) fn folded_entries(entries: u64) {
+    counter!(FOLDED_ENTRIES).increment(entries);
 }

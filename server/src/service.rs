@@ -21,10 +21,11 @@ use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
 use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
+use crate::retention::{self, Readers};
 use crate::settings::{LimitSettings, MAX_PAGE, RateSettings, Settings, SettingsError};
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, Bus, FailureFilter, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
+    self, Bus, FailureFilter, InFold, OpenError, Page, PageQuery, RevokedDevices, Store, StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -33,7 +34,7 @@ use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
 use std::pin::pin;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -87,6 +88,9 @@ struct Inner {
     /// As they were last loaded.
     limits: RwLock<Arc<LimitSettings>>,
     rates: RwLock<Arc<Rates>>,
+    /// Where the log is kept short.
+    readers: Option<Arc<Readers>>,
+    folding: Mutex<Option<retention::Job>>,
     outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
     revoked: Revoked,
@@ -167,6 +171,11 @@ impl SyncService {
             announcer,
         };
         let users = Users::new(context, settings.bypass_actors);
+        let readers = settings.retention.enabled.then(Arc::<Readers>::default);
+        let folding = readers.clone().map(|readers| {
+            let (rules, pause) = (settings.retention.rules(), settings.retention.pause());
+            retention::Job::start(store.clone(), catalog.clone(), readers, rules, pause)
+        });
         let max_in_flight = settings
             .limits
             .max_in_flight_bytes
@@ -186,6 +195,8 @@ impl SyncService {
             quiet: Quiet::new(heads.clone()),
             heads,
             admission: Admission::default(),
+            readers,
+            folding: Mutex::new(folding),
             auth,
             revoked,
             admin_token,
@@ -304,6 +315,9 @@ impl SyncService {
     /// memory, or with one question to the database for many such devices.
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, DownloadError> {
         let deadline = Instant::now() + wait;
+        if let Some(readers) = &self.inner.readers {
+            readers.note(&query.user, &query.device, query.after);
+        }
         let page = self.page(query.clone()).await?;
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
@@ -342,13 +356,43 @@ impl SyncService {
             return Ok(page);
         }
         let class = self.class_of(&query);
-        self.read_page(query, class).await
+        let (user, device, after) = (query.user.clone(), query.device.clone(), query.after);
+        let page = self.read_page(query, class).await?;
+        self.keep_place(&user, &device, after, &page).await?;
+        Ok(page)
+    }
+
+    /// Before a device has a page: what it asks from next means something only in
+    /// the fold that it has begun.
+    async fn keep_place(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        after: ServerId,
+        page: &Page,
+    ) -> Result<(), StoreError> {
+        let may_fold = self.inner.readers.is_some() || page.floor > ServerId::ZERO;
+        if let Some(at) = page.leaves_inside(after).filter(|_| may_fold) {
+            self.inner.store.reads_fold(user, device, at).await?;
+        }
+        Ok(())
     }
 
     /// Reads the next piece of a page whose answer has begun: it is not cut off for
-    /// those who only begin.
-    pub(crate) async fn next_piece(&self, query: PageQuery) -> Result<Page, DownloadError> {
-        self.read_page(query, Class::Download).await
+    /// those who only begin. `asked` is the cursor that the page was asked from.
+    pub(crate) async fn next_piece(
+        &self,
+        query: PageQuery,
+        asked: ServerId,
+    ) -> Result<Page, DownloadError> {
+        let (user, device, after) = (query.user.clone(), query.device.clone(), query.after);
+        let page = self.read_page(query, Class::Download).await?;
+        // The whole page has one end, and may be asked for again as a whole.
+        if let Some(at) = page.leaves_inside(after).filter(|_| page.began.is_some()) {
+            let at = InFold { asked, ..at };
+            self.inner.store.reads_fold(&user, &device, at).await?;
+        }
+        Ok(page)
     }
 
     async fn read_page(&self, query: PageQuery, class: Class) -> Result<Page, DownloadError> {
@@ -441,6 +485,11 @@ impl SyncService {
 
     /// Finishes what is running and lets go of the database. Call it last.
     pub async fn close(&self) {
+        let folding = self.inner.folding.lock();
+        let folding = folding.expect("BUG: no panic under this lock").take();
+        if let Some(job) = folding {
+            job.end().await;
+        }
         self.inner.store.close().await;
     }
 }

@@ -12,10 +12,12 @@ mod embedded;
 pub mod handler;
 pub(crate) mod heads_message;
 mod postgres;
+pub mod retention;
 
 pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
 pub use postgres::PostgresStore;
+use retention::{Heard, Retention};
 
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Retried};
@@ -76,6 +78,37 @@ impl DeviceKey {
 /// Moves with every write of a user, retention included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revision(pub(crate) i64);
+
+/// Which fold of a user's log stands at or below the floor; 0 before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldNumber(pub(crate) i64);
+
+/// Where a device stands in a fold: the last page of it that it was given. Of any
+/// other cursor below the floor nobody knows which history it was read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFold {
+    /// The fold.
+    pub fold: FoldNumber,
+    /// The cursor that the page was asked from: it may be asked for again.
+    pub asked: ServerId,
+    /// Where the page ended.
+    pub place: ServerId,
+}
+
+impl InFold {
+    /// As stored: fold, asked and place, each of them or none.
+    pub(crate) fn stored(
+        fold: Option<i64>,
+        asked: Option<i64>,
+        place: Option<i64>,
+    ) -> Option<Self> {
+        Some(Self {
+            fold: FoldNumber(fold?),
+            asked: ServerId::new(asked?),
+            place: ServerId::new(place?),
+        })
+    }
+}
 
 /// A user's head row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +190,8 @@ pub struct DeviceWrite {
     pub id: DeviceId,
     /// Its highest change id afterwards.
     pub highest: ChangeId,
+    /// Below which it sends no change id again, where it has said so.
+    pub settled_below: Option<ChangeId>,
 }
 
 /// One upload's writes, or only its guard when `entries` is empty.
@@ -260,8 +295,13 @@ pub struct Page {
     pub epoch: Arc<str>,
     /// The user's head; 0 for a user never seen.
     pub head: ServerId,
-    /// Entries at or below it may be folded away.
+    /// At or below it the fold is read, not the log.
     pub floor: ServerId,
+    /// The fold that was read.
+    pub fold: FoldNumber,
+    /// Where the calling device is in the fold that it began to read from the
+    /// start, and is not through with as far as is known.
+    pub began: Option<InFold>,
     /// The calling device's highest change id on record.
     pub highest_change_id: Option<ChangeId>,
     /// Ascending, at most `limit`.
@@ -303,10 +343,38 @@ pub struct FailureFilter {
 pub const FAILURE_PIECE_BYTES: i64 = 2 * 1024 * 1024;
 
 impl Page {
+    /// Whether the cursor that was asked from means nothing any more: it lies
+    /// below the floor, and is of another time than the fold. A device that is
+    /// reading this very fold has its place in it.
+    pub fn is_pruned_for(&self, after: ServerId) -> bool {
+        let has_place = self
+            .began
+            .is_some_and(|at| at.fold == self.fold && (after == at.asked || after == at.place));
+        after > ServerId::ZERO && after < self.floor && !has_place
+    }
+
+    /// Where a device that asked from `after` and got this page is, when it will
+    /// come back in the middle of what is folded, or has begun and not ended: it is
+    /// to be known until it is through. `None` too when that is known already.
+    pub fn leaves_inside(&self, after: ServerId) -> Option<InFold> {
+        let is_inside = after < self.floor && !self.is_pruned_for(after);
+        let last = self.entries.last().map(|entry| entry.server_id);
+        let comes_back = self.has_more || last.is_some_and(|last| last < self.floor);
+        if !comes_back || !(after == ServerId::ZERO || is_inside) {
+            return None;
+        }
+        let at = InFold {
+            fold: self.fold,
+            asked: after,
+            place: last.unwrap_or(after),
+        };
+        Some(at).filter(|at| after == ServerId::ZERO || self.began != Some(*at))
+    }
+
     /// Whether waiting for more would be wrong: the reader's cursor lies below
     /// the floor, or its history is another one.
     pub fn answers_at_once(&self, query: &PageQuery) -> bool {
-        let below_floor = query.after > ServerId::ZERO && query.after < self.floor;
+        let below_floor = self.is_pruned_for(query.after);
         let other_epoch = query
             .epoch
             .as_deref()
@@ -418,6 +486,24 @@ pub trait Store: Send + Sync + 'static {
         device: &DeviceId,
         access: Access,
     ) -> Result<(), StoreError>;
+
+    /// Takes down how far devices have read; those of users never seen are left
+    /// out. What is written here may be behind what is true, never the reverse
+    /// for long: a device that goes back to the start says so by itself
+    /// ([`reads_fold`](Self::reads_fold)).
+    async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError>;
+
+    /// A device has begun to read a fold from the start, and is not through: it is
+    /// given a page that ends here.
+    async fn reads_fold(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        at: InFold,
+    ) -> Result<(), StoreError>;
+
+    /// The right to fold; `None` while another process has it.
+    async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError>;
 
     /// All revoked devices; `None` when the list is still the one of `known`.
     async fn revoked(

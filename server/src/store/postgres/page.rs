@@ -5,7 +5,7 @@
 //! with large payloads, of which only some may be held at a time, is read by a
 //! second statement that adds their sizes up.
 
-use crate::store::{Entry, Page, PageQuery, StoreError, op_from_code};
+use crate::store::{Entry, FoldNumber, InFold, Page, PageQuery, StoreError, op_from_code};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{Decode, Postgres, Row as _, Type};
@@ -41,17 +41,21 @@ mod large {
     pub const HEAD: usize = 1;
     pub const FLOOR: usize = 2;
     pub const HIGHEST_CHANGE_ID: usize = 3;
-    pub const SERVER_ID: usize = 4;
-    pub const SCHEMA: usize = 5;
-    pub const TABLE: usize = 6;
-    pub const OP: usize = 7;
-    pub const PK: usize = 8;
-    pub const VERSION: usize = 9;
-    pub const SOURCE: usize = 10;
-    pub const CHANGE_ID: usize = 11;
-    pub const TS: usize = 12;
-    pub const FITS: usize = 13;
-    pub const PAYLOAD: usize = 14;
+    pub const FOLD: usize = 4;
+    pub const BEGAN: usize = 5;
+    pub const ASKED: usize = 6;
+    pub const PLACE: usize = 7;
+    pub const SERVER_ID: usize = 8;
+    pub const SCHEMA: usize = 9;
+    pub const TABLE: usize = 10;
+    pub const OP: usize = 11;
+    pub const PK: usize = 12;
+    pub const VERSION: usize = 13;
+    pub const SOURCE: usize = 14;
+    pub const CHANGE_ID: usize = 15;
+    pub const TS: usize = 16;
+    pub const FITS: usize = 17;
+    pub const PAYLOAD: usize = 18;
 }
 
 /// Reads one page.
@@ -65,7 +69,7 @@ pub(super) async fn read(pool: &PgPool, query: &PageQuery) -> Result<Page, Store
     };
     let first = rows.iter().find(is_facts).ok_or_else(no_epoch)?;
     let facts: Vec<Option<i64>> = first.try_get(column::FACTS)?;
-    let [user, head, floor, highest] = facts[..] else {
+    let [user, head, floor, highest, fold, began, asked, place] = facts[..] else {
         return Err(StoreError::Failed("a page without its facts".to_owned()));
     };
     let mut entries = Vec::with_capacity(rows.len());
@@ -100,6 +104,8 @@ pub(super) async fn read(pool: &PgPool, query: &PageQuery) -> Result<Page, Store
         epoch: first.try_get::<&str, _>(column::EPOCH)?.into(),
         head: ServerId::new(head.unwrap_or(0)),
         floor: ServerId::new(floor.unwrap_or(0)),
+        fold: FoldNumber(fold.unwrap_or(0)),
+        began: InFold::stored(began, asked, place),
         highest_change_id: highest.map(ChangeId::new),
         entries,
         has_more: is_followed,
@@ -211,6 +217,12 @@ async fn read_large(pool: &PgPool, query: &PageQuery) -> Result<Page, StoreError
     let head: Option<i64> = first.try_get(large::HEAD)?;
     let floor: Option<i64> = first.try_get(large::FLOOR)?;
     let highest: Option<i64> = first.try_get(large::HIGHEST_CHANGE_ID)?;
+    let fold: Option<i32> = first.try_get(large::FOLD)?;
+    let began: [Option<i64>; 3] = [
+        first.try_get(large::BEGAN)?,
+        first.try_get(large::ASKED)?,
+        first.try_get(large::PLACE)?,
+    ];
     if first.try_get::<Option<i64>, _>(large::SERVER_ID)?.is_none() {
         rows.clear();
     }
@@ -243,6 +255,8 @@ async fn read_large(pool: &PgPool, query: &PageQuery) -> Result<Page, StoreError
         epoch,
         head: ServerId::new(head.unwrap_or(0)),
         floor: ServerId::new(floor.unwrap_or(0)),
+        fold: FoldNumber(fold.unwrap_or(0).into()),
+        began: InFold::stored(began[0], began[1], began[2]),
         highest_change_id: highest.map(ChangeId::new),
         entries,
         has_more: is_cut || is_followed,
