@@ -32,6 +32,8 @@ const BYTES_IN_FLIGHT: &str = "oversync_upload_bytes_in_flight";
 const LIVE_BYTES: &str = "oversync_live_bytes";
 const FOLDED_USERS: &str = "oversync_folded_users_total";
 const FOLDED_ENTRIES: &str = "oversync_folded_entries_total";
+const FORGOTTEN: &str = "oversync_forgotten_devices_total";
+const PRUNED: &str = "oversync_history_pruned_total";
 pub(crate) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
 
 /// Tells the recorder what each name means; again for each recorder.
@@ -106,6 +108,14 @@ pub(crate) fn describe() {
     describe_counter!(
         FOLDED_ENTRIES,
         "Entries removed from logs because newer ones replace them"
+    );
+    describe_counter!(
+        FORGOTTEN,
+        "Devices forgotten that had been silent for too long"
+    );
+    describe_counter!(
+        PRUNED,
+        "Downloads refused because their cursor lies below the floor"
     );
 }
 
@@ -238,4 +248,14 @@ pub(crate) fn folded_user() {
 /// Entries have been removed that were folded away.
 pub(crate) fn folded_entries(entries: u64) {
     counter!(FOLDED_ENTRIES).increment(entries);
+}
+
+/// Devices have been forgotten.
+pub(crate) fn forgotten_devices(devices: u64) {
+    counter!(FORGOTTEN).increment(devices);
+}
+
+/// A download has been refused: its cursor lies below the floor.
+pub(crate) fn history_pruned() {
+    counter!(PRUNED).increment(1);
 }

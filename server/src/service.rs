@@ -88,8 +88,8 @@ struct Inner {
     /// As they were last loaded.
     limits: RwLock<Arc<LimitSettings>>,
     rates: RwLock<Arc<Rates>>,
-    /// Where the log is kept short.
-    readers: Option<Arc<Readers>>,
+    /// Who reads, and how far; kept so that logs can be kept short.
+    readers: Arc<Readers>,
     folding: Mutex<Option<retention::Job>>,
     outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
@@ -171,11 +171,17 @@ impl SyncService {
             announcer,
         };
         let users = Users::new(context, settings.bypass_actors);
-        let readers = settings.retention.enabled.then(Arc::<Readers>::default);
-        let folding = readers.clone().map(|readers| {
-            let (rules, pause) = (settings.retention.rules(), settings.retention.pause());
-            retention::Job::start(store.clone(), catalog.clone(), readers, rules, pause)
-        });
+        let readers = Arc::<Readers>::default();
+        let folding = retention::Job::start(
+            store.clone(),
+            catalog.clone(),
+            readers.clone(),
+            settings
+                .retention
+                .enabled
+                .then(|| settings.retention.rules()),
+            settings.retention.pause(),
+        );
         let max_in_flight = settings
             .limits
             .max_in_flight_bytes
@@ -196,7 +202,7 @@ impl SyncService {
             heads,
             admission: Admission::default(),
             readers,
-            folding: Mutex::new(folding),
+            folding: Mutex::new(Some(folding)),
             auth,
             revoked,
             admin_token,
@@ -306,6 +312,9 @@ impl SyncService {
         let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
         meters::upload(verdicts, start.elapsed());
         let applied: Applied = applied?;
+        if upload.device != DeviceId::server() {
+            self.inner.readers.wrote(&upload.user, &upload.device);
+        }
         Ok(upload::reply(&applied, &self.inner.catalog))
     }
 
@@ -315,9 +324,6 @@ impl SyncService {
     /// memory, or with one question to the database for many such devices.
     pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, DownloadError> {
         let deadline = Instant::now() + wait;
-        if let Some(readers) = &self.inner.readers {
-            readers.note(&query.user, &query.device, query.after);
-        }
         let page = self.page(query.clone()).await?;
         if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
             return Ok(page);
@@ -352,29 +358,35 @@ impl SyncService {
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, DownloadError> {
-        if let Some(page) = self.inner.quiet.answer(&query).await? {
-            return Ok(page);
-        }
-        let class = self.class_of(&query);
-        let (user, device, after) = (query.user.clone(), query.device.clone(), query.after);
-        let page = self.read_page(query, class).await?;
-        self.keep_place(&user, &device, after, &page).await?;
+        let page = match self.inner.quiet.answer(&query).await? {
+            Some(page) => page,
+            None => {
+                let class = self.class_of(&query);
+                self.read_page(query.clone(), class).await?
+            }
+        };
+        self.note(&query, &page).await?;
         Ok(page)
     }
 
-    /// Before a device has a page: what it asks from next means something only in
-    /// the fold that it has begun.
-    async fn keep_place(
-        &self,
-        user: &UserId,
-        device: &DeviceId,
-        after: ServerId,
-        page: &Page,
-    ) -> Result<(), StoreError> {
-        let may_fold = self.inner.readers.is_some() || page.floor > ServerId::ZERO;
-        if let Some(at) = page.leaves_inside(after).filter(|_| may_fold) {
-            self.inner.store.reads_fold(user, device, at).await?;
+    /// Before a device has a page. What it asks from next inside of a fold means
+    /// something only there: that is written down at once. Who is refused has got
+    /// nothing, and holds nothing up.
+    async fn note(&self, query: &PageQuery, page: &Page) -> Result<(), StoreError> {
+        let (user, device, after) = (&query.user, &query.device, query.after);
+        let is_other = query
+            .epoch
+            .as_deref()
+            .is_some_and(|epoch| epoch != &*page.epoch);
+        if is_other || page.is_pruned_for(after) {
+            return Ok(());
         }
+        if let Some(at) = page.leaves_inside(after) {
+            let store = &self.inner.store;
+            store.reads_fold(user, device, at, page.floor).await?;
+        }
+        let (readers, stand) = (&self.inner.readers, page.stand(query));
+        readers.read(user, device, after, stand);
         Ok(())
     }
 
@@ -385,12 +397,17 @@ impl SyncService {
         query: PageQuery,
         asked: ServerId,
     ) -> Result<Page, DownloadError> {
-        let (user, device, after) = (query.user.clone(), query.device.clone(), query.after);
-        let page = self.read_page(query, Class::Download).await?;
+        let page = self.read_page(query.clone(), Class::Download).await?;
+        let (user, device, after) = (&query.user, &query.device, query.after);
         // The whole page has one end, and may be asked for again as a whole.
         if let Some(at) = page.leaves_inside(after).filter(|_| page.began.is_some()) {
             let at = InFold { asked, ..at };
-            self.inner.store.reads_fold(&user, &device, at).await?;
+            let store = &self.inner.store;
+            store.reads_fold(user, device, at, page.floor).await?;
+        }
+        if !page.is_cut {
+            let stand = page.stand(&query);
+            self.inner.readers.read(user, device, asked, stand);
         }
         Ok(page)
     }

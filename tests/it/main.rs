@@ -49,6 +49,8 @@ mod bus;
 // The log is folded all the time: readers of every kind, repeats, kills, and what
 // is left of it.
 mod retention;
+// Who holds that up, and who does not; plain clients among them.
+mod counted;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
 // `oversync verify`: silent beside busy servers, and every kind of planted damage

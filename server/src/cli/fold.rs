@@ -3,10 +3,10 @@
 use super::devices::with_store;
 use super::{FoldFlags, load};
 use crate::registration::{Wanted, register};
-use crate::retention::{Done, is_worth_it, pass};
+use crate::retention::{BEFORE_ALL, Done, is_worth_it, pass};
+use crate::store::Store;
 use crate::store::handler::Handlers;
 use crate::store::retention::Rules;
-use crate::store::{Store, UserKey};
 use anyhow::bail;
 use std::sync::Arc;
 
@@ -38,13 +38,14 @@ async fn show(store: &dyn Store, rules: Rules) -> anyhow::Result<()> {
         bail!("another process is folding this database now");
     };
     println!("user\tfloor\tcould be\trows below the floor");
-    let mut after = UserKey(i64::MIN);
+    let started = retention.now().await?;
+    let mut after = BEFORE_ALL;
     loop {
-        let users = retention.ripe(after, rules).await?;
+        let users = retention.ripe(after, started, rules).await?;
         let Some(last) = users.last() else {
             return Ok(());
         };
-        after = last.user;
+        after = (last.folded_at, last.user);
         for ripe in users.iter().filter(|ripe| is_worth_it(ripe)) {
             let (user, floor, ceiling) = (&ripe.user_id, ripe.floor, ripe.ceiling);
             println!("{user}\t{floor}\t{ceiling}\t{}", ripe.size);

@@ -104,6 +104,7 @@ pub(super) async fn download(
         return Err(ApiError::EpochMismatch(page.epoch));
     }
     if page.is_pruned_for(query.after) {
+        crate::meters::history_pruned();
         return Err(ApiError::HistoryPruned(page.floor));
     }
     let until = query.until.unwrap_or(page.head);
@@ -147,7 +148,8 @@ fn pieces(
                 None if query.limit == 0 => return Ok(None),
                 None => service.next_piece(query.clone(), after).await?,
             };
-            if page.epoch != epoch || (query.after < page.floor && page.fold != fold) {
+            let is_elsewhere = query.after < page.floor && page.fold != fold;
+            if page.epoch != epoch || is_elsewhere || page.is_pruned_for(query.after) {
                 let changed = "the history changed while a page was sent";
                 return Err(StoreError::Failed(changed.to_owned()).into());
             }

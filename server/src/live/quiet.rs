@@ -72,6 +72,7 @@ impl Quiet {
             // At the head nothing is asked of a fold.
             fold: seen.fold,
             began: None,
+            needless: None,
             highest_change_id: seen.highest_change_id,
             entries: Vec::new(),
             has_more: false,

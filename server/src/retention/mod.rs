@@ -1,6 +1,6 @@
 //! Bounded storage: a user's log below the floor becomes one entry per row.
 //!
-//! A pass goes from user to user. Of each it folds what lies up to the ceiling,
+//! A pass goes from user to user, those first that have waited longest. Of each it folds what lies up to the ceiling,
 //! which no device needs that counts, writes the fold's places where nobody reads
 //! them yet, puts them in place in one small transaction, and then removes what
 //! they replace, oldest first. It may be cut off at any point: a new pass clears
@@ -11,14 +11,18 @@ mod readers;
 
 pub use readers::Readers;
 
-use crate::store::retention::{Part, Retention, Ripe, Rules, STEP};
-use crate::store::{FoldNumber, Store, StoreError, UserKey};
-use oversync_shared::upload::{Fold, Folded};
+use crate::store::retention::{Moment, Part, Retention, Ripe, Rules, STEP};
+use crate::store::{DeviceKey, FoldNumber, Store, StoreError, UserKey};
+use oversync_shared::upload::{Fold, Folded, Leaves};
 use oversync_shared::{Catalog, ServerId, TableIx};
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+
+/// Before the first user.
+pub const BEFORE_ALL: (Moment, UserKey) = (Moment::FIRST, UserKey(i64::MIN));
 
 /// Devices written down at a time.
 const HEARD_STEP: usize = 1_000;
@@ -39,25 +43,32 @@ pub struct Done {
 }
 
 /// The job in the background; it ends with this.
-#[derive(Debug)]
-pub struct Job(JoinHandle<()>);
+pub struct Job {
+    task: JoinHandle<()>,
+    store: Arc<dyn Store>,
+    readers: Arc<Readers>,
+}
 
 impl Job {
-    /// Starts it: a pass, a pause, and again.
+    /// Starts it: what was heard of devices is written down, a pass where there are
+    /// rules for it, a pause, and again. How far devices have read is known from the
+    /// beginning, so that folding may be switched on later.
     pub fn start(
         store: Arc<dyn Store>,
         catalog: Arc<Catalog>,
         readers: Arc<Readers>,
-        rules: Rules,
+        rules: Option<Rules>,
         pause: Duration,
     ) -> Self {
-        Self(tokio::spawn(async move {
+        let (known, noted) = (store.clone(), readers.clone());
+        let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(pause).await;
                 // Each process knows devices that no other does.
-                let done = match write_down(&*store, &readers).await {
-                    Ok(()) => pass(&*store, &catalog, rules).await,
-                    Err(error) => Err(error),
+                let done = match (write_down(&*store, &readers).await, rules) {
+                    (Ok(()), Some(rules)) => pass(&*store, &catalog, rules).await,
+                    (Ok(()), None) => Ok(None),
+                    (Err(error), _) => Err(error),
                 };
                 match done {
                     Ok(Some(done)) if done != Done::default() => {
@@ -72,27 +83,39 @@ impl Job {
                     Err(error) => tracing::warn!(%error, "folding stopped; it goes on later"),
                 }
             }
-        }))
+        });
+        Self {
+            task,
+            store: known,
+            readers: noted,
+        }
     }
-}
 
-impl Job {
-    /// Ends it and waits until it has let go of the store, which could not close
-    /// before.
+    /// Ends it, waits until it has let go of the store, which could not close before,
+    /// and writes down what was heard last.
     pub async fn end(mut self) {
-        self.0.abort();
-        if let Err(error) = (&mut self.0).await
+        self.task.abort();
+        if let Err(error) = (&mut self.task).await
             && !error.is_cancelled()
         {
             tracing::error!(%error, "folding ended by itself");
         }
+        if let Err(error) = write_down(&*self.store, &self.readers).await {
+            tracing::warn!(%error, "how far devices have read is not written down");
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
         // Every step is a transaction: it may end between any two.
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -116,18 +139,20 @@ pub async fn pass(
     let mut done = Done::default();
     loop {
         let forgotten = retention.forget_silent(rules).await?;
+        crate::meters::forgotten_devices(forgotten);
         done.forgotten += forgotten;
         if forgotten < STEP as u64 {
             break;
         }
     }
-    let mut after = UserKey(i64::MIN);
+    let started = retention.now().await?;
+    let mut after = BEFORE_ALL;
     loop {
-        let users = retention.ripe(after, rules).await?;
+        let users = retention.ripe(after, started, rules).await?;
         let Some(last) = users.last() else {
             return Ok(Some(done));
         };
-        after = last.user;
+        after = (last.folded_at, last.user);
         for ripe in &users {
             done.removed += if ripe.is_swept {
                 let folded = fold(retention, catalog, ripe, rules).await?;
@@ -193,6 +218,13 @@ async fn read(
         .filter(|(_, table)| Fold::needs_payload(catalog, **table))
         .map(|(number, _)| *number)
         .collect();
+    // Asked for after the ceiling was set: who wrote below it is among them.
+    let unmoved = retention.unmoved(ripe.user).await?;
+    let leaves = |lives: bool, by: DeviceKey| match lives {
+        true => Leaves::Row,
+        false if unmoved.iter().any(|device| *device != by) => Leaves::Tombstone,
+        false => Leaves::Nothing,
+    };
     let mut fold = Fold::new(catalog);
     for (part, after, until) in [
         (Part::Folded, ServerId::ZERO, ripe.floor),
@@ -211,7 +243,7 @@ async fn read(
                     number: entry.table,
                     table: places.get(&entry.table).copied(),
                     key: entry.key,
-                    lives: entry.lives,
+                    leaves: leaves(entry.lives, entry.device),
                     payload: entry.payload.as_deref(),
                 });
             }

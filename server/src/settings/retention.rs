@@ -12,13 +12,15 @@ use std::time::Duration;
 pub struct RetentionSettings {
     /// Whether the log is folded in the background. Off unless set.
     pub enabled: bool,
-    /// Between two passes, in milliseconds.
+    /// Between two passes, in milliseconds; so often is written down, too, how far
+    /// devices have read, whether or not anything is folded.
     pub pause_ms: u64,
     /// How long entries stay as they are, in seconds. At least twice the pause: so
     /// long it may take until all processes know how far a device has read.
     pub keep_seconds: u64,
-    /// After how many days in which a device was silent it does not count any more.
-    /// It synchronises again from the start when it comes back.
+    /// After how many days without a download a device does not count any more: it
+    /// synchronises again from the start when it comes back. After so many without
+    /// any request, what its changes were is forgotten.
     pub silent_days: u32,
     /// A user's log is left alone while fewer entries than this could be folded.
     pub min_entries: u32,

@@ -351,10 +351,11 @@ impl Store for EmbeddedStore {
         user: &UserId,
         device: &DeviceId,
         at: InFold,
+        floor: ServerId,
     ) -> Result<(), StoreError> {
         let (user, device, ts) = (user.clone(), device.clone(), self.micros());
         self.writer
-            .run(move |connection| retention::reads_fold(connection, &user, &device, at, ts))
+            .run(move |connection| retention::reads_fold(connection, &user, &device, at, floor, ts))
             .await
     }
 

@@ -644,8 +644,9 @@ impl Store for PostgresStore {
         user: &UserId,
         device: &DeviceId,
         at: InFold,
+        floor: ServerId,
     ) -> Result<(), StoreError> {
-        retention::reads_fold(&self.pool, user, device, at).await
+        retention::reads_fold(&self.pool, user, device, at, floor).await
     }
 
     async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError> {

@@ -5,7 +5,7 @@
 //! Nothing here decides what stays (`retention/`) or changes what anybody reads,
 //! but [`Retention::put_in_place`].
 
-use super::{FoldNumber, StoreError, UserKey};
+use super::{DeviceKey, FoldNumber, StoreError, UserKey};
 use async_trait::async_trait;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use std::time::Duration;
@@ -16,29 +16,51 @@ pub(crate) const STEP: i64 = 500;
 /// Bytes of payload read at a time, about.
 pub(super) const STEP_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long a device counts that has begun to read from the start and stopped, in
-/// seconds: it has next to nothing, and begins again.
+/// How long a device counts that has stopped in the middle of a fold, in seconds: it
+/// begins again.
 pub(super) const STARTING_SECONDS: i64 = 24 * 3_600;
 
 /// How old `seen_at` may be of a device that comes again and again, in seconds:
 /// one that has nothing to read is not written down at every request.
 pub(super) const SEEN_SECONDS: i64 = 3_600;
 
-/// How far a device has read.
+/// What requests have said of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     /// Whose.
     pub user: UserId,
     /// The device.
     pub device: DeviceId,
-    /// Its cursor, as it asked from.
+    /// The cursor that it came with last, where it did not only upload.
+    pub asked: Option<ServerId>,
+    /// From where on it needs the stream, where that is known.
+    pub stand: Option<Stand>,
+}
+
+impl Heard {
+    /// Whether the device has come with a cursor.
+    pub(super) fn has_moved(&self) -> bool {
+        self.asked.is_some_and(|asked| asked > ServerId::ZERO)
+    }
+}
+
+/// From where on a device needs a user's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stand {
+    /// Its cursor, or the lowest that it will come with next, 0 left aside: who comes
+    /// from the start needs nothing kept.
     pub cursor: ServerId,
+    /// Up to where it needs nothing of what follows, where that is known.
+    pub through: Option<ServerId>,
+    /// Whether it reads its own changes too.
+    pub wants_own: bool,
 }
 
 /// What may be folded.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// A device that has not been heard of for so long does not count.
+    /// A device that has not read for so long does not hold the floor; one that has
+    /// not been heard of at all is forgotten.
     pub silent: Duration,
     /// Entries stay unfolded for so long: longer than it takes until what one
     /// process has heard of a device's cursor is known to all.
@@ -64,6 +86,17 @@ pub struct Ripe {
     pub size: i64,
     /// Whether nothing is left of what it replaced.
     pub is_swept: bool,
+    /// When it was folded last.
+    pub folded_at: Moment,
+}
+
+/// A time by the clock of who folds: microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub(crate) i64);
+
+impl Moment {
+    /// Before all others.
+    pub const FIRST: Self = Self(i64::MIN);
 }
 
 /// An entry of a log, or of its fold.
@@ -75,6 +108,8 @@ pub struct Scanned {
     pub at: ServerId,
     /// The table's number.
     pub table: i64,
+    /// Who changed it.
+    pub device: DeviceKey,
     /// The row.
     pub key: RowKey,
     /// Whether the row lives after it.
@@ -102,9 +137,21 @@ pub trait Retention: Send {
     /// left of their changes. How many.
     async fn forget_silent(&mut self, rules: Rules) -> Result<u64, StoreError>;
 
-    /// Users with something to do, by their numbers, a limited number after
-    /// `after`.
-    async fn ripe(&mut self, after: UserKey, rules: Rules) -> Result<Vec<Ripe>, StoreError>;
+    /// What time it is.
+    async fn now(&mut self) -> Result<Moment, StoreError>;
+
+    /// Users with something to do, those first that have waited longest: a limited
+    /// number after `after`, last folded before `until`.
+    async fn ripe(
+        &mut self,
+        after: (Moment, UserKey),
+        until: Moment,
+        rules: Rules,
+    ) -> Result<Vec<Ripe>, StoreError>;
+
+    /// The user's devices that have uploaded and never come with a cursor: they have
+    /// what they wrote, however often they begin from the start.
+    async fn unmoved(&mut self, user: UserKey) -> Result<Vec<DeviceKey>, StoreError>;
 
     /// A step of a part of a user's log, from above `after` up to `until`, with the
     /// payloads of the tables of these numbers; none at the end.

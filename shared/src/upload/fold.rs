@@ -1,10 +1,10 @@
 //! What a stretch of a user's log is folded to: the last entry of every row that
-//! lives at its end, in an order in which no row comes before one it refers to.
+//! lives at its end, in an order in which no row comes before one it refers to; and
+//! behind them the deletions that a device may still have to hear of, as they came.
 //!
 //! Takes entries in the order of the log and keeps a few numbers per row; of tables
 //! whose rows may refer to each other also what they refer to. Rows that refer to
-//! each other in a ring stay together. Who folds must not keep what was deleted,
-//! nor leave out what lives.
+//! each other in a ring stay together.
 
 use super::change::{Link, Offer, read_links};
 use super::value::{ColumnValue, Read};
@@ -26,10 +26,21 @@ pub struct Folded<'a> {
     pub table: Option<TableIx>,
     /// The row.
     pub key: RowKey,
-    /// Whether the row lives after it.
-    pub lives: bool,
+    /// What becomes of the row by it.
+    pub leaves: Leaves,
     /// The payload; not needed where [`Fold::needs_payload`] says so.
     pub payload: Option<&'a str>,
+}
+
+/// What an entry leaves of its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaves {
+    /// The row lives.
+    Row,
+    /// A tombstone that no device needs to hear of.
+    Nothing,
+    /// A tombstone that a device may still have to hear of.
+    Tombstone,
 }
 
 /// A log that is being folded.
@@ -45,6 +56,7 @@ struct Row {
     at: ServerId,
     table: Option<TableIx>,
     key: RowKey,
+    lives: bool,
     /// Only where rows may refer to each other.
     ties: Option<Box<Ties>>,
 }
@@ -75,12 +87,14 @@ impl<'a> Fold<'a> {
     /// Takes the next entry: a later one of the same row replaces it.
     pub fn take(&mut self, entry: Folded<'_>) {
         let name = (entry.number, entry.key);
-        if !entry.lives {
+        if entry.leaves == Leaves::Nothing {
             self.rows.remove(&name);
             return;
         }
+        let lives = entry.leaves == Leaves::Row;
         let ties = entry
             .table
+            .filter(|_| lives)
             .filter(|table| Self::needs_payload(self.catalog, *table))
             .zip(entry.payload)
             .map(|(table, payload)| Box::new(self.ties(table, payload)));
@@ -88,6 +102,7 @@ impl<'a> Fold<'a> {
             at: entry.at,
             table: entry.table,
             key: entry.key,
+            lives,
             ties,
         };
         self.rows.insert(name, row);
@@ -141,23 +156,14 @@ impl<'a> Fold<'a> {
             .collect()
     }
 
-    /// How many rows live.
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether none does.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Ends the log: the entries that stay, in their new order.
     pub fn end(self) -> Vec<ServerId> {
         let catalog = self.catalog;
         // Rows of tables that are not registered any more refer to nothing that is
         // known, and nothing refers to them.
         let rank = |row: &Row| row.table.map_or(usize::MAX, |ix| catalog.table(ix).rank);
-        let mut rows: Vec<Row> = self.rows.into_values().collect();
+        let (mut rows, mut tombstones): (Vec<Row>, Vec<Row>) =
+            self.rows.into_values().partition(|row| row.lives);
         rows.sort_unstable_by_key(|row| (rank(row), row.at));
         let mut order = Vec::with_capacity(rows.len());
         for group in rows.chunk_by(|a, b| rank(a) == rank(b)) {
@@ -168,8 +174,25 @@ impl<'a> Fold<'a> {
                 order.extend(group.iter().map(|row| row.at));
             }
         }
+        // Behind what lives: a row that came to refer to another before its former
+        // parent was deleted comes before that.
+        tombstones.sort_unstable_by_key(|row| row.at);
+        order.extend(tombstones.iter().map(|row| row.at));
         order
     }
+}
+
+/// The rows that a payload refers to by their keys; none where it is damaged.
+pub fn parents(payload: &str, table: TableIx, catalog: &Catalog) -> Vec<(TableIx, RowKey)> {
+    if json::canonicalise(payload, &mut Vec::new()).is_err() {
+        return Vec::new();
+    }
+    let (links, _) = read_links(payload, table, catalog);
+    let key = |link: Link| match link {
+        Link::Key { parent, .. } => Some((parent.table, parent.key)),
+        Link::Column { .. } | Link::NotKey | Link::TooLong { .. } => None,
+    };
+    links.into_iter().filter_map(key).collect()
 }
 
 /// From each row to those it refers to.
@@ -243,7 +266,11 @@ mod tests {
                 number: table.map_or(-1, |table| table.index() as i64),
                 table,
                 key: key(*row),
-                lives: payload.is_some(),
+                leaves: if payload.is_some() {
+                    Leaves::Row
+                } else {
+                    Leaves::Nothing
+                },
                 payload: *payload,
             });
         }

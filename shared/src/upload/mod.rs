@@ -22,7 +22,7 @@ mod view;
 pub use change::{Base, Change, Fingerprint, Link, Offer, RawChange, check};
 pub use decide::decide;
 pub use fault::Fault;
-pub use fold::{Fold, Folded};
+pub use fold::{Fold, Folded, Leaves, parents};
 pub use plan::{CurrentRow, Decision, LogEntry, Plan, RowWrite, Verdict};
 pub use value::{ColumnValue, MAX_VALUE_BYTES};
 pub use view::{Holder, Needs, Recorded, RowAt, RowState, View, needs};

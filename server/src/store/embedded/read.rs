@@ -1,8 +1,8 @@
 //! Reading from the embedded store, each time from one snapshot.
 
 use super::super::{
-    Ask, DeviceKey, Entry, FoldNumber, Head, InFold, KnownDevice, Loaded, Page, PageQuery,
-    Revision, StoreError, StoredRow, UserKey, fingerprint_from, op_from_code,
+    Ask, DeviceKey, Entry, FoldNumber, Head, InFold, KnownDevice, Loaded, Needless, Page,
+    PageQuery, Revision, StoreError, StoredRow, UserKey, fingerprint_from, has_place, op_from_code,
 };
 use oversync_shared::upload::{Recorded, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
@@ -173,6 +173,7 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
             floor: ServerId::ZERO,
             fold: FoldNumber(0),
             began: None,
+            needless: None,
             highest_change_id: None,
             entries: Vec::new(),
             has_more: false,
@@ -185,17 +186,20 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
         _ => -1,
     };
     let until = query.until.map_or(user.head, ServerId::get);
-    let began = tx
+    let reader = tx
         .prepare_cached(
-            "SELECT fold, asked, place FROM _oversync_readers WHERE user_key = ?1 AND device_id = ?2",
+            "SELECT fold, asked, place, cursor, through FROM _oversync_readers WHERE user_key = ?1 AND device_id = ?2",
         )?
         .query_row(params![user.key, query.device.as_str()], |row| {
-            Ok(InFold::stored(row.get(0)?, row.get(1)?, row.get(2)?))
+            let began = InFold::stored(row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok((began, Needless::stored(query, row.get(3)?, row.get(4)?)))
         })
-        .optional()?
-        .flatten();
+        .optional()?;
+    let (began, needless) = reader.unwrap_or((None, None));
+    let fold = FoldNumber(user.fold);
+    let is_in_fold = query.after == ServerId::ZERO || has_place(began, fold, query.after);
     let mut taking = Taking::new(query);
-    if query.after.get() < user.floor {
+    if query.after.get() < user.floor && is_in_fold {
         let mut statement = tx.prepare_cached(include_str!("page_folded.sql"))?;
         taking.take(statement.query(params![
             user.key,
@@ -205,6 +209,7 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
             query.schema,
             query.limit as i64 + 1,
             user.fold,
+            device.is_some(),
         ])?)?;
     }
     if !taking.is_full() {
@@ -229,8 +234,9 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
         epoch,
         head: ServerId::new(user.head),
         floor: ServerId::new(user.floor),
-        fold: FoldNumber(user.fold),
+        fold,
         began,
+        needless,
         highest_change_id: device.map(|device| device.highest),
         entries,
         has_more,

@@ -5,9 +5,10 @@ use super::Tables;
 use super::threads::Threads;
 use crate::clock::Clock;
 use crate::store::retention::{
-    Heard, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES, Scanned,
+    Heard, Moment, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES,
+    Scanned,
 };
-use crate::store::{FoldNumber, InFold, StoreError, UserKey};
+use crate::store::{DeviceKey, FoldNumber, InFold, StoreError, UserKey};
 use async_trait::async_trait;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
@@ -46,26 +47,36 @@ pub(super) fn heard(
 ) -> Result<(), StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
-        // One that is where it was is not written again within the hour. Who has
-        // come to the floor is through with the fold that it began.
-        let mut write = tx.prepare_cached(
-            "INSERT INTO _oversync_readers (user_key, device_id, cursor, seen_at) \
-             SELECT user_key, ?2, ?3, ?4 FROM _oversync_users WHERE user_id = ?1 \
-             ON CONFLICT (user_key, device_id) DO UPDATE \
-             SET cursor = excluded.cursor, seen_at = excluded.seen_at, \
-                 fold = CASE WHEN excluded.cursor = 0 \
-                               OR excluded.cursor < (SELECT u.floor FROM _oversync_users u WHERE u.user_id = ?1) \
-                             THEN fold END \
-             WHERE cursor IS NOT excluded.cursor OR seen_at < ?4 - ?5",
+        let mut read = tx.prepare_cached(include_str!("heard.sql"))?;
+        let mut alive = tx.prepare_cached(
+            "INSERT INTO _oversync_readers (user_key, device_id, cursor, read_at, seen_at) \
+             SELECT user_key, ?2, 0, ?3, ?3 FROM _oversync_users WHERE user_id = ?1 \
+             ON CONFLICT (user_key, device_id) DO UPDATE SET seen_at = excluded.seen_at WHERE seen_at < ?3 - ?4",
+        )?;
+        let mut moved = tx.prepare_cached(
+            "UPDATE _oversync_devices SET has_moved = 1 \
+             WHERE user_key = (SELECT user_key FROM _oversync_users WHERE user_id = ?1) AND device_id = ?2 \
+               AND NOT has_moved",
         )?;
         for heard in readers {
-            write.execute(params![
-                heard.user.as_str(),
-                heard.device.as_str(),
-                heard.cursor.get(),
-                ts,
-                SEEN_SECONDS * SECOND,
-            ])?;
+            let (user, device) = (heard.user.as_str(), heard.device.as_str());
+            if let Some(stand) = heard.stand {
+                read.execute(params![
+                    user,
+                    device,
+                    ts,
+                    SEEN_SECONDS * SECOND,
+                    heard.asked.map(ServerId::get),
+                    stand.cursor.get(),
+                    stand.through.map(ServerId::get),
+                    stand.wants_own,
+                ])?;
+            } else {
+                alive.execute(params![user, device, ts, SEEN_SECONDS * SECOND])?;
+            }
+            if heard.has_moved() {
+                moved.execute(params![user, device])?;
+            }
         }
     }
     Ok(tx.commit()?)
@@ -76,15 +87,16 @@ pub(super) fn reads_fold(
     user: &UserId,
     device: &DeviceId,
     at: InFold,
+    floor: ServerId,
     ts: i64,
 ) -> Result<(), StoreError> {
     connection
         .prepare_cached(
-            "INSERT INTO _oversync_readers (user_key, device_id, cursor, fold, asked, place, seen_at) \
-             SELECT user_key, ?2, ?5, ?3, ?5, ?6, ?4 FROM _oversync_users WHERE user_id = ?1 \
+            "INSERT INTO _oversync_readers (user_key, device_id, cursor, fold, asked, place, read_at, seen_at) \
+             SELECT user_key, ?2, ?7, ?3, ?5, ?6, ?4, ?4 FROM _oversync_users WHERE user_id = ?1 \
              ON CONFLICT (user_key, device_id) DO UPDATE \
-             SET cursor = excluded.cursor, fold = excluded.fold, asked = excluded.asked, place = excluded.place, \
-                 seen_at = excluded.seen_at",
+             SET cursor = excluded.cursor, through = NULL, fold = excluded.fold, asked = excluded.asked, \
+                 place = excluded.place, read_at = excluded.read_at, seen_at = excluded.seen_at",
         )?
         .execute(params![
             user.as_str(),
@@ -93,6 +105,7 @@ pub(super) fn reads_fold(
             ts,
             at.asked.get(),
             at.place.get(),
+            at.cursor(floor).get(),
         ])?;
     Ok(())
 }
@@ -131,7 +144,16 @@ impl Retention for EmbeddedRetention {
             .await
     }
 
-    async fn ripe(&mut self, after: UserKey, rules: Rules) -> Result<Vec<Ripe>, StoreError> {
+    async fn now(&mut self) -> Result<Moment, StoreError> {
+        Ok(Moment(self.ago(Duration::ZERO)))
+    }
+
+    async fn ripe(
+        &mut self,
+        after: (Moment, UserKey),
+        until: Moment,
+        rules: Rules,
+    ) -> Result<Vec<Ripe>, StoreError> {
         let (silent, old, starting) =
             (self.ago(rules.silent), self.ago(rules.age), self.starting());
         self.readers
@@ -139,7 +161,9 @@ impl Retention for EmbeddedRetention {
                 let mut statement =
                     connection.prepare_cached(include_str!("retention_ripe.sql"))?;
                 let mut rows = statement.query(params![
-                    after.0,
+                    after.0.0,
+                    after.1.0,
+                    until.0,
                     silent,
                     old,
                     rules.at_least,
@@ -151,8 +175,8 @@ impl Retention for EmbeddedRetention {
                     let user_id = UserId::new(row.get::<_, String>(1)?).map_err(|error| {
                         StoreError::Failed(format!("a stored user name {error}"))
                     })?;
-                    let (floor, old): (i64, i64) = (row.get(3)?, row.get(6)?);
-                    let (needed, first): (Option<i64>, Option<i64>) = (row.get(7)?, row.get(8)?);
+                    let (floor, old): (i64, i64) = (row.get(3)?, row.get(7)?);
+                    let (needed, first): (Option<i64>, Option<i64>) = (row.get(8)?, row.get(9)?);
                     let (fold, swept): (i64, i64) = (row.get(4)?, row.get(5)?);
                     ripe.push(Ripe {
                         user: UserKey(row.get(0)?),
@@ -162,9 +186,23 @@ impl Retention for EmbeddedRetention {
                         fold: FoldNumber(fold),
                         size: first.map_or(0, |first| floor - first + 1),
                         is_swept: swept == fold,
+                        folded_at: Moment(row.get(6)?),
                     });
                 }
                 Ok(ripe)
+            })
+            .await
+    }
+
+    async fn unmoved(&mut self, user: UserKey) -> Result<Vec<DeviceKey>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT device_key FROM _oversync_devices \
+                     WHERE user_key = ?1 AND device_key > 0 AND NOT has_moved",
+                )?;
+                let keys = statement.query_map([user.0], |row| Ok(DeviceKey(row.get(0)?)))?;
+                Ok(keys.collect::<Result<_, _>>()?)
             })
             .await
     }
@@ -179,8 +217,8 @@ impl Retention for EmbeddedRetention {
     ) -> Result<Vec<Scanned>, StoreError> {
         let sql = match part {
             Part::Folded => {
-                "SELECT f.place, l.server_id, l.table_key, l.pk, 1, \
-                        CASE WHEN l.table_key IN (SELECT value FROM json_each(?4)) THEN l.payload END \
+                "SELECT f.place, l.server_id, l.table_key, l.pk, l.op <> 3, \
+                        CASE WHEN l.table_key IN (SELECT value FROM json_each(?4)) THEN l.payload END, l.device_key \
                  FROM _oversync_folded f \
                  CROSS JOIN _oversync_log l ON l.user_key = f.user_key AND l.server_id = f.server_id \
                  WHERE f.user_key = ?1 AND f.fold = ?6 AND f.place > ?2 AND f.place <= ?3 \
@@ -188,7 +226,7 @@ impl Retention for EmbeddedRetention {
             }
             Part::Logged => {
                 "SELECT l.server_id, l.server_id, l.table_key, l.pk, l.op <> 3, \
-                        CASE WHEN l.table_key IN (SELECT value FROM json_each(?4)) THEN l.payload END \
+                        CASE WHEN l.table_key IN (SELECT value FROM json_each(?4)) THEN l.payload END, l.device_key \
                  FROM _oversync_log l \
                  WHERE l.user_key = ?1 AND l.server_id > ?2 AND l.server_id <= ?3 AND ?6 IS NOT NULL \
                  ORDER BY l.server_id LIMIT ?5"
@@ -216,6 +254,7 @@ impl Retention for EmbeddedRetention {
                         place: ServerId::new(row.get(0)?),
                         at: ServerId::new(row.get(1)?),
                         table: row.get(2)?,
+                        device: DeviceKey(row.get(6)?),
                         key: RowKey::new(Uuid::from_bytes(row.get(3)?)),
                         lives: row.get(4)?,
                         payload,
@@ -275,20 +314,17 @@ impl Retention for EmbeddedRetention {
         rules: Rules,
     ) -> Result<bool, StoreError> {
         let (silent, starting) = (self.ago(rules.silent), self.starting());
+        let now = self.ago(Duration::ZERO);
         let (user, fold) = (ripe.user.0, ripe.fold.0);
         self.writer
             .run(move |connection| {
-                let done = connection
-                    .prepare_cached(
-                        "UPDATE _oversync_users SET floor = ?3, fold = fold + 1 \
-                         WHERE user_key = ?1 AND fold = ?2 AND floor <= ?3 AND head >= ?3 \
-                           AND NOT EXISTS ( \
-                               SELECT 1 FROM _oversync_readers r \
-                               WHERE r.user_key = ?1 AND r.seen_at > ?4 \
-                                 AND (r.cursor IS NULL OR r.cursor > 0 OR r.fold IS NOT NULL AND r.seen_at > ?5) \
-                                 AND coalesce(r.cursor, 0) < ?3)",
-                    )?
-                    .execute(params![user, fold, floor.get(), silent, starting])?;
+                let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                tx.prepare_cached(include_str!("retention_through.sql"))?
+                    .execute(params![user, floor.get()])?;
+                let done = tx
+                    .prepare_cached(include_str!("retention_place.sql"))?
+                    .execute(params![user, fold, floor.get(), silent, starting, now])?;
+                tx.commit()?;
                 Ok(done == 1)
             })
             .await
@@ -321,9 +357,9 @@ impl Retention for EmbeddedRetention {
         fold: FoldNumber,
         entries: &[ServerId],
     ) -> Result<u64, StoreError> {
-        let entries = entries.to_vec();
+        let (entries, now) = (entries.to_vec(), self.ago(Duration::ZERO));
         self.writer
-            .run(move |connection| remove(connection, user, fold, &entries))
+            .run(move |connection| remove(connection, user, fold, &entries, now))
             .await
     }
 
@@ -361,12 +397,14 @@ impl Retention for EmbeddedRetention {
 }
 
 /// A change that its device may send again keeps its record; the server itself
-/// (device 0) numbers each change anew.
+/// (device 0) numbers each change anew. A device that is not known is waited for from
+/// `now` on: its records too go with it.
 fn remove(
     connection: &mut Connection,
     user: UserKey,
     fold: FoldNumber,
     entries: &[ServerId],
+    now: i64,
 ) -> Result<u64, StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let floor: Option<i64> = tx
@@ -385,10 +423,18 @@ fn remove(
                AND (d.settled_below IS NULL OR l.change_id >= d.settled_below) \
              ON CONFLICT DO NOTHING",
         )?;
+        let mut there = tx.prepare_cached(
+            "INSERT INTO _oversync_readers (user_key, device_id, cursor, read_at, seen_at) \
+             SELECT d.user_key, d.device_id, 0, ?3, ?3 FROM _oversync_log l \
+             JOIN _oversync_devices d ON d.user_key = l.user_key AND d.device_key = l.device_key \
+             WHERE l.user_key = ?1 AND l.server_id = ?2 AND l.device_key <> 0 \
+             ON CONFLICT DO NOTHING",
+        )?;
         let mut delete =
             tx.prepare_cached("DELETE FROM _oversync_log WHERE user_key = ?1 AND server_id = ?2")?;
         for entry in entries.iter().filter(|entry| entry.get() <= floor) {
             keep.execute(params![user.0, entry.get()])?;
+            there.execute(params![user.0, entry.get(), now])?;
             gone += delete.execute(params![user.0, entry.get()])? as u64;
         }
     }

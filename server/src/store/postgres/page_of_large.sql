@@ -5,7 +5,7 @@
 -- $1 user, $2 device, $3 after, $4 until (null: the head), $5 include own,
 -- $6 schema (null: any), $7 limit, $8 bytes of payload before the last entry
 SELECT
-    m.epoch, u.head, u.floor, d.highest_change_id, u.fold, r.fold::bigint AS began, r.asked, r.place,
+    m.epoch, u.head, u.floor, d.highest_change_id, u.fold, r.fold::bigint AS began, r.asked, r.place, r.cursor, r.through,
     e.server_id, t.schema_name, t.table_name, e.op, e.pk, e.version,
     s.device_id, e.change_id, e.ts, e.fits, CASE WHEN e.fits THEN e.payload END
 FROM oversync.meta m
@@ -19,15 +19,16 @@ LEFT JOIN LATERAL (
            ), 0) <= $8 AS fits
     FROM (
         SELECT b.* FROM (
-            (SELECT f.place AS server_id, l.table_key, 1::smallint AS op, l.pk, l.version, l.device_key, l.change_id,
-                    l.ts, l.payload
+            (SELECT f.place AS server_id, l.table_key, CASE WHEN l.op = 3 THEN 3 ELSE 1 END::smallint AS op, l.pk,
+                    l.version, l.device_key, l.change_id, l.ts, l.payload
              FROM oversync.folded f
              CROSS JOIN LATERAL (
                  SELECT x.* FROM oversync.log x
                  WHERE x.user_key = f.user_key AND x.server_id = f.server_id OFFSET 0
              ) l
-             WHERE $3 < u.floor AND f.user_key = u.user_key AND f.fold = u.fold
+             WHERE $3 < u.floor AND ($3 = 0 OR r.fold = u.fold AND $3 IN (r.asked, r.place)) AND f.user_key = u.user_key AND f.fold = u.fold
                AND f.place > $3 AND f.place <= coalesce($4, u.head)
+               AND (l.op <> 3 OR d.device_key IS NOT NULL)
                AND ($5 OR l.device_key IS DISTINCT FROM d.device_key)
                AND ($6::text IS NULL
                     OR l.table_key IN (SELECT k.table_key FROM oversync.tables k WHERE k.schema_name = $6))

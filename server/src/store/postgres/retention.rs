@@ -4,14 +4,15 @@
 
 use super::{PostgresStore, connect_options};
 use crate::store::retention::{
-    Heard, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES, Scanned,
+    Heard, Moment, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES,
+    Scanned, Stand,
 };
-use crate::store::{FoldNumber, InFold, StoreError, UserKey};
+use crate::store::{DeviceKey, FoldNumber, InFold, StoreError, UserKey};
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions as _, PgPool, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool, Row as _};
 
 /// The advisory lock of who folds; "ovfold" in ASCII.
 const FOLD_LOCK: i64 = 0x6f76_666f_6c64;
@@ -41,17 +42,52 @@ impl PostgresRetention {
 }
 
 pub(super) async fn heard(pool: &PgPool, readers: &[Heard]) -> Result<(), StoreError> {
-    let users: Vec<&str> = readers.iter().map(|heard| heard.user.as_str()).collect();
-    let devices: Vec<&str> = readers.iter().map(|heard| heard.device.as_str()).collect();
-    let cursors: Vec<i64> = readers.iter().map(|heard| heard.cursor.get()).collect();
-    sqlx::query(include_str!("heard.sql"))
-        .bind(users)
-        .bind(devices)
-        .bind(cursors)
-        .bind(SEEN_SECONDS as f64)
-        .execute(pool)
-        .await?;
+    let read: Vec<(&Heard, Stand)> = readers
+        .iter()
+        .filter_map(|heard| Some((heard, heard.stand?)))
+        .collect();
+    if !read.is_empty() {
+        let (users, devices) = names(read.iter().map(|(heard, _)| *heard));
+        let number = |id: ServerId| id.get();
+        let asked: Vec<Option<i64>> = read.iter().map(|(it, _)| it.asked.map(number)).collect();
+        let cursors: Vec<i64> = read.iter().map(|(_, at)| at.cursor.get()).collect();
+        let through: Vec<Option<i64>> = read.iter().map(|(_, at)| at.through.map(number)).collect();
+        let wants_own: Vec<bool> = read.iter().map(|(_, at)| at.wants_own).collect();
+        sqlx::query(include_str!("heard.sql"))
+            .bind(users)
+            .bind(devices)
+            .bind(asked)
+            .bind(cursors)
+            .bind(through)
+            .bind(wants_own)
+            .bind(SEEN_SECONDS as f64)
+            .execute(pool)
+            .await?;
+    }
+    let (users, devices) = names(readers.iter().filter(|heard| heard.stand.is_none()));
+    if !users.is_empty() {
+        sqlx::query(include_str!("heard_of.sql"))
+            .bind(users)
+            .bind(devices)
+            .bind(SEEN_SECONDS as f64)
+            .execute(pool)
+            .await?;
+    }
+    let (users, devices) = names(readers.iter().filter(|heard| heard.has_moved()));
+    if !users.is_empty() {
+        sqlx::query(include_str!("heard_moved.sql"))
+            .bind(users)
+            .bind(devices)
+            .execute(pool)
+            .await?;
+    }
     Ok(())
+}
+
+fn names<'a>(heard: impl Iterator<Item = &'a Heard>) -> (Vec<&'a str>, Vec<&'a str>) {
+    heard
+        .map(|heard| (heard.user.as_str(), heard.device.as_str()))
+        .unzip()
 }
 
 pub(super) async fn reads_fold(
@@ -59,19 +95,21 @@ pub(super) async fn reads_fold(
     user: &UserId,
     device: &DeviceId,
     at: InFold,
+    floor: ServerId,
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO oversync.readers (user_key, device_id, cursor, fold, asked, place) \
-         SELECT u.user_key, $2, $4, $3, $4, $5 FROM oversync.users u WHERE u.user_id = $1 \
+         SELECT u.user_key, $2, $6, $3, $4, $5 FROM oversync.users u WHERE u.user_id = $1 \
          ON CONFLICT (user_key, device_id) DO UPDATE \
-         SET cursor = excluded.cursor, fold = excluded.fold, asked = excluded.asked, place = excluded.place, \
-             seen_at = now()",
+         SET cursor = excluded.cursor, through = NULL, fold = excluded.fold, asked = excluded.asked, \
+             place = excluded.place, read_at = now(), seen_at = now()",
     )
     .bind(user.as_str())
     .bind(device.as_str())
     .bind(number(at.fold))
     .bind(at.asked.get())
     .bind(at.place.get())
+    .bind(at.cursor(floor).get())
     .execute(pool)
     .await?;
     Ok(())
@@ -88,29 +126,30 @@ impl Retention for PostgresRetention {
     }
 
     async fn forget_silent(&mut self, rules: Rules) -> Result<u64, StoreError> {
-        let forgotten: i64 = sqlx::query_scalar(
-            "WITH silent AS ( \
-                 DELETE FROM oversync.readers r WHERE (r.user_key, r.device_id) IN ( \
-                     SELECT s.user_key, s.device_id FROM oversync.readers s \
-                     WHERE s.seen_at <= now() - make_interval(secs => $1) LIMIT $2) \
-                   AND r.seen_at <= now() - make_interval(secs => $1) \
-                 RETURNING r.user_key, r.device_id \
-             ), gone AS ( \
-                 DELETE FROM oversync.records x USING silent s, oversync.devices d \
-                 WHERE d.user_key = s.user_key AND d.device_id = s.device_id \
-                   AND x.user_key = d.user_key AND x.device_key = d.device_key \
-             ) SELECT count(*) FROM silent",
-        )
-        .bind(rules.silent.as_secs_f64())
-        .bind(STEP)
-        .fetch_one(&mut self.connection)
-        .await?;
+        let forgotten: i64 = sqlx::query_scalar(include_str!("retention_forget.sql"))
+            .bind(rules.silent.as_secs_f64())
+            .bind(STEP)
+            .fetch_one(&mut self.connection)
+            .await?;
         Ok(forgotten as u64)
     }
 
-    async fn ripe(&mut self, after: UserKey, rules: Rules) -> Result<Vec<Ripe>, StoreError> {
+    async fn now(&mut self) -> Result<Moment, StoreError> {
+        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let now = sqlx::query_scalar(now);
+        Ok(Moment(now.fetch_one(&mut self.connection).await?))
+    }
+
+    async fn ripe(
+        &mut self,
+        after: (Moment, UserKey),
+        until: Moment,
+        rules: Rules,
+    ) -> Result<Vec<Ripe>, StoreError> {
         let rows = sqlx::query(include_str!("retention_ripe.sql"))
-            .bind(after.0)
+            .bind(after.0.0)
+            .bind(after.1.0)
+            .bind(until.0)
             .bind(rules.silent.as_secs_f64())
             .bind(rules.age.as_secs_f64())
             .bind(rules.at_least)
@@ -130,9 +169,20 @@ impl Retention for PostgresRetention {
                     fold: FoldNumber(row.try_get::<i32, _>(4)?.into()),
                     size: row.try_get(5)?,
                     is_swept: row.try_get(6)?,
+                    folded_at: Moment(row.try_get(7)?),
                 })
             })
             .collect()
+    }
+
+    async fn unmoved(&mut self, user: UserKey) -> Result<Vec<DeviceKey>, StoreError> {
+        let keys: Vec<i32> = sqlx::query_scalar(
+            "SELECT device_key FROM oversync.devices WHERE user_key = $1 AND device_key > 0 AND NOT has_moved",
+        )
+        .bind(user.0)
+        .fetch_all(&mut self.connection)
+        .await?;
+        Ok(keys.into_iter().map(DeviceKey).collect())
     }
 
     async fn scan(
@@ -145,8 +195,8 @@ impl Retention for PostgresRetention {
     ) -> Result<Vec<Scanned>, StoreError> {
         let sql = match part {
             Part::Folded => {
-                "SELECT f.place, l.server_id, l.table_key, l.pk, true AS lives, \
-                        CASE WHEN l.table_key = ANY ($4) THEN l.payload END \
+                "SELECT f.place, l.server_id, l.table_key, l.pk, l.op <> 3, \
+                        CASE WHEN l.table_key = ANY ($4) THEN l.payload END, l.device_key \
                  FROM oversync.folded f \
                  CROSS JOIN LATERAL (SELECT x.* FROM oversync.log x \
                      WHERE x.user_key = f.user_key AND x.server_id = f.server_id OFFSET 0) l \
@@ -155,7 +205,7 @@ impl Retention for PostgresRetention {
             }
             Part::Logged => {
                 "SELECT l.server_id, l.server_id, l.table_key, l.pk, l.op <> 3, \
-                        CASE WHEN l.table_key = ANY ($4) THEN l.payload END \
+                        CASE WHEN l.table_key = ANY ($4) THEN l.payload END, l.device_key \
                  FROM oversync.log l \
                  WHERE l.user_key = $1 AND l.server_id > $2 AND l.server_id <= $3 AND $6::integer IS NOT NULL \
                  ORDER BY l.server_id LIMIT $5"
@@ -178,6 +228,7 @@ impl Retention for PostgresRetention {
                 place: ServerId::new(row.try_get(0)?),
                 at: ServerId::new(row.try_get(1)?),
                 table: row.try_get::<i32, _>(2)?.into(),
+                device: DeviceKey(row.try_get(6)?),
                 key: RowKey::new(row.try_get(3)?),
                 lives: row.try_get(4)?,
                 payload,
@@ -230,14 +281,21 @@ impl Retention for PostgresRetention {
         floor: ServerId,
         rules: Rules,
     ) -> Result<bool, StoreError> {
+        let mut tx = self.connection.begin().await?;
+        sqlx::query(include_str!("retention_through.sql"))
+            .bind(ripe.user.0)
+            .bind(floor.get())
+            .execute(&mut *tx)
+            .await?;
         let done = sqlx::query(include_str!("retention_place.sql"))
             .bind(ripe.user.0)
             .bind(number(ripe.fold))
             .bind(floor.get())
             .bind(rules.silent.as_secs_f64())
             .bind(STARTING_SECONDS as f64)
-            .execute(&mut self.connection)
+            .execute(&mut *tx)
             .await?;
+        tx.commit().await?;
         Ok(done.rows_affected() == 1)
     }
 

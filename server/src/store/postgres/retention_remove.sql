@@ -7,6 +7,13 @@ WITH gone AS (
     WHERE u.user_key = $1 AND u.fold = $2
       AND l.user_key = $1 AND l.server_id <= u.floor AND l.server_id = ANY ($3::bigint[])
     RETURNING l.device_key, l.change_id, l.version, l.fingerprint
+), there AS (
+    -- A device that is not known is waited for from now on: its records too go with it.
+    INSERT INTO oversync.readers (user_key, device_id, cursor)
+    SELECT d.user_key, d.device_id, 0 FROM oversync.devices d
+    WHERE d.user_key = $1 AND d.device_key IN (SELECT g.device_key FROM gone g WHERE g.device_key <> 0)
+    ORDER BY d.user_key, d.device_id
+    ON CONFLICT DO NOTHING
 ), kept AS (
     INSERT INTO oversync.records (user_key, device_key, change_id, version, fingerprint)
     SELECT $1, g.device_key, g.change_id, g.version, g.fingerprint
