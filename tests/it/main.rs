@@ -51,6 +51,8 @@ mod bus;
 mod retention;
 // Who holds that up, and who does not; plain clients among them.
 mod counted;
+// What `oversync verify` says of a folded log.
+mod fold_verified;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
 // `oversync verify`: silent beside busy servers, and every kind of planted damage
