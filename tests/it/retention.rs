@@ -31,7 +31,10 @@ on_both_stores!(
 
 /// Folds all the time, and everything at once that no device is known to need.
 pub(crate) fn eager() -> Config {
-    Config::default().folding().set("retention.keep_seconds", 0)
+    Config::default()
+        .folding()
+        .set("retention.keep_seconds", 0)
+        .set("retention.pause_ms", 10)
 }
 
 /// A table of the server's own, or a column of it, for this store.
