@@ -1,6 +1,7 @@
 //! The command line of the binary `oversync`.
 
 mod devices;
+mod fold;
 mod recorder;
 
 use crate::clock::Clock;
@@ -50,6 +51,11 @@ enum Command {
     Revoke(DeviceFlags),
     /// Let a revoked device in again.
     Reinstate(DeviceFlags),
+    /// Fold the logs of all users once, by the settings under `retention`.
+    ///
+    /// Beside running servers on PostgreSQL, and while none runs on the embedded
+    /// store. Whether `retention.enabled` is set does not count here.
+    Fold(FoldFlags),
     /// List a user's devices: those that have uploaded, and those that are revoked.
     Devices(UserFlags),
 }
@@ -68,6 +74,15 @@ struct UserFlags {
     /// The user's name, the `sub` of the tokens.
     #[arg(long, value_name = "USER")]
     user: String,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Debug, Args)]
+struct FoldFlags {
+    /// Only say what could be folded now.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -170,6 +185,7 @@ pub fn run(live_bytes: fn() -> usize) -> anyhow::Result<ExitCode> {
         }
         Command::Revoke(wanted) => devices::set_access(&wanted, Access::Revoked)?,
         Command::Reinstate(wanted) => devices::set_access(&wanted, Access::Admitted)?,
+        Command::Fold(wanted) => fold::run(&wanted)?,
         Command::Devices(wanted) => devices::list(&wanted)?,
         Command::Verify(wanted) => {
             return Ok(run_verify(&wanted).unwrap_or_else(|error| {

@@ -25,6 +25,7 @@ mod references;
 mod registration;
 mod reload;
 mod requests;
+mod retention;
 mod serve;
 mod service;
 pub mod settings;

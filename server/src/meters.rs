@@ -358,6 +358,26 @@ pub(crate) fn bytes_in_flight(bytes: usize) {
     gauge!(BYTES_IN_FLIGHT).set(bytes as f64);
 }
 
+/// A user's log has been folded.
+pub(crate) fn folded_user() {
+    counter!(FOLDED_USERS).increment(1);
+}
+
+/// Entries have been removed that were folded away.
+pub(crate) fn folded_entries(entries: u64) {
+    counter!(FOLDED_ENTRIES).increment(entries);
+}
+
+/// Devices have been forgotten.
+pub(crate) fn forgotten_devices(devices: u64) {
+    counter!(FORGOTTEN).increment(devices);
+}
+
+/// A download has been refused: its cursor lies below the floor.
+pub(crate) fn history_pruned() {
+    counter!(PRUNED).increment(1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

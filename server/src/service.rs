@@ -21,12 +21,13 @@ use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
 use crate::rates::Rates;
 use crate::registration::{self, RegistrationError, register};
+use crate::retention::{self, Readers};
 use crate::settings::{LimitSettings, MAX_PAGE, RateSettings, Settings, SettingsError};
 use crate::storage::Storage;
 use crate::store::handler::Handlers;
 use crate::store::{
-    self, Bus, FailureFilter, MeteredStore, OpenError, Page, PageQuery, RevokedDevices, Store,
-    StoreError,
+    self, Bus, FailureFilter, InFold, MeteredStore, OpenError, Page, PageQuery, RevokedDevices,
+    Store, StoreError,
 };
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
 use crate::user::{UploadContext, Users};
@@ -35,7 +36,7 @@ use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
 use std::pin::pin;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -89,6 +90,9 @@ struct Inner {
     /// As they were last loaded.
     limits: RwLock<Arc<LimitSettings>>,
     rates: RwLock<Arc<Rates>>,
+    /// Who reads, and how far; kept so that logs can be kept short.
+    readers: Arc<Readers>,
+    folding: Mutex<Option<retention::Job>>,
     outbox: Arc<Outbox>,
     auth: Arc<dyn Authenticator>,
     revoked: Revoked,
@@ -171,6 +175,17 @@ impl SyncService {
             announcer,
         };
         let users = Users::new(context, settings.bypass_actors);
+        let readers = Arc::<Readers>::default();
+        let folding = retention::Job::start(
+            store.clone(),
+            catalog.clone(),
+            readers.clone(),
+            settings
+                .retention
+                .enabled
+                .then(|| settings.retention.rules()),
+            settings.retention.pause(),
+        );
         let max_in_flight = settings
             .limits
             .max_in_flight_bytes
@@ -190,6 +205,8 @@ impl SyncService {
             quiet: Quiet::new(heads.clone()),
             heads,
             admission: Admission::default(),
+            readers,
+            folding: Mutex::new(Some(folding)),
             auth,
             revoked,
             admin_token,
@@ -301,6 +318,9 @@ impl SyncService {
         let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
         meters::upload(verdicts, start.elapsed());
         let applied: Applied = applied?;
+        if upload.device != DeviceId::server() {
+            self.inner.readers.wrote(&upload.user, &upload.device);
+        }
         Ok(upload::reply(&applied, &self.inner.catalog))
     }
 
@@ -345,17 +365,58 @@ impl SyncService {
     }
 
     async fn page(&self, query: PageQuery) -> Result<Page, DownloadError> {
-        if let Some(page) = self.inner.quiet.answer(&query).await? {
-            return Ok(page);
+        let page = match self.inner.quiet.answer(&query).await? {
+            Some(page) => page,
+            None => {
+                let class = self.class_of(&query);
+                self.read_page(query.clone(), class).await?
+            }
+        };
+        self.note(&query, &page).await?;
+        Ok(page)
+    }
+
+    /// Before a device has a page. What it asks from next inside of a fold means
+    /// something only there: that is written down at once. Who is refused has got
+    /// nothing, and holds nothing up.
+    async fn note(&self, query: &PageQuery, page: &Page) -> Result<(), StoreError> {
+        let (user, device, after) = (&query.user, &query.device, query.after);
+        let is_other = query
+            .epoch
+            .as_deref()
+            .is_some_and(|epoch| epoch != &*page.epoch);
+        if is_other || page.is_pruned_for(after) {
+            return Ok(());
         }
-        let class = self.class_of(&query);
-        self.read_page(query, class).await
+        if let Some(at) = page.leaves_inside(after) {
+            let store = &self.inner.store;
+            store.reads_fold(user, device, at, page.floor).await?;
+        }
+        let (readers, stand) = (&self.inner.readers, page.stand(query));
+        readers.read(user, device, after, stand);
+        Ok(())
     }
 
     /// Reads the next piece of a page whose answer has begun: it is not cut off for
-    /// those who only begin.
-    pub(crate) async fn next_piece(&self, query: PageQuery) -> Result<Page, DownloadError> {
-        self.read_page(query, Class::Download).await
+    /// those who only begin. `asked` is the cursor that the page was asked from.
+    pub(crate) async fn next_piece(
+        &self,
+        query: PageQuery,
+        asked: ServerId,
+    ) -> Result<Page, DownloadError> {
+        let page = self.read_page(query.clone(), Class::Download).await?;
+        let (user, device, after) = (&query.user, &query.device, query.after);
+        // The whole page has one end, and may be asked for again as a whole.
+        if let Some(at) = page.leaves_inside(after).filter(|_| page.began.is_some()) {
+            let at = InFold { asked, ..at };
+            let store = &self.inner.store;
+            store.reads_fold(user, device, at, page.floor).await?;
+        }
+        if !page.is_cut {
+            let stand = page.stand(&query);
+            self.inner.readers.read(user, device, asked, stand);
+        }
+        Ok(page)
     }
 
     async fn read_page(&self, query: PageQuery, class: Class) -> Result<Page, DownloadError> {
@@ -451,6 +512,11 @@ impl SyncService {
 
     /// Finishes what is running and lets go of the database. Call it last.
     pub async fn close(&self) {
+        let folding = self.inner.folding.lock();
+        let folding = folding.expect("BUG: no panic under this lock").take();
+        if let Some(job) = folding {
+            job.end().await;
+        }
         self.inner.store.close().await;
     }
 }

@@ -9,6 +9,7 @@ mod auth;
 mod files;
 mod nats;
 mod rates;
+mod retention;
 mod tls;
 
 pub(crate) use admin::admin_token_problem;
@@ -17,6 +18,7 @@ pub(crate) use auth::secret_problem;
 pub(crate) use files::open_files;
 pub use nats::NatsSettings;
 pub use rates::{Rate, RateSettings};
+pub use retention::RetentionSettings;
 pub use tls::TlsSettings;
 
 use crate::auth::TokenAuthenticator;
@@ -130,6 +132,8 @@ pub struct Settings {
     pub nats: NatsSettings,
     /// How much one user and one address may ask for.
     pub rates: RateSettings,
+    /// How the log is kept short.
+    pub retention: RetentionSettings,
     /// Whether every synchronised table must exist in the database. Otherwise
     /// those that do are projected, and the others only synchronised.
     pub strict_tables: bool,
@@ -268,6 +272,7 @@ impl Default for Settings {
             limits: LimitSettings::default(),
             nats: NatsSettings::default(),
             rates: RateSettings::default(),
+            retention: RetentionSettings::default(),
             strict_tables: false,
             foreign_keys: ForeignKeys::default(),
             leave_constraints_alone: false,
@@ -360,6 +365,7 @@ impl Settings {
         self.check_nats()?;
         self.check_tls()?;
         self.check_origins()?;
+        self.check_retention()?;
         // Reads the key files, so that their mistakes show here too.
         TokenAuthenticator::from_settings(self)?;
         if self.min_schema_version > self.schema_version {

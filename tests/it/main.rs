@@ -46,6 +46,13 @@ mod library;
 mod processes;
 // What one process tells the other: PostgreSQL, NATS, and the loss of each.
 mod bus;
+// The log is folded all the time: readers of every kind, repeats, kills, and what
+// is left of it.
+mod retention;
+// Who holds that up, and who does not; plain clients among them.
+mod counted;
+// What `oversync verify` says of a folded log.
+mod fold_verified;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
 // `oversync verify`: silent beside busy servers, and every kind of planted damage

@@ -169,6 +169,7 @@ fn commit(loaded: &Loaded, device: &str, writes: &[Write]) -> Commit {
                 .map_or(loaded.next_device, |device| device.key),
             id: DeviceId::new(device).expect("a valid device"),
             highest: highest.max(before).unwrap_or_default(),
+            settled_below: None,
         },
         entries,
         rows,

@@ -21,6 +21,9 @@ use toml::{Table, Value};
 /// Signs the tokens of every server started here.
 pub const SECRET: &str = "a secret for tests only, forty-two bytes..";
 
+/// Has every server here fold all the time, whatever is tested.
+const RETENTION: &str = "OVERSYNC_TEST_RETENTION";
+
 /// The line with which a server says that it is ready to be connected to.
 const READY: &str = "oversync listens on ";
 
@@ -38,14 +41,19 @@ pub struct Config {
 
 impl Default for Config {
     /// The tables of the conformance suite, two workers, logs as an operator has
-    /// them who looks closely.
+    /// them who looks closely; [`folding`](Self::folding) where the environment asks
+    /// for it.
     fn default() -> Self {
         let tables = include_str!("conformance/tables.toml");
         let mut table: Table = tables.parse().expect("the tables are TOML");
         table.insert("jwt_secret".into(), SECRET.into());
         table.insert("workers".into(), 2.into());
         table.insert("log".into(), "info,oversync=debug".into());
-        Self { table }
+        let config = Self { table };
+        match std::env::var_os(RETENTION) {
+            Some(value) if !value.is_empty() => config.folding(),
+            _ => config,
+        }
     }
 }
 
@@ -76,6 +84,17 @@ impl Config {
     /// The settings as a file has them.
     pub fn to_toml(&self) -> String {
         self.table.to_string()
+    }
+
+    /// Folds all the time, and everything that no device needs, as soon as all that
+    /// was heard of devices is written down. With a rest between: on PostgreSQL each
+    /// pass has a connection of its own.
+    #[must_use]
+    pub fn folding(self) -> Self {
+        self.set("retention.enabled", true)
+            .set("retention.pause_ms", 50)
+            .set("retention.keep_seconds", 1)
+            .set("retention.min_entries", 1)
     }
 
     /// With a listener for operators.

@@ -52,7 +52,7 @@ pub(super) fn list(wanted: &UserFlags) -> anyhow::Result<()> {
 }
 
 /// Does one thing with the database that the settings name.
-fn with_store<T>(
+pub(super) fn with_store<T>(
     flags: &Flags,
     work: impl AsyncFnOnce(Arc<dyn Store>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {

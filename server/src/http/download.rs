@@ -103,7 +103,8 @@ pub(super) async fn download(
     if query.epoch.is_some_and(|epoch| epoch != *page.epoch) {
         return Err(ApiError::EpochMismatch(page.epoch));
     }
-    if query.after > ServerId::ZERO && query.after < page.floor {
+    if page.is_pruned_for(query.after) {
+        crate::meters::history_pruned();
         return Err(ApiError::HistoryPruned(page.floor));
     }
     let until = query.until.unwrap_or(page.head);
@@ -137,7 +138,7 @@ fn pieces(
     first: Page,
 ) -> impl Stream<Item = Result<Vec<u8>, DownloadError>> {
     let (after, until) = (query.after, query.until.unwrap_or(first.head));
-    let epoch = first.epoch.clone();
+    let (epoch, fold) = (first.epoch.clone(), first.fold);
     let state = (query, Some(first), true);
     stream::try_unfold(state, move |(mut query, page, is_first)| {
         let (service, epoch) = (service.clone(), epoch.clone());
@@ -145,9 +146,10 @@ fn pieces(
             let page = match page {
                 Some(page) => page,
                 None if query.limit == 0 => return Ok(None),
-                None => service.next_piece(query.clone()).await?,
+                None => service.next_piece(query.clone(), after).await?,
             };
-            if page.epoch != epoch || (query.after > ServerId::ZERO && query.after < page.floor) {
+            let is_elsewhere = query.after < page.floor && page.fold != fold;
+            if page.epoch != epoch || is_elsewhere || page.is_pruned_for(query.after) {
                 let changed = "the history changed while a page was sent";
                 return Err(StoreError::Failed(changed.to_owned()).into());
             }

@@ -6,7 +6,7 @@
 
 use super::heads::{Heads, Mark};
 use crate::recent::Recent;
-use crate::store::{Page, PageQuery, StoreError};
+use crate::store::{FoldNumber, Page, PageQuery, StoreError};
 use oversync_shared::{ChangeId, DeviceId, ServerId, UserId};
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +19,7 @@ struct Seen {
     epoch: Arc<str>,
     head: ServerId,
     floor: ServerId,
+    fold: FoldNumber,
     highest_change_id: Option<ChangeId>,
 }
 
@@ -68,6 +69,10 @@ impl Quiet {
             epoch,
             head,
             floor: seen.floor,
+            // At the head nothing is asked of a fold.
+            fold: seen.fold,
+            began: None,
+            needless: None,
             highest_change_id: seen.highest_change_id,
             entries: Vec::new(),
             has_more: false,
@@ -82,6 +87,7 @@ impl Quiet {
             epoch: page.epoch.clone(),
             head: page.head,
             floor: page.floor,
+            fold: page.fold,
             highest_change_id: page.highest_change_id,
         };
         let key = (query.user.clone(), query.device.clone());

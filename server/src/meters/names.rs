@@ -42,6 +42,10 @@ pub(super) const QUESTION_SECONDS: &str = "oversync_store_seconds";
 pub(super) const QUESTIONS_IN_FLIGHT: &str = "oversync_store_in_flight";
 pub(super) const CONNECTIONS: &str = "oversync_pool_connections";
 pub(super) const STORAGE: &str = "oversync_storage_bytes";
+pub(super) const FOLDED_USERS: &str = "oversync_folded_users_total";
+pub(super) const FOLDED_ENTRIES: &str = "oversync_folded_entries_total";
+pub(super) const FORGOTTEN: &str = "oversync_forgotten_devices_total";
+pub(super) const PRUNED: &str = "oversync_history_pruned_total";
 pub(super) const LIVE_BYTES: &str = "oversync_live_bytes";
 
 /// One without labels.
@@ -271,6 +275,26 @@ pub(super) const ALL: &[Meter] = &[
         "kind",
         &[],
         "Bytes on disk, measured once a minute at most: on PostgreSQL by table of ours with its indexes, and the whole database; on the embedded store the file, its log, and what is free in the file",
+    ),
+    plain(
+        FOLDED_USERS,
+        Counter,
+        "Times that a user's log has been folded",
+    ),
+    plain(
+        FOLDED_ENTRIES,
+        Counter,
+        "Entries removed from logs because newer ones replace them",
+    ),
+    plain(
+        FORGOTTEN,
+        Counter,
+        "Devices forgotten that had been silent for too long",
+    ),
+    plain(
+        PRUNED,
+        Counter,
+        "Downloads refused because their cursor lies below the floor",
     ),
     plain(
         LIVE_BYTES,

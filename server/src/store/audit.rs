@@ -7,7 +7,7 @@
 
 use super::embedded::EmbeddedAudit;
 use super::postgres::PostgresAudit;
-use super::{DeviceKey, OpenError, StoreError};
+use super::{DeviceKey, FoldNumber, OpenError, StoreError};
 use crate::projection::{BusinessTable, Projection};
 use async_trait::async_trait;
 use oversync_shared::upload::RowState;
@@ -45,6 +45,10 @@ pub struct Book {
     pub head: ServerId,
     /// Entries at or below it may be folded away.
     pub floor: ServerId,
+    /// The fold that is read instead of them.
+    pub fold: FoldNumber,
+    /// Whether nothing is left of what it replaced.
+    pub is_swept: bool,
     /// The highest change id on record of each device.
     pub devices: HashMap<DeviceKey, ChangeId>,
     /// All tables that were ever registered with this database.
@@ -74,6 +78,17 @@ pub struct Logged {
     /// Of its content.
     pub fingerprint: Vec<u8>,
     /// The row as JSON text.
+    pub payload: Option<String>,
+}
+
+/// A place of the fold that is read.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The place.
+    pub place: ServerId,
+    /// The entry that stands there.
+    pub entry: ServerId,
+    /// Its payload, where the entry is there and has one.
     pub payload: Option<String>,
 }
 
@@ -142,6 +157,14 @@ pub trait Snapshot: Send {
     /// Entries in ascending order, a limited number after `after`; none at the
     /// end.
     async fn log(&mut self, after: ServerId) -> Result<Vec<Logged>, StoreError>;
+
+    /// Places of a fold in ascending order, a limited number after `after`; none at
+    /// the end.
+    async fn folded(
+        &mut self,
+        fold: FoldNumber,
+        after: ServerId,
+    ) -> Result<Vec<Placed>, StoreError>;
 
     /// Row states in the order of their names, a limited number after `after`;
     /// none at the end.

@@ -14,6 +14,7 @@ mod handled;
 mod lookup;
 mod project;
 mod read;
+mod retention;
 mod standing;
 mod storage;
 mod threads;
@@ -22,12 +23,13 @@ mod write;
 pub(super) use audit::EmbeddedAudit;
 
 use super::{
-    Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, Loaded, OpenError, Outcome, Page,
-    PageQuery, PoolUse, Referred, Revocations, RevokedDevices, Store, StoreError, Stored,
+    Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, InFold, Loaded, OpenError, Outcome,
+    Page, PageQuery, PoolUse, Referred, Revocations, RevokedDevices, Store, StoreError, Stored,
     StoredRow, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
+use crate::store::retention::{Heard, Retention};
 use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
 use oversync_shared::catalog::ColumnIx;
@@ -54,8 +56,8 @@ const WRITES_WAITING: usize = 1_024;
 
 /// A store in one SQLite file, owned by one process.
 pub struct EmbeddedStore {
-    writer: Threads,
-    readers: Threads,
+    writer: Arc<Threads>,
+    readers: Arc<Threads>,
     tables: OnceLock<Arc<Tables>>,
     clock: Clock,
     lock: File,
@@ -107,8 +109,12 @@ impl EmbeddedStore {
             .map(|_| file::open_reader(path))
             .collect::<Result<_, StoreError>>()?;
         Ok(Self {
-            writer: Threads::start("store-write", vec![connection], WRITES_WAITING)?,
-            readers: Threads::start("store-read", readers, READS_WAITING)?,
+            writer: Arc::new(Threads::start(
+                "store-write",
+                vec![connection],
+                WRITES_WAITING,
+            )?),
+            readers: Arc::new(Threads::start("store-read", readers, READS_WAITING)?),
             tables: OnceLock::new(),
             clock,
             lock,
@@ -333,6 +339,35 @@ impl Store for EmbeddedStore {
         self.writer
             .run(move |connection| devices::set_access(connection, &user, &device, access, ts))
             .await
+    }
+
+    async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError> {
+        let ts = self.micros();
+        self.writer
+            .run(move |connection| retention::heard(connection, &readers, ts))
+            .await
+    }
+
+    async fn reads_fold(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        at: InFold,
+        floor: ServerId,
+    ) -> Result<(), StoreError> {
+        let (user, device, ts) = (user.clone(), device.clone(), self.micros());
+        self.writer
+            .run(move |connection| retention::reads_fold(connection, &user, &device, at, floor, ts))
+            .await
+    }
+
+    async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError> {
+        Ok(Some(Box::new(retention::EmbeddedRetention {
+            writer: self.writer.clone(),
+            readers: self.readers.clone(),
+            tables: self.tables(),
+            clock: self.clock.clone(),
+        })))
     }
 
     async fn revoked(

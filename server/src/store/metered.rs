@@ -3,9 +3,10 @@
 //! nothing else changes.
 
 use super::devices::{Access, DeviceRecord, Revocations, RevokedDevices};
+use super::retention::{Heard, Retention};
 use super::{
-    Ask, Bus, Commit, FailureFilter, Loaded, Outcome, Page, PageQuery, PoolUse, Referred, Store,
-    StoreError, Stored, StoredRow, UserKey,
+    Ask, Bus, Commit, FailureFilter, InFold, Loaded, Outcome, Page, PageQuery, PoolUse, Referred,
+    Store, StoreError, Stored, StoredRow, UserKey,
 };
 use crate::meters;
 use crate::projection::{Business, BusinessTable, Failure, Retried};
@@ -129,6 +130,24 @@ impl Store for MeteredStore {
         access: Access,
     ) -> Result<(), StoreError> {
         ask("set_access", self.0.set_access(user, device, access)).await
+    }
+
+    async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError> {
+        ask("heard", self.0.heard(readers)).await
+    }
+
+    async fn reads_fold(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        at: InFold,
+        floor: ServerId,
+    ) -> Result<(), StoreError> {
+        ask("reads_fold", self.0.reads_fold(user, device, at, floor)).await
+    }
+
+    async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError> {
+        ask("retention", self.0.retention()).await
     }
 
     async fn revoked(

@@ -13,11 +13,13 @@ pub mod handler;
 pub(crate) mod heads_message;
 mod metered;
 mod postgres;
+pub mod retention;
 
 pub use devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 pub use embedded::EmbeddedStore;
 pub(crate) use metered::MeteredStore;
 pub use postgres::PostgresStore;
+use retention::{Heard, Retention, Stand};
 
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Retried};
@@ -78,6 +80,72 @@ impl DeviceKey {
 /// Moves with every write of a user, retention included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revision(pub(crate) i64);
+
+/// Which fold of a user's log stands at or below the floor; 0 before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoldNumber(pub(crate) i64);
+
+/// Where a device stands in a fold: the last page of it that it was given. Of any
+/// other cursor below the floor nobody knows which history it was read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFold {
+    /// The fold.
+    pub fold: FoldNumber,
+    /// The cursor that the page was asked from: it may be asked for again.
+    pub asked: ServerId,
+    /// Where the page ended.
+    pub place: ServerId,
+}
+
+impl InFold {
+    /// From where on the device needs the stream, when the fold ends at `floor`; below
+    /// it, only the fold itself says so.
+    pub(crate) fn cursor(&self, floor: ServerId) -> ServerId {
+        if self.place >= floor {
+            self.place
+        } else {
+            self.asked
+        }
+    }
+
+    /// As stored: fold, asked and place, each of them or none.
+    pub(crate) fn stored(
+        fold: Option<i64>,
+        asked: Option<i64>,
+        place: Option<i64>,
+    ) -> Option<Self> {
+        Some(Self {
+            fold: FoldNumber(fold?),
+            asked: ServerId::new(asked?),
+            place: ServerId::new(place?),
+        })
+    }
+}
+
+/// A stretch of the stream that a device need not read: it holds nothing but the
+/// device's own changes, which it leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needless {
+    /// The device's cursor.
+    pub cursor: ServerId,
+    /// Up to where.
+    pub through: ServerId,
+}
+
+impl Needless {
+    /// As stored, both or none; for a question that leaves out the device's own.
+    pub(crate) fn stored(
+        query: &PageQuery,
+        cursor: Option<i64>,
+        through: Option<i64>,
+    ) -> Option<Self> {
+        (!query.include_self).then_some(())?;
+        Some(Self {
+            cursor: ServerId::new(cursor?),
+            through: ServerId::new(through?),
+        })
+    }
+}
 
 /// A user's head row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +227,8 @@ pub struct DeviceWrite {
     pub id: DeviceId,
     /// Its highest change id afterwards.
     pub highest: ChangeId,
+    /// Below which it sends no change id again, where it has said so.
+    pub settled_below: Option<ChangeId>,
 }
 
 /// One upload's writes, or only its guard when `entries` is empty.
@@ -262,8 +332,16 @@ pub struct Page {
     pub epoch: Arc<str>,
     /// The user's head; 0 for a user never seen.
     pub head: ServerId,
-    /// Entries at or below it may be folded away.
+    /// At or below it the fold is read, not the log.
     pub floor: ServerId,
+    /// The fold that was read.
+    pub fold: FoldNumber,
+    /// Where the calling device is in the fold that it began to read from the
+    /// start, and is not through with as far as is known.
+    pub began: Option<InFold>,
+    /// A cursor of the calling device above which it needs nothing up to a place,
+    /// when it leaves out its own changes, as far as is known.
+    pub needless: Option<Needless>,
     /// The calling device's highest change id on record.
     pub highest_change_id: Option<ChangeId>,
     /// Ascending, at most `limit`.
@@ -322,11 +400,98 @@ pub struct FailureFilter {
 /// a list of a thousand rows of a mebibyte is never in memory as a whole.
 pub const FAILURE_PIECE_BYTES: i64 = 2 * 1024 * 1024;
 
+/// Whether a cursor is one of the two that a device may come with that is reading
+/// this fold.
+pub(crate) fn has_place(began: Option<InFold>, fold: FoldNumber, after: ServerId) -> bool {
+    began.is_some_and(|at| at.fold == fold && (after == at.asked || after == at.place))
+}
+
+impl PageQuery {
+    /// Whether nothing of other devices is left out.
+    fn reads_all_of_others(&self) -> bool {
+        self.schema.is_none() && !self.include_self
+    }
+}
+
 impl Page {
+    /// Whether the cursor that was asked from means nothing any more: it lies
+    /// below the floor, and is of another time than the fold. A device that is
+    /// reading this very fold has its place in it.
+    pub fn is_pruned_for(&self, after: ServerId) -> bool {
+        let needs_nothing = self
+            .needless
+            .is_some_and(|known| known.cursor == after && known.through >= self.floor);
+        after > ServerId::ZERO
+            && after < self.floor
+            && !needs_nothing
+            && !has_place(self.began, self.fold, after)
+    }
+
+    /// Whether a page asked from here begins in the fold.
+    fn begins_inside(&self, after: ServerId) -> bool {
+        after == ServerId::ZERO || after < self.floor && has_place(self.began, self.fold, after)
+    }
+
+    /// Whether the device will come back in the middle of what is folded, or has
+    /// begun and not ended.
+    fn ends_inside(&self, after: ServerId) -> bool {
+        let last = self.entries.last().map(|entry| entry.server_id);
+        let comes_back = self.has_more || last.is_some_and(|last| last < self.floor);
+        comes_back && self.begins_inside(after)
+    }
+
+    /// From where on a device that got this page needs the stream; `None` where only
+    /// its place in the fold says so ([`leaves_inside`](Self::leaves_inside)), and
+    /// where it got nothing.
+    pub fn stand(&self, query: &PageQuery) -> Option<Stand> {
+        let after = query.after;
+        if self.is_pruned_for(after) || self.ends_inside(after) {
+            return None;
+        }
+        let until = query.until.map_or(self.head, |until| until.min(self.head));
+        let at = |cursor| Stand {
+            cursor,
+            through: None,
+            wants_own: query.include_self,
+        };
+        if !self.begins_inside(after) {
+            return Some(at(after));
+        }
+        match self.entries.last() {
+            Some(last) => Some(at(last.server_id)),
+            None if after == ServerId::ZERO => Some(at(until)),
+            // It has read the fold to its end; what is left of it is its own.
+            None => {
+                let is_through = until >= self.floor && query.reads_all_of_others();
+                let through = Some(self.floor);
+                is_through.then_some(Stand {
+                    through,
+                    ..at(after)
+                })
+            }
+        }
+    }
+
+    /// Where a device that asked from `after` and got this page is, when it will
+    /// come back in the middle of what is folded, or has begun and not ended: it is
+    /// to be known until it is through. `None` too when that is known already.
+    pub fn leaves_inside(&self, after: ServerId) -> Option<InFold> {
+        if !self.ends_inside(after) {
+            return None;
+        }
+        let last = self.entries.last().map(|entry| entry.server_id);
+        let at = InFold {
+            fold: self.fold,
+            asked: after,
+            place: last.unwrap_or(after),
+        };
+        Some(at).filter(|at| after == ServerId::ZERO || self.began != Some(*at))
+    }
+
     /// Whether waiting for more would be wrong: the reader's cursor lies below
     /// the floor, or its history is another one.
     pub fn answers_at_once(&self, query: &PageQuery) -> bool {
-        let below_floor = query.after > ServerId::ZERO && query.after < self.floor;
+        let below_floor = self.is_pruned_for(query.after);
         let other_epoch = query
             .epoch
             .as_deref()
@@ -438,6 +603,25 @@ pub trait Store: Send + Sync + 'static {
         device: &DeviceId,
         access: Access,
     ) -> Result<(), StoreError>;
+
+    /// Takes down how far devices have read, and that they are there; those of users
+    /// never seen are left out. What is written here may be behind what is true,
+    /// never the reverse for long: a device that goes back to the start says so by
+    /// itself ([`reads_fold`](Self::reads_fold)).
+    async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError>;
+
+    /// A device has begun to read a fold from the start, and is not through: it is
+    /// given a page that ends here. `floor` is where that fold ends.
+    async fn reads_fold(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        at: InFold,
+        floor: ServerId,
+    ) -> Result<(), StoreError>;
+
+    /// The right to fold; `None` while another process has it.
+    async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError>;
 
     /// All revoked devices; `None` when the list is still the one of `known`.
     async fn revoked(

@@ -17,20 +17,22 @@ mod handled;
 mod lookup;
 mod page;
 mod project;
+mod retention;
 mod standing;
 mod work;
 
 pub(super) use audit::PostgresAudit;
 
 use super::{
-    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, FailureFilter, Head, KnownDevice, Loaded,
-    NewEntry, Outcome, Page, PageQuery, PoolUse, Referred, Revision, Revocations, RevokedDevices,
-    Store, StoreError, Stored, StoredRow, UserKey, fingerprint_from, op_code,
+    Access, Ask, Bus, Commit, DeviceKey, DeviceRecord, FailureFilter, Head, InFold, KnownDevice,
+    Loaded, NewEntry, Outcome, Page, PageQuery, PoolUse, Referred, Revision, Revocations,
+    RevokedDevices, Store, StoreError, Stored, StoredRow, UserKey, fingerprint_from, op_code,
 };
 use crate::projection::{
     Business, BusinessTable, Constraints, Failure, Handled, Lookup, Projection, Retried,
 };
 use crate::store::handler::Before;
+use crate::store::retention::{Heard, Retention};
 use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
 use cascade::Cascades;
@@ -69,6 +71,7 @@ const SCHEMA_LOCK: i64 = 0x6f76_6572_7379_6e63;
 /// A store on PostgreSQL 13 or later.
 pub struct PostgresStore {
     pool: PgPool,
+    url: String,
     tables: OnceLock<Tables>,
     unknown: UnknownColumns,
     /// Retries hold a connection and their user's head row for as long as a
@@ -178,6 +181,7 @@ impl PostgresStore {
             .await?;
         Ok(Self {
             pool,
+            url: url.to_owned(),
             tables: OnceLock::new(),
             unknown: UnknownColumns::default(),
             retries: Semaphore::new(MAX_RETRIES),
@@ -587,7 +591,7 @@ impl Store for PostgresStore {
         let found = sqlx::query(
             "SELECT r.version, r.deleted, l.payload FROM oversync.users u \
              JOIN oversync.rows r ON r.user_key = u.user_key \
-             JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+             LEFT JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
              WHERE u.user_id = $1 AND r.table_key = $2 AND r.pk = $3",
         )
         .bind(user.as_str())
@@ -629,6 +633,25 @@ impl Store for PostgresStore {
         access: Access,
     ) -> Result<(), StoreError> {
         devices::set_access(&self.pool, user, device, access).await
+    }
+
+    async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError> {
+        retention::heard(&self.pool, &readers).await
+    }
+
+    async fn reads_fold(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        at: InFold,
+        floor: ServerId,
+    ) -> Result<(), StoreError> {
+        retention::reads_fold(&self.pool, user, device, at, floor).await
+    }
+
+    async fn retention(&self) -> Result<Option<Box<dyn Retention>>, StoreError> {
+        let opened = retention::PostgresRetention::open(self).await?;
+        Ok(opened.map(|retention| Box::new(retention) as Box<dyn Retention>))
     }
 
     async fn revoked(

@@ -70,6 +70,8 @@ pub struct Upload {
     pub device: DeviceId,
     /// The epoch the device believes in.
     pub epoch: Option<String>,
+    /// Below which the device sends no change id again.
+    pub settled_below: Option<ChangeId>,
     /// The changes as they were numbered, in request order.
     pub ids: Vec<ChangeId>,
     /// Each checked by itself.
@@ -142,6 +144,7 @@ fn assemble(
         user: user.clone(),
         device: device.clone(),
         epoch: envelope.epoch.map(|epoch| epoch.into_owned()),
+        settled_below: envelope.settled_below.map(ChangeId::new),
         ids: envelope.ids.into_iter().map(ChangeId::new).collect(),
         changes: Vec::with_capacity(envelope.changes.len()),
         payloads: Vec::with_capacity(envelope.changes.len()),
@@ -444,6 +447,7 @@ fn commit_of(
             key: device.key,
             id: upload.device.clone(),
             highest: device.highest,
+            settled_below: upload.settled_below,
         },
         entries,
         rows: decision.plan.rows.clone(),

@@ -115,6 +115,7 @@ pub fn write_of(
         user: user.clone(),
         device: DeviceId::server(),
         epoch: None,
+        settled_below: None,
         ids: vec![ChangeId::default(); changes.len()],
         changes: Vec::with_capacity(changes.len()),
         payloads: Vec::with_capacity(changes.len()),

@@ -25,7 +25,25 @@ pub(super) struct Fold<'a> {
     last: ServerId,
     rows: BTreeMap<RowName, RowState>,
     used: HashMap<DeviceKey, Runs>,
+    at_floor: AtFloor,
     scratch: Vec<u8>,
+}
+
+/// What a log gives.
+pub(super) struct Expected {
+    /// What every row should be.
+    pub(super) rows: BTreeMap<RowName, RowState>,
+    /// What stands at or below the floor.
+    pub(super) at_floor: AtFloor,
+}
+
+/// The entries at or below the floor.
+#[derive(Debug, Default)]
+pub(super) struct AtFloor {
+    /// Each row's last.
+    pub(super) last: BTreeMap<RowName, RowState>,
+    /// Those that a later one replaces.
+    pub(super) replaced: Vec<(ServerId, RowName)>,
 }
 
 impl<'a> Fold<'a> {
@@ -35,6 +53,7 @@ impl<'a> Fold<'a> {
             last: ServerId::ZERO,
             rows: BTreeMap::new(),
             used: HashMap::new(),
+            at_floor: AtFloor::default(),
             scratch: Vec::new(),
         }
     }
@@ -61,6 +80,11 @@ impl<'a> Fold<'a> {
             deleted: entry.payload.is_none(),
             at: entry.server_id,
         };
+        if entry.server_id <= self.book.floor
+            && let Some(before) = self.at_floor.last.insert(entry.row, state)
+        {
+            self.at_floor.replaced.push((before.at, entry.row));
+        }
         self.rows.insert(entry.row, state);
         self.last = entry.server_id;
     }
@@ -200,7 +224,7 @@ impl<'a> Fold<'a> {
 
     /// Ends the log: the head row and the devices' highest change ids. Gives
     /// what every row should be.
-    pub(super) fn end(self, findings: &mut Findings<'_>) -> BTreeMap<RowName, RowState> {
+    pub(super) fn end(self, findings: &mut Findings<'_>) -> Expected {
         let last = self.last.max(self.book.floor);
         if self.book.head != last {
             findings.of_user(
@@ -224,7 +248,10 @@ impl<'a> Fold<'a> {
                 );
             }
         }
-        self.rows
+        Expected {
+            rows: self.rows,
+            at_floor: self.at_floor,
+        }
     }
 }
 
@@ -243,8 +270,14 @@ impl<'a> States<'a> {
         }
     }
 
-    /// Takes the next recorded state.
-    pub(super) fn take(&mut self, row: RowName, recorded: RowState, findings: &mut Findings<'_>) {
+    /// Takes the next recorded state. Whether it is a tombstone whose entries are
+    /// folded away.
+    pub(super) fn take(
+        &mut self,
+        row: RowName,
+        recorded: RowState,
+        findings: &mut Findings<'_>,
+    ) -> bool {
         while let Some((missing, state)) = self.expected.next_if(|(name, _)| **name < row) {
             report_missing(*missing, *state, findings);
         }
@@ -261,7 +294,7 @@ impl<'a> States<'a> {
             }
             Some(_) => {}
             // A tombstone outlives its entries.
-            None if recorded.deleted && recorded.at <= self.floor => {}
+            None if recorded.deleted && recorded.at <= self.floor => return true,
             None => findings.of_row(
                 row,
                 Finding::RowExtra,
@@ -269,6 +302,7 @@ impl<'a> States<'a> {
                 "no state: the row is not in the log",
             ),
         }
+        false
     }
 
     /// There are no more recorded states.
@@ -296,6 +330,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::super::report::Wanted;
     use super::*;
+    use crate::store::FoldNumber;
     use crate::store::audit::TableKey;
     use oversync_shared::{ChangeId, RowKey, TableName, UserId};
     use uuid::Uuid;
@@ -308,6 +343,8 @@ mod tests {
         Book {
             head: ServerId::new(head),
             floor: ServerId::new(floor),
+            fold: FoldNumber(1),
+            is_swept: true,
             devices: [(DeviceKey(1), ChangeId::new(100))].into(),
             tables: [(TableKey(1), table)].into(),
             failures: [].into(),
@@ -350,7 +387,7 @@ mod tests {
         for entry in log {
             fold.take(entry, &mut findings);
         }
-        let expected = fold.end(&mut findings);
+        let expected = fold.end(&mut findings).rows;
         let mut recorded = expected.clone();
         recorded.extend(extra);
         let mut states = States::new(book, &expected);

@@ -6,6 +6,7 @@
 //! rows with the expressions that wrote them. Changes nothing, ever.
 
 mod fold;
+mod places;
 mod report;
 mod runs;
 
@@ -16,11 +17,12 @@ use crate::registration::{self, RegistrationError};
 use crate::settings::Settings;
 use crate::store::audit::{self, Audit, Book, BusinessFault, RowName, Snapshot, TableKey};
 use crate::store::{OpenError, StoreError};
-use fold::{Fold, States};
+use fold::{Expected, Fold, States};
 use oversync_shared::upload::RowState;
-use oversync_shared::{RowKey, ServerId, TableName, UserId};
+use oversync_shared::{Catalog, RowKey, ServerId, TableName, UserId};
+use places::Places;
 use report::Findings;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// Business rows compared at a time.
 const BUSINESS_CHUNK: usize = 500;
@@ -59,13 +61,14 @@ pub async fn verify(
     let mut described = audit.describe(&names).await?;
     let outside = registration::outside(wanted_tables, &names, &described)?;
     described.extend(audit.describe(&outside).await?);
-    let (_, business) = registration::fit(wanted_tables, &names, &described)?;
+    let (catalog, business) = registration::fit(wanted_tables, &names, &described)?;
     let projections = business
         .projections
         .into_iter()
         .map(|projection| (projection.name.clone(), projection))
         .collect();
     let mut run = Run {
+        catalog,
         projections,
         wanted,
         report: Report::default(),
@@ -85,6 +88,7 @@ pub async fn verify(
 }
 
 struct Run<'a> {
+    catalog: Catalog,
     projections: HashMap<TableName, Projection>,
     wanted: Wanted,
     report: Report,
@@ -145,8 +149,30 @@ impl Run<'_> {
                 return Ok(true);
             }
         }
-        let expected = fold.end(&mut findings);
+        let Expected { rows, at_floor } = fold.end(&mut findings);
 
+        let mut places = Places::new(&book, &self.catalog, &at_floor);
+        let mut after = ServerId::new(i64::MIN);
+        loop {
+            let step = snapshot.folded(book.fold, after).await?;
+            let Some(last) = step.last() else {
+                break;
+            };
+            after = last.place;
+            for placed in &step {
+                places.take(placed, &mut findings);
+            }
+        }
+        places.end(&mut findings);
+        if findings.are_enough() {
+            return Ok(true);
+        }
+
+        let business = Business {
+            projections: &self.projections,
+            book: &book,
+        };
+        let expected = rows;
         let mut states = States::new(&book, &expected);
         let mut after = None;
         loop {
@@ -155,10 +181,17 @@ impl Run<'_> {
                 break;
             };
             after = Some(*last);
+            let mut gone = Vec::new();
             for (row, state) in rows {
-                states.take(row, state, &mut findings);
+                if states.take(row, state, &mut findings) {
+                    gone.push((row, state));
+                }
                 checked.rows += 1;
             }
+            let gone = gone.iter().map(|(row, state)| (row, state));
+            business
+                .compare(&mut *snapshot, gone, &mut findings, checked, self.progress)
+                .await?;
             (self.progress)(checked);
             if findings.are_enough() {
                 return Ok(true);
@@ -169,14 +202,10 @@ impl Run<'_> {
             return Ok(true);
         }
 
-        let business = Business {
-            projections: &self.projections,
-            book: &book,
-        };
         business
             .compare(
                 &mut *snapshot,
-                &expected,
+                expected.iter(),
                 &mut findings,
                 checked,
                 self.progress,
@@ -215,16 +244,17 @@ struct Business<'a> {
 }
 
 impl Business<'_> {
-    async fn compare(
+    /// Rows come in the order of their names.
+    async fn compare<'r>(
         &self,
         snapshot: &mut dyn Snapshot,
-        expected: &BTreeMap<RowName, RowState>,
+        rows: impl Iterator<Item = (&'r RowName, &'r RowState)> + Send,
         findings: &mut Findings<'_>,
         checked: &mut Checked,
         progress: &mut (dyn FnMut(&Checked) + Send),
     ) -> Result<(), StoreError> {
         let mut chunk: Vec<(RowKey, RowState)> = Vec::new();
-        let mut rows = expected.iter().peekable();
+        let mut rows = rows.peekable();
         while let Some((row, state)) = rows.next() {
             let table = row.table;
             let Some(projection) = self.projection(table) else {

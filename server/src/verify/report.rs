@@ -41,6 +41,17 @@ pub enum Finding {
     Head,
     /// A device's highest change id is below one in the log.
     Watermark,
+    /// The places of the fold do not lead to the floor one by one.
+    FoldPlace,
+    /// A place of the fold stands for no row at the floor, or for one twice.
+    FoldEntry,
+    /// A row that lives at the floor has no place in the fold.
+    FoldMissing,
+    /// A row has its place in the fold before one that it refers to, or behind what
+    /// is deleted.
+    FoldOrder,
+    /// An entry below the floor that the fold has replaced.
+    FoldLeft,
     /// A row of the log has no state.
     RowMissing,
     /// A state whose row is not in the log.
@@ -80,6 +91,11 @@ impl Finding {
             Self::Version => "the entry's version does not follow the row's last",
             Self::Head => "the head is not where the log ends",
             Self::Watermark => "the device's highest change is below one in the log",
+            Self::FoldPlace => "the places of the fold do not lead to the floor",
+            Self::FoldEntry => "the place stands for no row at the floor, or for one twice",
+            Self::FoldMissing => "the row has no place in the fold",
+            Self::FoldOrder => "the row's place in the fold is before one that it needs",
+            Self::FoldLeft => "the entry has been replaced by the fold",
             Self::RowMissing => "the row has no state",
             Self::RowExtra => "the state belongs to no row of the log",
             Self::RowVersion => "the row's state has another version",

@@ -228,7 +228,11 @@ pub fn check(
     })
 }
 
-fn read_links(payload: &str, place: TableIx, catalog: &Catalog) -> (Vec<Link>, Vec<Offer>) {
+pub(super) fn read_links(
+    payload: &str,
+    place: TableIx,
+    catalog: &Catalog,
+) -> (Vec<Link>, Vec<Offer>) {
     let table = catalog.table(place);
     if table.foreign_keys.is_empty() && table.offered.is_empty() {
         return (Vec::new(), Vec::new());

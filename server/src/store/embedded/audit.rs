@@ -6,10 +6,10 @@ use super::threads::Threads;
 use super::{compare, describe, file};
 use crate::projection::{BusinessTable, Projection};
 use crate::store::audit::{
-    Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, RowName, Snapshot,
-    Stray, TableKey,
+    Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, Placed, RowName,
+    Snapshot, Stray, TableKey,
 };
-use crate::store::{DeviceKey, StoreError, op_from_code};
+use crate::store::{DeviceKey, FoldNumber, StoreError, op_from_code};
 use async_trait::async_trait;
 use oversync_shared::upload::RowState;
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
@@ -146,13 +146,21 @@ fn end(connection: &Connection) -> Result<(), StoreError> {
 fn begin(connection: &Connection, user: &UserId) -> Result<Option<(i64, Book)>, StoreError> {
     end(connection)?;
     connection.execute_batch("BEGIN")?;
-    let known: Option<(i64, i64, i64)> = connection
-        .prepare_cached("SELECT user_key, head, floor FROM _oversync_users WHERE user_id = ?1")?
+    let known: Option<(i64, i64, i64, i64, i64)> = connection
+        .prepare_cached(
+            "SELECT user_key, head, floor, fold, swept FROM _oversync_users WHERE user_id = ?1",
+        )?
         .query_row([user.as_str()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+            ))
         })
         .optional()?;
-    let Some((user_key, head, floor)) = known else {
+    let Some((user_key, head, floor, fold, swept)) = known else {
         return Ok(None);
     };
     let devices = connection
@@ -184,6 +192,8 @@ fn begin(connection: &Connection, user: &UserId) -> Result<Option<(i64, Book)>, 
     let book = Book {
         head: ServerId::new(head),
         floor: ServerId::new(floor),
+        fold: FoldNumber(fold),
+        is_swept: swept == fold,
         devices,
         tables,
         failures,
@@ -203,6 +213,17 @@ impl Snapshot for EmbeddedSnapshot<'_> {
         let user_key = self.user_key;
         self.reader
             .run(move |connection| read_log(connection, user_key, after))
+            .await
+    }
+
+    async fn folded(
+        &mut self,
+        fold: FoldNumber,
+        after: ServerId,
+    ) -> Result<Vec<Placed>, StoreError> {
+        let user_key = self.user_key;
+        self.reader
+            .run(move |connection| read_folded(connection, user_key, fold, after))
             .await
     }
 
@@ -281,6 +302,34 @@ fn read_log(
         }
     }
     Ok(entries)
+}
+
+fn read_folded(
+    connection: &Connection,
+    user_key: i64,
+    fold: FoldNumber,
+    after: ServerId,
+) -> Result<Vec<Placed>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT f.place, f.server_id, l.payload FROM _oversync_folded f \
+         LEFT JOIN _oversync_log l ON l.user_key = f.user_key AND l.server_id = f.server_id \
+         WHERE f.user_key = ?1 AND f.fold = ?2 AND f.place > ?3 ORDER BY f.place LIMIT ?4",
+    )?;
+    let mut rows = statement.query(params![user_key, fold.0, after.get(), CHUNK_ROWS])?;
+    let (mut places, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let payload: Option<String> = row.get(2)?;
+        bytes += payload.as_ref().map_or(0, String::len);
+        places.push(Placed {
+            place: ServerId::new(row.get(0)?),
+            entry: ServerId::new(row.get(1)?),
+            payload,
+        });
+        if bytes > CHUNK_BYTES {
+            break;
+        }
+    }
+    Ok(places)
 }
 
 /// Of a row whose first columns are table and key.

@@ -79,8 +79,8 @@ pub(super) fn retry(
     };
     let current: Option<(i64, i64, Option<String>)> = tx
         .query_row(
-            "SELECT r.version, l.op, l.payload FROM _oversync_rows r \
-             JOIN _oversync_log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+            "SELECT r.version, coalesce(l.op, 3), l.payload FROM _oversync_rows r \
+             LEFT JOIN _oversync_log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
              WHERE r.user_key = ?1 AND r.table_key = ?2 AND r.pk = ?3",
             params![user_key, table_key, pk],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),

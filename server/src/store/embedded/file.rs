@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0002_projection.sql"),
     include_str!("../../../../migrations/sqlite/0003_revocation.sql"),
     include_str!("../../../../migrations/sqlite/0004_failure_numbers.sql"),
+    include_str!("../../../../migrations/sqlite/0005_retention.sql"),
 ];
 
 /// How long a statement waits for another connection's lock, in milliseconds.

@@ -1,8 +1,8 @@
 //! Reading from the embedded store, each time from one snapshot.
 
 use super::super::{
-    Ask, DeviceKey, Entry, Head, KnownDevice, Loaded, Page, PageQuery, Revision, StoreError,
-    StoredRow, UserKey, fingerprint_from, op_from_code,
+    Ask, DeviceKey, Entry, FoldNumber, Head, InFold, KnownDevice, Loaded, Needless, Page,
+    PageQuery, Revision, StoreError, StoredRow, UserKey, fingerprint_from, has_place, op_from_code,
 };
 use oversync_shared::upload::{Recorded, RowState};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
@@ -17,12 +17,13 @@ struct UserRow {
     head: i64,
     revision: i64,
     floor: i64,
+    fold: i64,
 }
 
 fn user_row(tx: &Transaction<'_>, user: &str) -> Result<Option<UserRow>, StoreError> {
     Ok(tx
         .prepare_cached(
-            "SELECT user_key, head, revision, floor FROM _oversync_users WHERE user_id = ?1",
+            "SELECT user_key, head, revision, floor, fold FROM _oversync_users WHERE user_id = ?1",
         )?
         .query_row([user], |row| {
             Ok(UserRow {
@@ -30,6 +31,7 @@ fn user_row(tx: &Transaction<'_>, user: &str) -> Result<Option<UserRow>, StoreEr
                 head: row.get(1)?,
                 revision: row.get(2)?,
                 floor: row.get(3)?,
+                fold: row.get(4)?,
             })
         })
         .optional()?)
@@ -97,7 +99,10 @@ pub(super) fn load(
     let mut recorded = HashMap::new();
     if let Some(device) = device {
         let mut record = tx.prepare_cached(
-            "SELECT fingerprint, version FROM _oversync_log WHERE user_key = ?1 AND device_key = ?2 AND change_id = ?3",
+            "SELECT fingerprint, version FROM _oversync_log WHERE user_key = ?1 AND device_key = ?2 AND change_id = ?3 \
+             UNION ALL \
+             SELECT fingerprint, version FROM _oversync_records \
+             WHERE user_key = ?1 AND device_key = ?2 AND change_id = ?3",
         )?;
         for id in &ask.ids {
             let found: Option<(Vec<u8>, i64)> = record
@@ -142,7 +147,7 @@ pub(super) fn row(
     let mut statement = connection.prepare_cached(
         "SELECT r.version, r.deleted, l.payload FROM _oversync_users u \
          JOIN _oversync_rows r ON r.user_key = u.user_key \
-         JOIN _oversync_log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+         LEFT JOIN _oversync_log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
          WHERE u.user_id = ?1 AND r.table_key = ?2 AND r.pk = ?3",
     )?;
     let found = statement.query_row(
@@ -166,6 +171,9 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
             epoch,
             head: ServerId::ZERO,
             floor: ServerId::ZERO,
+            fold: FoldNumber(0),
+            began: None,
+            needless: None,
             highest_change_id: None,
             entries: Vec::new(),
             has_more: false,
@@ -178,38 +186,102 @@ pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Pag
         _ => -1,
     };
     let until = query.until.map_or(user.head, ServerId::get);
-    let mut statement = tx.prepare_cached(include_str!("page.sql"))?;
-    let mut rows = statement.query(params![
-        user.key,
-        query.after.get(),
-        until,
-        left_out,
-        query.schema,
-        query.limit as i64 + 1,
-    ])?;
-    let mut names = Names::default();
-    let mut entries = Vec::new();
-    let (mut bytes, mut is_cut) = (0, false);
-    while let Some(row) = rows.next()? {
-        let entry = names.entry(row)?;
-        is_cut = bytes > query.max_bytes && entries.len() < query.limit;
-        if is_cut {
-            break;
-        }
-        bytes += entry.payload.as_ref().map_or(0, String::len);
-        entries.push(entry);
+    let reader = tx
+        .prepare_cached(
+            "SELECT fold, asked, place, cursor, through FROM _oversync_readers WHERE user_key = ?1 AND device_id = ?2",
+        )?
+        .query_row(params![user.key, query.device.as_str()], |row| {
+            let began = InFold::stored(row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok((began, Needless::stored(query, row.get(3)?, row.get(4)?)))
+        })
+        .optional()?;
+    let (began, needless) = reader.unwrap_or((None, None));
+    let fold = FoldNumber(user.fold);
+    let is_in_fold = query.after == ServerId::ZERO || has_place(began, fold, query.after);
+    let mut taking = Taking::new(query);
+    if query.after.get() < user.floor && is_in_fold {
+        let mut statement = tx.prepare_cached(include_str!("page_folded.sql"))?;
+        taking.take(statement.query(params![
+            user.key,
+            query.after.get(),
+            until,
+            left_out,
+            query.schema,
+            query.limit as i64 + 1,
+            user.fold,
+            device.is_some(),
+        ])?)?;
     }
+    if !taking.is_full() {
+        let mut statement = tx.prepare_cached(include_str!("page.sql"))?;
+        taking.take(statement.query(params![
+            user.key,
+            query.after.get().max(user.floor),
+            until,
+            left_out,
+            query.schema,
+            (query.limit + 1 - taking.entries.len()) as i64,
+        ])?)?;
+    }
+    let Taking {
+        mut entries,
+        is_cut,
+        ..
+    } = taking;
     let has_more = is_cut || entries.len() > query.limit;
     entries.truncate(query.limit);
     Ok(Page {
         epoch,
         head: ServerId::new(user.head),
         floor: ServerId::new(user.floor),
+        fold,
+        began,
+        needless,
         highest_change_id: device.map(|device| device.highest),
         entries,
         has_more,
         is_cut,
     })
+}
+
+/// A page while it is read.
+struct Taking<'a> {
+    query: &'a PageQuery,
+    names: Names,
+    entries: Vec<Entry>,
+    bytes: usize,
+    is_cut: bool,
+}
+
+impl<'a> Taking<'a> {
+    fn new(query: &'a PageQuery) -> Self {
+        Self {
+            query,
+            names: Names::default(),
+            entries: Vec::new(),
+            bytes: 0,
+            is_cut: false,
+        }
+    }
+
+    /// Whether the page ends here; one entry more tells whether there are more.
+    fn is_full(&self) -> bool {
+        self.is_cut || self.entries.len() > self.query.limit
+    }
+
+    fn take(&mut self, mut rows: rusqlite::Rows<'_>) -> Result<(), StoreError> {
+        while let Some(row) = rows.next()? {
+            let entry = self.names.entry(row)?;
+            let is_wanted = self.entries.len() < self.query.limit;
+            self.is_cut = self.bytes > self.query.max_bytes && is_wanted;
+            if self.is_cut {
+                break;
+            }
+            self.bytes += entry.payload.as_ref().map_or(0, String::len);
+            self.entries.push(entry);
+        }
+        Ok(())
+    }
 }
 
 /// Table and device names repeat within a page: each is allocated once.

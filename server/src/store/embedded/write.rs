@@ -5,7 +5,7 @@ use super::Tables;
 use super::project::{self, GivenUp, Projected, Work};
 use crate::store::handler::Before;
 use oversync_shared::upload::RowWrite;
-use oversync_shared::{RowVersion, ServerId, TableIx};
+use oversync_shared::{ChangeId, RowVersion, ServerId, TableIx};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::collections::HashMap;
 
@@ -83,11 +83,20 @@ fn commit_one(
     )?
     .execute(params![commit.user.0, commit.head.get()])?;
     tx.prepare_cached(
-        "INSERT INTO _oversync_devices (user_key, device_key, device_id, highest_change_id) VALUES (?1, ?2, ?3, ?4) \
+        "INSERT INTO _oversync_devices (user_key, device_key, device_id, highest_change_id, settled_below) \
+         VALUES (?1, ?2, ?3, ?4, ?5) \
          ON CONFLICT (user_key, device_key) \
-         DO UPDATE SET highest_change_id = max(highest_change_id, excluded.highest_change_id)",
+         DO UPDATE SET highest_change_id = max(highest_change_id, excluded.highest_change_id), \
+             settled_below = max(coalesce(settled_below, excluded.settled_below), \
+                                 coalesce(excluded.settled_below, settled_below))",
     )?
-    .execute(params![commit.user.0, commit.device.key.0, commit.device.id.as_str(), commit.device.highest.get()])?;
+    .execute(params![
+        commit.user.0,
+        commit.device.key.0,
+        commit.device.id.as_str(),
+        commit.device.highest.get(),
+        commit.device.settled_below.map(ChangeId::get),
+    ])?;
     let mut log = tx.prepare_cached(
         "INSERT INTO _oversync_log (user_key, server_id, device_key, change_id, table_key, pk, op, version, ts, \
          fingerprint, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",

@@ -4,10 +4,10 @@ use super::expressions::{column_value, is_owner, key_value, quoted, quoted_table
 use super::{connect_options, describe};
 use crate::projection::{BusinessTable, Kind, Projection};
 use crate::store::audit::{
-    Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, RowName, Snapshot,
-    Stray, TableKey,
+    Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, Placed, RowName,
+    Snapshot, Stray, TableKey,
 };
-use crate::store::{DeviceKey, StoreError, op_from_code};
+use crate::store::{DeviceKey, FoldNumber, StoreError, op_from_code};
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::upload::RowState;
@@ -92,11 +92,12 @@ impl Audit for PostgresAudit {
             .pool
             .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await?;
-        let known =
-            sqlx::query("SELECT user_key, head, floor FROM oversync.users WHERE user_id = $1")
-                .bind(user.as_str())
-                .fetch_optional(&mut *tx)
-                .await?;
+        let known = sqlx::query(
+            "SELECT user_key, head, floor, fold, swept FROM oversync.users WHERE user_id = $1",
+        )
+        .bind(user.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
         let Some(known) = known else {
             return Ok(None);
         };
@@ -137,6 +138,8 @@ impl Audit for PostgresAudit {
         let book = Book {
             head: ServerId::new(known.try_get(1)?),
             floor: ServerId::new(known.try_get(2)?),
+            fold: FoldNumber(known.try_get::<i32, _>(3)?.into()),
+            is_swept: known.try_get::<i32, _>(3)? == known.try_get::<i32, _>(4)?,
             devices,
             tables,
             failures,
@@ -218,6 +221,37 @@ impl Snapshot for PostgresSnapshot {
             }
         }
         Ok(entries)
+    }
+
+    async fn folded(
+        &mut self,
+        fold: FoldNumber,
+        after: ServerId,
+    ) -> Result<Vec<Placed>, StoreError> {
+        let mut rows = sqlx::query(
+            "SELECT f.place, f.server_id, l.payload FROM oversync.folded f \
+             LEFT JOIN oversync.log l ON l.user_key = f.user_key AND l.server_id = f.server_id \
+             WHERE f.user_key = $1 AND f.fold = $2 AND f.place > $3 ORDER BY f.place LIMIT $4",
+        )
+        .bind(self.user_key)
+        .bind(fold.0)
+        .bind(after.get())
+        .bind(CHUNK_ROWS)
+        .fetch(&mut *self.tx);
+        let (mut places, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            let payload: Option<String> = row.try_get(2)?;
+            bytes += payload.as_ref().map_or(0, String::len);
+            places.push(Placed {
+                place: ServerId::new(row.try_get(0)?),
+                entry: ServerId::new(row.try_get(1)?),
+                payload,
+            });
+            if bytes > CHUNK_BYTES {
+                break;
+            }
+        }
+        Ok(places)
     }
 
     async fn rows(
@@ -385,7 +419,7 @@ fn compare_sql(projection: &Projection) -> String {
         "SELECT w.pk, w.deleted, b.{key} IS NOT NULL AS is_there, m.is_mine, c.name, c.recorded, c.recomputed \
          FROM (SELECT e.pk, e.deleted, l.payload::json AS payload \
                FROM unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS e (pk, server_id, deleted) \
-               JOIN oversync.log l ON l.user_key = $4 AND l.server_id = e.server_id) w \
+               LEFT JOIN oversync.log l ON l.user_key = $4 AND l.server_id = e.server_id) w \
          LEFT JOIN {table} b ON b.{key} = {value} \
          CROSS JOIN LATERAL (SELECT {mine}) AS m (is_mine) \
          LEFT JOIN LATERAL ( \

@@ -2,7 +2,7 @@
 //! takes.
 
 use crate::store::{Commit, op_code};
-use oversync_shared::{RowVersion, TableIx};
+use oversync_shared::{ChangeId, RowVersion, TableIx};
 use uuid::Uuid;
 
 /// The uploads of a group commit, column by column, as `commit.sql` takes them.
@@ -18,6 +18,7 @@ pub(super) struct Columns<'a> {
     device_keys: Vec<i32>,
     device_ids: Vec<&'a str>,
     device_highest: Vec<i64>,
+    device_settled: Vec<Option<i64>>,
     entry_users: Vec<i64>,
     entry_server_ids: Vec<i64>,
     entry_change_ids: Vec<i64>,
@@ -58,6 +59,8 @@ impl<'a> Columns<'a> {
                 all.device_keys.push(commit.device.key.0);
                 all.device_ids.push(commit.device.id.as_str());
                 all.device_highest.push(commit.device.highest.get());
+                all.device_settled
+                    .push(commit.device.settled_below.map(ChangeId::get));
             }
             for entry in &commit.entries {
                 all.entry_users.push(user);
@@ -119,6 +122,9 @@ impl<'a> Columns<'a> {
                 .bind(&rows.server_ids)
                 .bind(&rows.deleted);
         }
-        query.bind(&self.user_ids).bind(&self.epochs)
+        query
+            .bind(&self.user_ids)
+            .bind(&self.epochs)
+            .bind(&self.device_settled)
     }
 }

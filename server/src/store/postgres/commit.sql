@@ -10,6 +10,7 @@
 -- $19–$24 per new row, $25–$30 per known row: user, table, key, version,
 --        server id, deleted
 -- $31, $32 per upload: the user's name and the epoch it was decided in
+-- $33 per writing device: below which it sends no change id again, or null
 WITH want AS MATERIALIZED (
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::boolean[], $31::text[], $32::text[])
         AS w (user_key, revision, head, writes, user_id, epoch)
@@ -37,12 +38,13 @@ WITH want AS MATERIALIZED (
     FROM want w
     WHERE u.user_key = w.user_key AND w.writes AND w.user_key IN (SELECT h.user_key FROM held h)
 ), device AS (
-    INSERT INTO oversync.devices (user_key, device_key, device_id, highest_change_id)
-    SELECT d.* FROM unnest($5::bigint[], $6::integer[], $7::text[], $8::bigint[])
-        AS d (user_key, device_key, device_id, highest_change_id)
+    INSERT INTO oversync.devices (user_key, device_key, device_id, highest_change_id, settled_below)
+    SELECT d.* FROM unnest($5::bigint[], $6::integer[], $7::text[], $8::bigint[], $33::bigint[])
+        AS d (user_key, device_key, device_id, highest_change_id, settled_below)
     WHERE d.user_key IN (SELECT h.user_key FROM held h)
     ON CONFLICT (user_key, device_key) DO UPDATE
-    SET highest_change_id = greatest(devices.highest_change_id, excluded.highest_change_id)
+    SET highest_change_id = greatest(devices.highest_change_id, excluded.highest_change_id),
+        settled_below = greatest(devices.settled_below, excluded.settled_below)
 ), logged AS (
     INSERT INTO oversync.log
         (user_key, server_id, change_id, version, device_key, table_key, op, pk, fingerprint, payload, ts)

@@ -216,8 +216,8 @@ pub(super) async fn retry<'a>(
     };
     let (table_key, pk): (i32, Uuid) = (record.try_get(0)?, record.try_get(1)?);
     let current = sqlx::query(
-        "SELECT r.version, r.deleted, l.op, l.payload FROM oversync.rows r \
-         JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
+        "SELECT r.version, r.deleted, coalesce(l.op, 3::smallint) AS op, l.payload FROM oversync.rows r \
+         LEFT JOIN oversync.log l ON l.user_key = r.user_key AND l.server_id = r.server_id \
          WHERE r.user_key = $1 AND r.table_key = $2 AND r.pk = $3",
     )
     .bind(user_key)

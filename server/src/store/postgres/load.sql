@@ -1,5 +1,6 @@
 -- Everything an upload needs, from one snapshot: the user's head row, the
--- calling device, the rows it changes or refers to, its change ids on record.
+-- calling device, the rows it changes or refers to, its change ids on record: in
+-- the log, or, where that entry was folded away, in the records.
 -- Rows and change ids are looked up one by one (OFFSET 0 keeps the planner from
 -- joining): a plan for the average user would read all of a large user's. The
 -- LIMIT tells the planner that meta has one row: so small a table is never
@@ -29,7 +30,11 @@ LEFT JOIN LATERAL (
     FROM unnest($5::bigint[]) AS w (change_id)
     CROSS JOIN LATERAL (
         SELECT x.change_id, x.fingerprint, x.version FROM oversync.log x
-        WHERE x.user_key = u.user_key AND x.device_key = d.device_key AND x.change_id = w.change_id OFFSET 0
+        WHERE x.user_key = u.user_key AND x.device_key = d.device_key AND x.change_id = w.change_id
+        UNION ALL
+        SELECT x.change_id, x.fingerprint, x.version FROM oversync.records x
+        WHERE x.user_key = u.user_key AND x.device_key = d.device_key AND x.change_id = w.change_id
+        OFFSET 0
     ) l
 ) known ON true
 WHERE u.user_id = $1

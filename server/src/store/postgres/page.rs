@@ -5,7 +5,9 @@
 //! with large payloads, of which only some may be held at a time, is read by a
 //! second statement that adds their sizes up.
 
-use crate::store::{Entry, Page, PageQuery, StoreError, op_from_code};
+use crate::store::{
+    Entry, FoldNumber, InFold, Needless, Page, PageQuery, StoreError, op_from_code,
+};
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{Decode, Postgres, Row as _, Type};
@@ -41,17 +43,23 @@ mod large {
     pub const HEAD: usize = 1;
     pub const FLOOR: usize = 2;
     pub const HIGHEST_CHANGE_ID: usize = 3;
-    pub const SERVER_ID: usize = 4;
-    pub const SCHEMA: usize = 5;
-    pub const TABLE: usize = 6;
-    pub const OP: usize = 7;
-    pub const PK: usize = 8;
-    pub const VERSION: usize = 9;
-    pub const SOURCE: usize = 10;
-    pub const CHANGE_ID: usize = 11;
-    pub const TS: usize = 12;
-    pub const FITS: usize = 13;
-    pub const PAYLOAD: usize = 14;
+    pub const FOLD: usize = 4;
+    pub const BEGAN: usize = 5;
+    pub const ASKED: usize = 6;
+    pub const PLACE: usize = 7;
+    pub const CURSOR: usize = 8;
+    pub const THROUGH: usize = 9;
+    pub const SERVER_ID: usize = 10;
+    pub const SCHEMA: usize = 11;
+    pub const TABLE: usize = 12;
+    pub const OP: usize = 13;
+    pub const PK: usize = 14;
+    pub const VERSION: usize = 15;
+    pub const SOURCE: usize = 16;
+    pub const CHANGE_ID: usize = 17;
+    pub const TS: usize = 18;
+    pub const FITS: usize = 19;
+    pub const PAYLOAD: usize = 20;
 }
 
 /// Reads one page.
@@ -65,7 +73,19 @@ pub(super) async fn read(pool: &PgPool, query: &PageQuery) -> Result<Page, Store
     };
     let first = rows.iter().find(is_facts).ok_or_else(no_epoch)?;
     let facts: Vec<Option<i64>> = first.try_get(column::FACTS)?;
-    let [user, head, floor, highest] = facts[..] else {
+    let [
+        user,
+        head,
+        floor,
+        highest,
+        fold,
+        began,
+        asked,
+        place,
+        cursor,
+        through,
+    ] = facts[..]
+    else {
         return Err(StoreError::Failed("a page without its facts".to_owned()));
     };
     let mut entries = Vec::with_capacity(rows.len());
@@ -100,6 +120,9 @@ pub(super) async fn read(pool: &PgPool, query: &PageQuery) -> Result<Page, Store
         epoch: first.try_get::<&str, _>(column::EPOCH)?.into(),
         head: ServerId::new(head.unwrap_or(0)),
         floor: ServerId::new(floor.unwrap_or(0)),
+        fold: FoldNumber(fold.unwrap_or(0)),
+        began: InFold::stored(began, asked, place),
+        needless: Needless::stored(query, cursor, through),
         highest_change_id: highest.map(ChangeId::new),
         entries,
         has_more: is_followed,
@@ -211,6 +234,14 @@ async fn read_large(pool: &PgPool, query: &PageQuery) -> Result<Page, StoreError
     let head: Option<i64> = first.try_get(large::HEAD)?;
     let floor: Option<i64> = first.try_get(large::FLOOR)?;
     let highest: Option<i64> = first.try_get(large::HIGHEST_CHANGE_ID)?;
+    let fold: Option<i32> = first.try_get(large::FOLD)?;
+    let began: [Option<i64>; 5] = [
+        first.try_get(large::BEGAN)?,
+        first.try_get(large::ASKED)?,
+        first.try_get(large::PLACE)?,
+        first.try_get(large::CURSOR)?,
+        first.try_get(large::THROUGH)?,
+    ];
     if first.try_get::<Option<i64>, _>(large::SERVER_ID)?.is_none() {
         rows.clear();
     }
@@ -243,6 +274,9 @@ async fn read_large(pool: &PgPool, query: &PageQuery) -> Result<Page, StoreError
         epoch,
         head: ServerId::new(head.unwrap_or(0)),
         floor: ServerId::new(floor.unwrap_or(0)),
+        fold: FoldNumber(fold.unwrap_or(0).into()),
+        began: InFold::stored(began[0], began[1], began[2]),
+        needless: Needless::stored(query, began[3], began[4]),
         highest_change_id: highest.map(ChangeId::new),
         entries,
         has_more: is_cut || is_followed,

@@ -1,0 +1,301 @@
+//! Bounded storage: a user's log below the floor becomes one entry per row.
+//!
+//! A pass goes from user to user, those first that have waited longest. Of each it folds what lies up to the ceiling,
+//! which no device needs that counts, writes the fold's places where nobody reads
+//! them yet, puts them in place in one small transaction, and then removes what
+//! they replace, oldest first. It may be cut off at any point: a new pass clears
+//! what was half written, or removes what is left. Uploads do not notice: versions,
+//! row states and the entries that they point to stay as they are.
+
+mod readers;
+
+pub use readers::Readers;
+
+use crate::store::retention::{Moment, Part, Retention, Ripe, Rules, STEP};
+use crate::store::{DeviceKey, FoldNumber, Store, StoreError, UserKey};
+use oversync_shared::upload::{Fold, Folded, Leaves};
+use oversync_shared::{Catalog, ServerId, TableIx};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Before the first user.
+pub const BEFORE_ALL: (Moment, UserKey) = (Moment::FIRST, UserKey(i64::MIN));
+
+/// Devices written down at a time.
+const HEARD_STEP: usize = 1_000;
+
+/// A fold is written anew only when what could be folded is at least this part of
+/// it: what is written in all stays in proportion to what is uploaded.
+const PART: i64 = 4;
+
+/// What a pass has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Users whose log has been folded.
+    pub users: u64,
+    /// Entries removed.
+    pub removed: u64,
+    /// Devices forgotten that had been silent.
+    pub forgotten: u64,
+}
+
+/// The job in the background; it ends with this.
+pub struct Job {
+    task: JoinHandle<()>,
+    store: Arc<dyn Store>,
+    readers: Arc<Readers>,
+}
+
+impl Job {
+    /// Starts it: what was heard of devices is written down, a pass where there are
+    /// rules for it, a pause, and again. How far devices have read is known from the
+    /// beginning, so that folding may be switched on later.
+    pub fn start(
+        store: Arc<dyn Store>,
+        catalog: Arc<Catalog>,
+        readers: Arc<Readers>,
+        rules: Option<Rules>,
+        pause: Duration,
+    ) -> Self {
+        let (known, noted) = (store.clone(), readers.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(pause).await;
+                // Each process knows devices that no other does.
+                let done = match (write_down(&*store, &readers).await, rules) {
+                    (Ok(()), Some(rules)) => pass(&*store, &catalog, rules).await,
+                    (Ok(()), None) => Ok(None),
+                    (Err(error), _) => Err(error),
+                };
+                match done {
+                    Ok(Some(done)) if done != Done::default() => {
+                        let Done {
+                            users,
+                            removed,
+                            forgotten,
+                        } = done;
+                        tracing::info!(users, removed, forgotten, "folded");
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "folding stopped; it goes on later"),
+                }
+            }
+        });
+        Self {
+            task,
+            store: known,
+            readers: noted,
+        }
+    }
+
+    /// Ends it, waits until it has let go of the store, which could not close before,
+    /// and writes down what was heard last.
+    pub async fn end(mut self) {
+        self.task.abort();
+        if let Err(error) = (&mut self.task).await
+            && !error.is_cancelled()
+        {
+            tracing::error!(%error, "folding ended by itself");
+        }
+        if let Err(error) = write_down(&*self.store, &self.readers).await {
+            tracing::warn!(%error, "how far devices have read is not written down");
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // Every step is a transaction: it may end between any two.
+        self.task.abort();
+    }
+}
+
+async fn write_down(store: &dyn Store, readers: &Readers) -> Result<(), StoreError> {
+    for step in readers.take().chunks(HEARD_STEP) {
+        store.heard(step.to_vec()).await?;
+    }
+    Ok(())
+}
+
+/// Goes over all users once; `None` while another process does.
+pub async fn pass(
+    store: &dyn Store,
+    catalog: &Arc<Catalog>,
+    rules: Rules,
+) -> Result<Option<Done>, StoreError> {
+    let Some(mut retention) = store.retention().await? else {
+        return Ok(None);
+    };
+    let retention = &mut *retention;
+    let mut done = Done::default();
+    loop {
+        let forgotten = retention.forget_silent(rules).await?;
+        crate::meters::forgotten_devices(forgotten);
+        done.forgotten += forgotten;
+        if forgotten < STEP as u64 {
+            break;
+        }
+    }
+    let started = retention.now().await?;
+    let mut after = BEFORE_ALL;
+    loop {
+        let users = retention.ripe(after, started, rules).await?;
+        let Some(last) = users.last() else {
+            return Ok(Some(done));
+        };
+        after = (last.folded_at, last.user);
+        for ripe in &users {
+            done.removed += if ripe.is_swept {
+                let folded = fold(retention, catalog, ripe, rules).await?;
+                done.users += u64::from(folded.is_some());
+                folded.unwrap_or(0)
+            } else {
+                // Somebody was cut off here.
+                let kept = read_kept(retention, ripe).await?;
+                sweep(retention, ripe.user, ripe.fold, ripe.floor, &kept).await?
+            };
+        }
+    }
+}
+
+/// Whether folding a user is worth what it writes.
+pub fn is_worth_it(ripe: &Ripe) -> bool {
+    let more = ripe.ceiling.get() - ripe.floor.get();
+    more > 0 && more >= ripe.size / PART
+}
+
+/// Folds one user's log up to the ceiling: how many entries were removed; `None`
+/// when nothing was folded.
+async fn fold(
+    retention: &mut dyn Retention,
+    catalog: &Arc<Catalog>,
+    ripe: &Ripe,
+    rules: Rules,
+) -> Result<Option<u64>, StoreError> {
+    if !is_worth_it(ripe) {
+        return Ok(None);
+    }
+    let order = read(retention, catalog, ripe).await?;
+    while retention.clear_all_but(ripe.user, ripe.fold).await? {}
+    let next = FoldNumber(ripe.fold.0 + 1);
+    // The last row stands at the floor: who has read them all is there.
+    let first = ripe.ceiling.get() - order.len() as i64 + 1;
+    for (step, entries) in order.chunks(STEP as usize).enumerate() {
+        let place = ServerId::new(first + step as i64 * STEP);
+        retention.write(ripe.user, next, place, entries).await?;
+    }
+    if !retention.put_in_place(ripe, ripe.ceiling, rules).await? {
+        return Ok(None);
+    }
+    crate::meters::folded_user();
+    let kept: HashSet<ServerId> = order.into_iter().collect();
+    let removed = sweep(retention, ripe.user, next, ripe.ceiling, &kept).await?;
+    Ok(Some(removed))
+}
+
+/// Reads what the log is folded to, up to the ceiling, in its order.
+async fn read(
+    retention: &mut dyn Retention,
+    catalog: &Arc<Catalog>,
+    ripe: &Ripe,
+) -> Result<Vec<ServerId>, StoreError> {
+    let numbers = retention.table_numbers();
+    let places: HashMap<i64, TableIx> = numbers
+        .into_iter()
+        .zip(catalog.tables().map(|(place, _)| place))
+        .collect();
+    let payloads_of: Vec<i64> = places
+        .iter()
+        .filter(|(_, table)| Fold::needs_payload(catalog, **table))
+        .map(|(number, _)| *number)
+        .collect();
+    // Asked for after the ceiling was set: who wrote below it is among them.
+    let unmoved = retention.unmoved(ripe.user).await?;
+    let leaves = |lives: bool, by: DeviceKey| match lives {
+        true => Leaves::Row,
+        false if unmoved.iter().any(|device| *device != by) => Leaves::Tombstone,
+        false => Leaves::Nothing,
+    };
+    let mut fold = Fold::new(catalog);
+    for (part, after, until) in [
+        (Part::Folded, ServerId::ZERO, ripe.floor),
+        (Part::Logged, ripe.floor, ripe.ceiling),
+    ] {
+        let mut after = after;
+        loop {
+            let entries = retention
+                .scan(ripe, part, after, until, &payloads_of)
+                .await?;
+            let Some(last) = entries.last() else { break };
+            after = last.place;
+            for entry in &entries {
+                fold.take(Folded {
+                    at: entry.at,
+                    number: entry.table,
+                    table: places.get(&entry.table).copied(),
+                    key: entry.key,
+                    leaves: leaves(entry.lives, entry.device),
+                    payload: entry.payload.as_deref(),
+                });
+            }
+        }
+    }
+    Ok(fold.end())
+}
+
+/// The entries that the fold which is read consists of.
+async fn read_kept(
+    retention: &mut dyn Retention,
+    ripe: &Ripe,
+) -> Result<HashSet<ServerId>, StoreError> {
+    let mut kept = HashSet::new();
+    let mut after = ServerId::ZERO;
+    loop {
+        let entries = retention
+            .scan(ripe, Part::Folded, after, ripe.floor, &[])
+            .await?;
+        let Some(last) = entries.last() else {
+            return Ok(kept);
+        };
+        after = last.place;
+        kept.extend(entries.iter().map(|entry| entry.at));
+    }
+}
+
+/// Removes what a fold has replaced, oldest first: of a row's entries that are left
+/// there is never one missing in between.
+async fn sweep(
+    retention: &mut dyn Retention,
+    user: UserKey,
+    fold: FoldNumber,
+    floor: ServerId,
+    kept: &HashSet<ServerId>,
+) -> Result<u64, StoreError> {
+    let (mut removed, mut after) = (0, ServerId::ZERO);
+    loop {
+        let entries = retention.entries(user, after, floor).await?;
+        let Some(last) = entries.last() else { break };
+        after = *last;
+        let replaced: Vec<ServerId> = entries
+            .into_iter()
+            .filter(|entry| !kept.contains(entry))
+            .collect();
+        if !replaced.is_empty() {
+            let gone = retention.remove(user, fold, &replaced).await?;
+            crate::meters::folded_entries(gone);
+            removed += gone;
+        }
+    }
+    while retention.clear_all_but(user, fold).await? {}
+    retention.swept(user, fold).await?;
+    Ok(removed)
+}
