@@ -276,7 +276,7 @@ impl SyncService {
         let free = self.inner.in_flight.available_permits();
         meters::bytes_in_flight(self.inner.max_in_flight.saturating_sub(free));
         meters::pool(self.inner.store.pool());
-        self.inner.storage.measure(&*self.inner.store).await;
+        self.inner.storage.measure(&self.inner.store).await;
     }
 
     /// Room for large answers.

@@ -3,11 +3,15 @@
 
 use crate::meters;
 use crate::store::Store;
-use tokio::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use tokio::time::{Duration, Instant};
 
 /// A figure may be so old.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// How long whoever asks waits for it. Afterwards the figures of before are told, and
+/// the new ones when they have come: nobody's view of a server ends with its database.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// When it was last looked at.
 #[derive(Debug, Default)]
@@ -17,22 +21,27 @@ pub(crate) struct Storage {
 
 impl Storage {
     /// Looks, unless somebody is looking or has looked just now.
-    pub(crate) async fn measure(&self, store: &dyn Store) {
-        let Ok(mut looked) = self.looked.try_lock() else {
-            return;
-        };
-        if looked.is_some_and(|last| last.elapsed() < FRESH) {
-            return;
-        }
-        match store.storage().await {
-            Ok(all) => {
-                for stored in all {
-                    meters::storage(&stored.kind, stored.bytes);
-                }
+    pub(crate) async fn measure(&self, store: &Arc<dyn Store>) {
+        {
+            let mut looked = self.looked.lock().expect("BUG: no panic under this lock");
+            if looked.is_some_and(|last| last.elapsed() < FRESH) {
+                return;
             }
-            Err(error) => tracing::warn!(%error, "the size of the database could not be read"),
+            // Before it is asked: a database in trouble is asked no more often.
+            *looked = Some(Instant::now());
         }
-        // Also after a failure: a database in trouble is asked no more often.
-        *looked = Some(Instant::now());
+        let store = Arc::clone(store);
+        let question = tokio::spawn(async move {
+            match store.storage().await {
+                Ok(all) => {
+                    for stored in all {
+                        meters::storage(&stored.kind, stored.bytes);
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the size of the database could not be read"),
+            }
+        });
+        // It goes on by itself.
+        let _ = tokio::time::timeout(PATIENCE, question).await;
     }
 }

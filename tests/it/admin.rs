@@ -153,3 +153,25 @@ async fn what_happened_is_counted(backend: Backend) {
     }
     assert!(!text.contains(ada.user()), "no user is named");
 }
+
+/// As many as may be there at once, with nothing to say, keep neither the devices out
+/// nor the operators for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_do_not_keep_operators_out() {
+    let (_database, server) = server().await;
+    let admin = server.admin();
+    let address = admin.base().strip_prefix("http://").expect("plain HTTP");
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        let connection = tokio::net::TcpStream::connect(address).await;
+        silent.push(connection.expect("taken in, or waiting to be"));
+    }
+    let device = server.target().one_device();
+    device
+        .upload(&[insert(1, USERS, &fresh_key(), json!({}))])
+        .await;
+    // Their time to say something is ten seconds.
+    let asked = tokio::time::timeout(Duration::from_secs(60), admin.get("/health")).await;
+    assert_eq!(asked.expect("in the end").status, 200);
+    drop(silent);
+}

@@ -17,7 +17,8 @@ use tempfile::TempDir;
 
 on_both_stores!(
     a_killed_pass_goes_on_behind_its_last_page,
-    a_pass_says_how_far_it_is
+    a_pass_says_how_far_it_is,
+    the_application_reads_and_writes_meanwhile
 );
 
 /// Rows, in pages of four.
@@ -139,4 +140,47 @@ async fn a_pass_says_how_far_it_is(backend: Backend) {
         "no engine runs"
     );
     client.stop().await;
+}
+
+/// A read that lasts neither waits for the pass nor holds it up, and what the
+/// application writes in the middle of it is sent.
+async fn the_application_reads_and_writes_meanwhile(backend: Backend) {
+    let world = World::new(backend).await;
+    let config = config(&world.file(), &world.target, &world.user, DEVICE);
+    let client = Client::open(config).await.expect("the client opens");
+    for _ in 0..3 {
+        assert!(client.download_once(1_000).await.expect("a page").has_more);
+    }
+    let reader = connect(&world.file());
+    let count = || {
+        let count = reader.query_row("SELECT count(*) FROM people", [], |row| row.get(0));
+        count.expect("a number")
+    };
+    reader.execute_batch("BEGIN").expect("a long read begins");
+    assert_eq!(count(), 12_i64, "what has come so far can be read");
+
+    let own = fresh_key();
+    let writer = connect(&world.file());
+    let insert = "INSERT INTO people (id, name) VALUES (?1, 'written meanwhile')";
+    writer.execute(insert, [&own]).expect("it can write");
+    let update = "UPDATE people SET name = 'changed meanwhile' WHERE id <> ?1";
+    assert_eq!(writer.execute(update, [&own]).expect("it can write"), 12);
+    while client.download_once(1_000).await.expect("a page").has_more {}
+    assert_eq!(count(), 12, "the long read sees one moment");
+    reader.execute_batch("COMMIT").expect("the long read ends");
+    assert_eq!(count(), ROWS + 1);
+
+    let done = client.sync().await.expect("a round");
+    assert_eq!(done.uploaded.applied, 13, "{done:?}");
+    let observer = world.target.device(&world.user, "observer");
+    let (changes, _) = observer.download_all(0, 100, "").await;
+    let name = |change: &serde_json::Value| change["payload"]["name"].as_str().map(str::to_owned);
+    let named = |wanted: &str| {
+        let named = changes
+            .iter()
+            .filter(|change| name(change).as_deref() == Some(wanted));
+        named.count()
+    };
+    let meanwhile = (named("written meanwhile"), named("changed meanwhile"));
+    assert_eq!(meanwhile, (1, 12));
 }

@@ -3,6 +3,7 @@
 use oversync_tests::device::insert;
 use oversync_tests::target::fresh_key;
 use oversync_tests::{Backend, Config, HttpDevice, Server, on_both_stores};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -133,4 +134,32 @@ async fn a_poll_does_not_hold_up_the_servers_end() {
     );
     // Answered, or its connection closed with the server.
     let _ = waiting.await;
+}
+
+/// Between the bye and the end of the listener polls may still come: they are not kept
+/// until their time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_comes_after_the_bye_does_not_wait() {
+    let database = Backend::Embedded.database().await;
+    let config = Config::default().set("shutdown_seconds", 30);
+    let mut server = Server::start(&database, config).await;
+    let bob = server.target().one_device();
+    let mut socket = bob.connect().await;
+    assert_eq!(socket.hello().await, 0);
+    server.tell_to_stop();
+    assert_eq!(socket.message().await["type"], "bye");
+    let start = Instant::now();
+    // As many as fit in before it listens no more, on connections of their own.
+    let mut answered = 0;
+    loop {
+        let request = bob.request(Method::GET, "/sync/download?wait=60");
+        match request.send().await {
+            Ok(reply) if reply.status() == 200 => answered += 1,
+            // Told to come back, cut off, or nobody there any more.
+            _ => break,
+        }
+    }
+    server.stopped().await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(20), "{answered} in {took:?}");
 }

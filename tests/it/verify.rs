@@ -193,9 +193,10 @@ impl Writer {
 async fn nothing_is_found_beside_busy_servers(backend: Backend) {
     let database = backend.database().await;
     database.execute(schema(backend)).await;
-    let first = Server::start(&database, config()).await;
+    // A schema that is half made is no database to verify.
+    let first = Server::answering(&database, config()).await;
     let second = match backend {
-        Backend::Postgres => Some(Server::start(&database, config()).await),
+        Backend::Postgres => Some(Server::answering(&database, config()).await),
         Backend::Embedded => None,
     };
     let servers = [&first, second.as_ref().unwrap_or(&first)];

@@ -213,18 +213,27 @@ fn questions(report: &Report) -> anyhow::Result<(f64, f64)> {
         found.with_context(|| format!("no phase {name}"))
     };
     let told = |second: &Second| second.told.get(QUESTIONS).copied();
-    let within = |phase: &Phase, later: f64| -> Vec<f64> {
-        let (start, end) = (phase.start, phase.start + phase.seconds + later);
+    let within = |phase: &Phase| -> Vec<f64> {
+        let (start, end) = (phase.start, phase.start + phase.seconds);
         let of = |second: &&Second| second.at > start && second.at <= end;
         report.timeline.iter().filter(of).filter_map(told).collect()
     };
-    let before = within(phase("before")?, 0.0);
+    let before = within(phase("before")?);
     let mean = before.iter().sum::<f64>() / before.len() as f64;
     anyhow::ensure!(mean > 0.0, "the server tells nothing of its questions");
     let storm = phase("storm")?;
-    // What is told at the end of a second is of that second; the last one has begun
-    // within the storm. While the server is away it tells nothing.
-    let all: f64 = within(storm, 1.0).iter().sum();
+    // What is told is the rate since the server was heard of last: while it is away it
+    // tells nothing, and what comes then is of all that time. The last second has begun
+    // within the storm.
+    let (mut all, mut last) = (0.0, None);
+    for second in &report.timeline {
+        let Some(rate) = told(second) else { continue };
+        let covers = last.map_or(1.0, |last| second.at - last);
+        last = Some(second.at);
+        if second.at > storm.start && second.at <= storm.start + storm.seconds + 1.0 {
+            all += rate * covers;
+        }
+    }
     Ok((mean, all / storm.seconds.max(1.0)))
 }
 
