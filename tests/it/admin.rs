@@ -7,6 +7,7 @@ use oversync_tests::{
 };
 use reqwest::Method;
 use serde_json::json;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const USERS: &str = "business.users";

@@ -152,12 +152,12 @@ async fn the_application_reads_and_writes_meanwhile(backend: Backend) {
         assert!(client.download_once(1_000).await.expect("a page").has_more);
     }
     let reader = connect(&world.file());
-    let count = || {
+    let count = || -> i64 {
         let count = reader.query_row("SELECT count(*) FROM people", [], |row| row.get(0));
         count.expect("a number")
     };
     reader.execute_batch("BEGIN").expect("a long read begins");
-    assert_eq!(count(), 12_i64, "what has come so far can be read");
+    assert_eq!(count(), 12, "what has come so far can be read");
 
     let own = fresh_key();
     let writer = connect(&world.file());
