@@ -76,6 +76,10 @@ pub(crate) fn apply(
         }
     }
     store.hear();
+    if !total.written.is_empty() {
+        // Rows may have come that learned values refer to.
+        store.learn_more()?;
+    }
     Ok(total)
 }
 

@@ -10,7 +10,7 @@ use crate::config::{Config, TableSpec};
 use crate::discover;
 use crate::error::{Error, SetupError, StorageError};
 use crate::field_merge::FieldMerge;
-use crate::learned::LeftOut;
+use crate::learned::{self, LeftOut};
 use crate::log;
 use crate::resolver::Resolver;
 use crate::schema::Tables;
@@ -66,6 +66,7 @@ pub(crate) struct Store {
     data_version: i64,
     /// Whether `PRAGMA synchronous` is FULL.
     is_full: bool,
+    learned: Learned,
     /// Whether an answer of the server has been taken in since the file was opened.
     has_heard: bool,
 }
@@ -100,12 +101,15 @@ impl Store {
         // as it is.
         let tables = discover::discover(&conn, &config.tables, |_| Ok(0))?;
         check_policies(&tables, &config.merge)?;
-        let (tx, tables) = begin(&conn, |tx, left_out| {
+        let (tx, (tables, learned)) = begin(&conn, |tx, left_out| {
             tx.execute_batch(SCHEMA)?;
             upgrade::run(tx)?;
             state::claim(tx, config)?;
             Step::FileClaimed.reached();
-            install(tx, &config.tables, left_out)
+            let tables = install(tx, &config.tables, left_out)?;
+            // Of an earlier time, too.
+            let learned = learn(tx, &tables, left_out)?;
+            Ok((tables, learned))
         })?;
         let schema_cookie = schema_cookie(&tx)?;
         Step::TriggersInstalled.reached();
@@ -125,6 +129,7 @@ impl Store {
             data_version,
             is_full: true,
             has_heard: false,
+            learned,
         })
     }
 
@@ -147,12 +152,17 @@ impl Store {
     }
 
     fn transact<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let (tx, tables) = begin(&self.conn, |tx, left_out| {
+        let (tx, (tables, learned)) = begin(&self.conn, |tx, left_out| {
             // The application may have altered a table since the last job.
-            match schema_cookie(tx)? == self.schema_cookie {
-                true => Ok(Arc::clone(&self.tables)),
-                false => install(tx, &self.specs, left_out).map(Arc::new),
+            if schema_cookie(tx)? == self.schema_cookie {
+                return Ok((Arc::clone(&self.tables), self.learned));
             }
+            let tables = Arc::new(install(tx, &self.specs, left_out)?);
+            let learned = match left_out.waits {
+                true => Learned::InPart,
+                false => self.learned,
+            };
+            Ok((tables, learned))
         })?;
         let cookie = schema_cookie(&tx)?;
         let done = work(&Txn {
@@ -165,7 +175,21 @@ impl Store {
         tx.commit()?;
         self.tables = tables;
         self.schema_cookie = cookie;
+        self.learned = learned;
         Ok(done)
+    }
+
+    /// Tries again what waits to be written into a column that the application has
+    /// learned; costs nothing where nothing does.
+    pub(crate) fn learn_more(&mut self) -> Result<(), Error> {
+        if self.learned == Learned::All {
+            return Ok(());
+        }
+        self.in_full()?;
+        let (tx, learned) = begin(&self.conn, |tx, left_out| learn(tx, &self.tables, left_out))?;
+        tx.commit()?;
+        self.learned = learned;
+        Ok(())
     }
 
     /// The same; says whether it must survive a loss of power by itself.
@@ -238,6 +262,26 @@ fn begin<T>(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether what was kept of columns that the application knows by now is in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Learned {
+    All,
+    /// Some refers to rows that are not here.
+    InPart,
+}
+
+/// Fills columns that have been learned, of tables whose rows may have had to wait.
+fn learn(conn: &Connection, tables: &Tables, left_out: &mut LeftOut) -> Result<Learned, Error> {
+    left_out.waits = false;
+    for table in tables.iter().filter(|table| !table.parents.is_empty()) {
+        learned::fill(conn, table, left_out)?;
+    }
+    Ok(match left_out.waits {
+        true => Learned::InPart,
+        false => Learned::All,
+    })
 }
 
 fn switch_triggers(conn: &Connection, on: bool) -> rusqlite::Result<()> {

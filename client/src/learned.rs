@@ -11,7 +11,7 @@ use crate::key::RowRef;
 use crate::payload;
 use crate::place;
 use crate::row;
-use crate::schema::{Column, Table, quote};
+use crate::schema::{Column, ForeignKey, Table, quote};
 use oversync_shared::RowKey;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -27,6 +27,8 @@ const MOST_LEFT_OUT: usize = 100;
 pub(crate) struct LeftOut {
     rows: HashSet<RowRef>,
     of_table: HashMap<i64, usize>,
+    /// Whether any value waits for the row that it refers to.
+    pub(crate) waits: bool,
 }
 
 impl LeftOut {
@@ -44,8 +46,9 @@ impl LeftOut {
 
 /// Moves what was kept beside the rows of a table into columns it has by now. A
 /// value that the application itself has written there already stays: it is a newer
-/// edit. One that a constraint refuses, or a trigger leaves out, goes to the conflict
-/// list.
+/// edit. One that refers to a row which is not here stays kept, is sent with the row as
+/// before, and is tried again (`LeftOut::waits`). One that another constraint
+/// refuses, or a trigger leaves out, goes to the conflict list.
 ///
 /// A trigger that rolls back ends the caller's transaction: the row is added to
 /// `left_out`, the error says so, and the caller begins again. What was kept beside
@@ -57,7 +60,6 @@ pub(crate) fn fill(conn: &Connection, table: &Table, left_out: &mut LeftOut) -> 
     if kept.is_empty() {
         return Ok(());
     }
-    conn.pragma_update(None, "defer_foreign_keys", true)?;
     conn.execute("UPDATE _sync_guard SET applying = 1", [])?;
     for (row, text) in &kept {
         let Ok(found) = payload::read_row(table, row.key, text) else {
@@ -71,21 +73,37 @@ pub(crate) fn fill(conn: &Connection, table: &Table, left_out: &mut LeftOut) -> 
         if learned.is_empty() {
             continue;
         }
+        let mut waiting = Vec::new();
         for (index, value) in learned {
             if left_out.has(*row) {
                 keep(conn, &table.columns[*index], *row, value)?;
                 continue;
             }
-            let written = write(conn, table, *row, *index, value);
+            let written = unless_it_waits(conn, table, (*row, *index), || {
+                write(conn, table, *row, *index, value)
+            });
             if conn.is_autocommit() {
                 left_out.add(*row);
             }
-            written?;
+            if written? == Written::WaitsForParent {
+                waiting.push((&table.columns[*index], value));
+            }
         }
-        row::set_extra(conn, *row, found.extra.as_deref())?;
+        left_out.waits |= !waiting.is_empty();
+        let rest = payload::with_members(found.extra, waiting);
+        row::set_extra(conn, *row, rest.as_deref())?;
     }
     conn.execute("UPDATE _sync_guard SET applying = 0", [])?;
     Ok(())
+}
+
+/// What became of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// It is in its column, in the conflict list, or not needed any more.
+    Done,
+    /// It refers to a row that is not here.
+    WaitsForParent,
 }
 
 fn kept(conn: &Connection, table: &Table) -> Result<Vec<(RowRef, String)>, Error> {
@@ -96,13 +114,67 @@ fn kept(conn: &Connection, table: &Table) -> Result<Vec<(RowRef, String)>, Error
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Writes a value, and takes it back where it refers to a row that is not here: a
+/// foreign key that is judged at the commit would fail it there, each time anew.
+fn unless_it_waits(
+    conn: &Connection,
+    table: &Table,
+    (row, index): (RowRef, usize),
+    write: impl FnOnce() -> Result<Written, Error>,
+) -> Result<Written, Error> {
+    let name = &table.columns[index].name;
+    let is_of_it = |key: &&ForeignKey| key.columns.iter().any(|c| c.eq_ignore_ascii_case(name));
+    let keys: Vec<&ForeignKey> = table.parents.iter().filter(is_of_it).collect();
+    if keys.is_empty() {
+        return write();
+    }
+    conn.execute_batch("SAVEPOINT learned")?;
+    let mut written = write()?;
+    for key in keys {
+        if written == Written::Done && is_orphan(conn, table, row, key)? {
+            written = Written::WaitsForParent;
+        }
+    }
+    conn.execute_batch(match written {
+        Written::Done => "RELEASE learned",
+        Written::WaitsForParent => "ROLLBACK TO learned; RELEASE learned",
+    })?;
+    Ok(written)
+}
+
+/// Whether a row refers, by this foreign key, to a row that is not here.
+fn is_orphan(
+    conn: &Connection,
+    table: &Table,
+    row: RowRef,
+    foreign_key: &ForeignKey,
+) -> Result<bool, Error> {
+    let columns = foreign_key.columns.iter().zip(&foreign_key.parent_columns);
+    let (mut refers, mut meets) = (String::new(), Vec::new());
+    for (child, parent) in columns {
+        let child = quote(child);
+        refers += &format!(" AND c.{child} IS NOT NULL");
+        meets.push(format!("p.{} = c.{child}", quote(parent)));
+    }
+    let sql = format!(
+        "SELECT 1 FROM {} AS c WHERE c.{} = ?1{refers}
+         AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {})",
+        table.quoted(),
+        table.quoted_key(),
+        quote(&foreign_key.parent),
+        meets.join(" AND "),
+    );
+    let key = row::known(conn, table, row)?.key;
+    Ok(conn.prepare_cached(&sql)?.exists([&key])?)
+}
+
 fn write(
     conn: &Connection,
     table: &Table,
     row: RowRef,
     index: usize,
     value: &Value,
-) -> Result<(), Error> {
+) -> Result<Written, Error> {
     let key = row::known(conn, table, row)?.key;
     let column = &table.columns[index];
     let name = quote(&column.name);
@@ -117,17 +189,20 @@ fn write(
             // leaves the update out.
             let sql = format!("SELECT 1 FROM {table_name} WHERE {is_free}");
             match conn.prepare_cached(&sql)?.exists([&key])? {
-                true => keep(conn, column, row, value),
-                false => Ok(()),
+                true => keep(conn, column, row, value)?,
+                false => {}
             }
+            Ok(Written::Done)
         }
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(Written::Done),
         // A trigger has ended the transaction, and with it everything that was done.
         Err(error) if conn.is_autocommit() => Err(StorageError::RolledBack(error).into()),
+        Err(error) if place::breaks_a_foreign_key(&error) => Ok(Written::WaitsForParent),
         Err(error)
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
-            keep(conn, column, row, value)
+            keep(conn, column, row, value)?;
+            Ok(Written::Done)
         }
         Err(error) => Err(error.into()),
     }

@@ -316,6 +316,8 @@ async fn listen(
                         if let Some(end) = hear(&text, engine, greeted).await {
                             return end;
                         }
+                        // The engine may have been busy: that is not the server's silence.
+                        heard_at = Instant::now();
                     }
                     Some(Ok(Message::Close(_))) => return lost("closed"),
                     Some(Ok(_)) => {}

@@ -44,19 +44,26 @@ pub(crate) enum BadPayload {
 }
 
 /// Writes a row as one JSON object. `extra` holds members of columns this
-/// application does not know, as JSON text.
+/// application does not know, as JSON text, and those that wait until they can be
+/// written into a column: such a one is sent as long as the column is NULL.
 pub(crate) fn write_row(
     table: &Table,
     cells: &[Cell],
     extra: Option<&str>,
 ) -> Result<String, Uncarriable> {
     let mut out = String::from("{");
+    let kept = extra.and_then(|extra| json::members(extra).ok());
     for (i, (column, cell)) in table.columns.iter().zip(cells).enumerate() {
         if i > 0 {
             out.push(',');
         }
         push_string(&mut out, &column.wire);
         out.push(':');
+        if let (Cell::Plain(Value::Null), Some(kept)) = (cell, &kept) {
+            let waits = kept.iter().find(|(name, _)| *name == column.wire);
+            out.push_str(waits.map_or("null", |(_, value)| value));
+            continue;
+        }
         let key_bytes = match cell {
             Cell::Plain(Value::Blob(bytes)) if i == table.key => Uuid::from_slice(bytes).ok(),
             _ => None,
@@ -79,6 +86,20 @@ pub(crate) fn write_value(column: &Column, value: &Value) -> Option<String> {
     push_cell(&mut out, column, &Cell::Plain(value.clone())).ok()?;
     out.push('}');
     Some(out)
+}
+
+/// An object with these values as further members, as far as they have a form there.
+pub(crate) fn with_members(extra: Option<String>, more: Vec<(&Column, &Value)>) -> Option<String> {
+    let more = more
+        .into_iter()
+        .filter_map(|(column, value)| write_value(column, value));
+    more.fold(extra, |all, one| match all {
+        Some(all) => {
+            let (all, one) = (all.strip_suffix('}')?, one.strip_prefix('{')?);
+            Some(format!("{all},{one}"))
+        }
+        None => Some(one),
+    })
 }
 
 /// Adds the members of columns the table does not have, behind others.

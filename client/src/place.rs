@@ -102,8 +102,9 @@ pub(crate) fn silently<T>(
 ///
 /// Asked for only when it is needed: the pragma lasts until the commit and makes SQLite
 /// prepare every statement of the connection anew, which costs a small page more than its
-/// rows. A statement that fails leaves nothing behind, so it can run again; one that only
-/// RESTRICT refuses is refused again.
+/// rows. A statement that fails leaves nothing behind, so it can run again. (For that a
+/// table must have a trigger, as those that are synchronised have: without one, SQLite
+/// may do without a statement journal.)
 pub(crate) fn judged_at_commit(
     txn: &Txn<'_>,
     mut statement: impl FnMut() -> rusqlite::Result<usize>,
@@ -117,9 +118,18 @@ pub(crate) fn judged_at_commit(
     }
 }
 
-fn breaks_a_foreign_key(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqliteFailure(failure, _)
-        if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
+/// Whether it is a foreign key that a statement fails by: with its own code, or as
+/// RESTRICT does by a trigger of SQLite's own, which deferring leaves out.
+pub(crate) fn breaks_a_foreign_key(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_TRIGGER};
+    let rusqlite::Error::SqliteFailure(failure, text) = error else {
+        return false;
+    };
+    match failure.extended_code {
+        SQLITE_CONSTRAINT_FOREIGNKEY => true,
+        SQLITE_CONSTRAINT_TRIGGER => text.as_deref() == Some("FOREIGN KEY constraint failed"),
+        _ => false,
+    }
 }
 
 /// Writes the row. Rows in `assumed` count as present parents.

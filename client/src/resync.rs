@@ -143,6 +143,16 @@ fn unnamed_row(
 ) -> Result<(), Error> {
     let known = row::known(txn.conn, table, row)?;
     let here = row::exists(txn.conn, table, &known.key)?;
+    // A deletion that the server had told: it names no tombstones below its floor, and
+    // a row that is made again must stand on that one.
+    let is_known_as_gone = known.held.deleted && (known.unsent != Unsent::None || !here);
+    if cause == Cause::HistoryPruned && is_known_as_gone {
+        let held = Held {
+            version: known.lost_version,
+            deleted: true,
+        };
+        return row::hold(txn.conn, table, row, &known.key, held);
+    }
     match (cause, known.unsent) {
         // Deleted while this device was away: no tombstone is left to say so.
         (Cause::HistoryPruned, Unsent::None) if here => {

@@ -152,10 +152,15 @@ pub(crate) fn prepare(store: &mut Store, limits: BatchLimits) -> Result<Option<B
     if outbox::must_ask(store)? {
         return store.write(question);
     }
-    match store.write(|txn| prepare_as(txn, limits, Poison::Unknown)) {
+    let new = match store.has_heard() {
+        true => New::MayBeFrozen,
+        // An edit may have come since the question above was asked.
+        false => New::Waits,
+    };
+    match store.write(|txn| prepare_as(txn, limits, new, Poison::Unknown)) {
         Err(error) if error.is_of_one_row() => {
             let settled = shadow::settle_apart(store, More::Coming)?;
-            let mut batch = store.write(|txn| prepare_as(txn, limits, Poison::Remembered))?;
+            let mut batch = store.write(|txn| prepare_as(txn, limits, new, Poison::Remembered))?;
             if let Some(batch) = &mut batch {
                 batch.written.extend(settled.written);
             }
@@ -180,7 +185,20 @@ fn question(txn: &Txn<'_>) -> Result<Option<Batch>, Error> {
     }))
 }
 
-fn prepare_as(txn: &Txn<'_>, limits: BatchLimits, poison: Poison) -> Result<Option<Batch>, Error> {
+/// What becomes of edits that are not frozen yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum New {
+    MayBeFrozen,
+    /// Only what is frozen is sent.
+    Waits,
+}
+
+fn prepare_as(
+    txn: &Txn<'_>,
+    limits: BatchLimits,
+    new: New,
+    poison: Poison,
+) -> Result<Option<Batch>, Error> {
     let state = State::load(txn.conn)?;
     // Before the first pass the device does not know what the server has.
     if !state.hydrated {
@@ -188,7 +206,10 @@ fn prepare_as(txn: &Txn<'_>, limits: BatchLimits, poison: Poison) -> Result<Opti
     }
     capture::collect(txn)?;
     let settled = shadow::settle_all(txn, More::Coming, poison)?;
-    let mut frozen = outbox::next_batch(txn, limits)?;
+    let mut frozen = match new {
+        New::MayBeFrozen => outbox::next_batch(txn, limits)?,
+        New::Waits => outbox::load(txn.conn)?,
+    };
     let settled_below = frozen
         .first()
         .map_or(state.next_change_id, |first| first.id);

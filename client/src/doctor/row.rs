@@ -262,6 +262,9 @@ pub(super) async fn ask(
         let mut after = until.saturating_sub(step).max(first.reached);
         let (from, mut last, mut seen) = (after, None, 0);
         while after < until {
+            if search.requests >= MOST_REQUESTS {
+                return there(None, until);
+            }
             let part = match search.part(after, Some(until)).await {
                 Ok(part) => part,
                 // What is older has been forgotten.

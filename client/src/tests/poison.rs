@@ -364,3 +364,58 @@ fn a_delete_nobody_named_that_rolls_back_holds_no_pass_up() {
     assert!(keys.contains(&gone.as_str()), "{parked:?}");
     assert!(device.freeze().is_empty(), "nothing is sent again");
 }
+
+/// Found by reading: RESTRICT is left to the commit only where foreign keys are
+/// deferred, and fails with a code of its own where they are not.
+#[test]
+fn restrict_is_judged_at_the_commit() {
+    let sql = "CREATE TABLE p (id TEXT PRIMARY KEY, code UNIQUE);
+        CREATE TABLE c (id TEXT PRIMARY KEY, v REFERENCES p (code) ON UPDATE RESTRICT ON DELETE RESTRICT);";
+    let (parent, child) = (uuid(1), uuid(2));
+    let code = |n: i64| format!(r#"{{"id":"{parent}","code":{n}}}"#);
+    // Twice: a statement may have been prepared while they were deferred.
+    let mut device = Device::new(sql, &["p", "c"]);
+    device.apply(vec![
+        entry("p", &parent, 1, Some(&code(1))),
+        entry("c", &child, 1, Some(&row(&child, 1))),
+    ]);
+    for n in 2..=3 {
+        device.apply(vec![
+            entry("p", &parent, n, Some(&code(n))),
+            entry("c", &child, n, Some(&row(&child, n))),
+        ]);
+        assert_eq!(listed(&mut device), []);
+        assert_eq!(device.count("SELECT code FROM p"), n);
+        assert_eq!(device.count("SELECT v FROM c"), n);
+    }
+}
+
+/// A device that hears `history_pruned` is not told of tombstones again: what it knew
+/// of them is what a row that is made anew stands on.
+#[test]
+fn a_deletion_is_remembered_when_the_history_is_pruned() {
+    let sql = "CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, v INTEGER);";
+    let mut device = Device::new(sql, &["t"]);
+    let (again, never, kept) = (uuid(1), uuid(2), uuid(3));
+    for id in [&again, &never, &kept] {
+        device.apply(vec![entry("t", id, 1, Some(&row(id, 1)))]);
+    }
+    device.apply(vec![
+        entry("t", &again, 2, None),
+        entry("t", &never, 2, None),
+    ]);
+    device.run(&format!("INSERT INTO t VALUES ('{again}', 5)"));
+    device.write(|txn| {
+        capture::collect(txn)?;
+        resync::begin(txn, resync::Cause::HistoryPruned, None)
+    });
+    device.apply(vec![entry("t", &kept, 1, Some(&row(&kept, 1)))]);
+    device.run(&format!("INSERT INTO t VALUES ('{never}', 6)"));
+    let mut sent: Vec<_> = device
+        .freeze()
+        .into_iter()
+        .map(|change| (change.row.key.to_string(), change.version.get()))
+        .collect();
+    sent.sort();
+    assert_eq!(sent, [(again, 2), (never, 2)]);
+}

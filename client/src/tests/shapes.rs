@@ -337,3 +337,44 @@ fn rows_this_schema_cannot_hold_are_parked_and_shown() {
     device.run("DELETE FROM t");
     assert!(device.freeze().iter().all(|one| one.op == Op::Delete));
 }
+
+/// Found by reading: the commit failed at every opening, and the file could not be
+/// opened any more.
+#[test]
+fn a_kept_value_that_refers_to_a_row_waits_for_it() {
+    for deferred in ["", "DEFERRABLE INITIALLY DEFERRED"] {
+        let mut device = Device::new("CREATE TABLE notes (id TEXT PRIMARY KEY, v)", &["notes"]);
+        let (note, other, folder) = (uuid(1), uuid(2), uuid(9));
+        let wide = |id: &str| format!(r#"{{"id":"{id}","v":1,"folder":"{folder}","w":2}}"#);
+        let named = format!(r#"{{"id":"{folder}","name":"f"}}"#);
+        device.apply(vec![
+            entry("folders", &folder, 1, Some(&named)),
+            entry("notes", &note, 1, Some(&wide(&note))),
+            entry("notes", &other, 1, Some(&wide(&other))),
+        ]);
+        device.run(&format!(
+            "CREATE TABLE folders (id TEXT PRIMARY KEY, name);
+             ALTER TABLE notes ADD COLUMN folder TEXT REFERENCES folders (id) {deferred};"
+        ));
+        device.reopen(&["notes", "folders"]);
+        let filled = "SELECT count(*) FROM notes WHERE folder IS NOT NULL";
+        assert_eq!(device.count(filled), 0, "the folder is not here yet");
+        // What is edited meanwhile takes nothing away.
+        device.run(&format!("UPDATE notes SET v = 7 WHERE id = '{note}'"));
+        let sent = device.freeze();
+        assert_eq!(sent.len(), 1);
+        let sent = sent[0].payload.as_deref().expect("a row");
+        assert!(sent.contains(&format!(r#""folder":"{folder}""#)), "{sent}");
+        assert!(sent.contains(r#""w":2"#), "{sent}");
+        // Any page brings the parked folder in.
+        let third = uuid(3);
+        device.apply(vec![entry("notes", &third, 1, Some(&row(&third, 1)))]);
+        assert_eq!(device.count("SELECT count(*) FROM folders"), 1);
+        assert_eq!(device.count(filled), 2);
+        device.run("UPDATE notes SET folder = NULL");
+        device.reopen(&["notes", "folders"]);
+        assert_eq!(device.count(filled), 0, "nothing is kept any more");
+        let kept = device.write(|txn| crate::conflicts::list(txn.conn));
+        assert_eq!(kept.len(), 0);
+    }
+}
