@@ -188,9 +188,8 @@ fn write(
             // Either the application has written there, or a trigger of its own
             // leaves the update out.
             let sql = format!("SELECT 1 FROM {table_name} WHERE {is_free}");
-            match conn.prepare_cached(&sql)?.exists([&key])? {
-                true => keep(conn, column, row, value)?,
-                false => {}
+            if conn.prepare_cached(&sql)?.exists([&key])? {
+                keep(conn, column, row, value)?;
             }
             Ok(Written::Done)
         }
