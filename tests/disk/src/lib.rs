@@ -2,7 +2,7 @@
 //! is lost, all of it or any part.
 //!
 //! The files are real ones, and so is all of SQLite above them: a layer of its file
-//! system interface ([`shim`]) notes what is written to the files of one folder and
+//! system interface (`shim.rs`) notes what is written to the files of one folder and
 //! what is synced, and refuses everything once the power is off. What the disk holds
 //! then is rebuilt elsewhere, for whoever comes back when the power does.
 
