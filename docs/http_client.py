@@ -45,13 +45,6 @@ class Device:
                 raise Refused(409, "overtaken", 0)
             yield
 
-    def adopt(self, token):
-        _, claims, _ = token.split(".")
-        user = json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"]
-        if self.get("user") not in (None, user):
-            raise ValueError(f"this file belongs to {self.get('user')}: take another one for {user}")
-        self.set(user=user, token=token)
-
     def request(self, path, body=None):
         headers = {"Authorization": f"Bearer {self.get('token')}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.get("server") + path, body and json.dumps(body).encode(), headers)
@@ -124,8 +117,7 @@ class Device:
         if not self.db.execute("SELECT 1 FROM edit WHERE id = ?", (id,)).fetchone():
             return  # another process was faster
         if status["status"] == "applied":
-            version = status.get("new_server_version", 0)  # none: a delete of a row that never was
-            if version:
+            if version := status.get("new_server_version", 0):  # none: a delete of a row that never was
                 self.hold(table, pk, version, payload)
             self.db.execute("DELETE FROM edit WHERE id = ?", (id,))
             self.db.execute("UPDATE edit SET base = ? WHERE tbl = ? AND pk = ?", (version, table, pk))
@@ -190,6 +182,7 @@ class Device:
                 code = refused.args[1]
                 if code not in ("overtaken", "epoch_mismatch", "history_pruned"):
                     raise
+            time.sleep(random.random())  # two servers with different histories are not asked in a tight loop
             with self.transaction():
                 if code != "overtaken" and self.get("epoch") == epoch:  # else another process has done it
                     self.db.execute("UPDATE row SET version = -abs(version)")
@@ -218,7 +211,11 @@ def main(path, *command):
                 if how == "signin":
                     who = {"username": token, "password": "any", "device_id": device.get("device")}
                     token = device.request("/signin", who)["token"]
-                device.adopt(token)
+                _, claims, _ = token.split(".")
+                user = json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"]
+                if device.get("user") not in (None, user):
+                    raise ValueError(f"this file belongs to {device.get('user')}: take another one for {user}")
+                device.set(user=user, token=token)
         case "put", table, payload, *key:
             payload = text(json.loads(payload), allow_nan=False)
             device.edit(table, str(uuid.UUID(key[0]) if key else uuid.uuid4()), "UPDATE", payload)
