@@ -18,6 +18,7 @@ on_both_stores!(
     an_edit_that_loses_is_kept_beside,
     a_new_file_under_an_old_name_counts_on,
     it_outlives_its_server_and_its_servers_history,
+    what_is_refused_holds_up_nothing_else,
 );
 
 /// One file of the Python client.
@@ -244,4 +245,46 @@ async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
     let lost = python.run(&["lost"]);
     assert_eq!(lost.lines().count(), 1, "{lost}");
     assert!(lost.contains("Cyril"), "{lost}");
+}
+
+async fn what_is_refused_holds_up_nothing_else(backend: Backend) {
+    let database = backend.database().await;
+    let small = Config::default()
+        .set("limits.max_changes", 2)
+        .set("limits.max_payload_bytes", 1_000)
+        .set("limits.max_body_bytes", 2_000);
+    let server = Server::start(&database, small).await;
+    let (target, user) = (server.target(), fresh_user());
+    let python = Python::new(&target, &user, "python");
+    // Halved, these are a body too large and, at the end, three changes.
+    let long = "x".repeat(5_000);
+    for name in [
+        "Ann",
+        long.as_str(),
+        "Bob",
+        "Cy",
+        long.as_str(),
+        "Di",
+        "Ed",
+        "Flo",
+        "Gus",
+    ] {
+        python.put(&fresh_key(), &json!({ "name": name }));
+    }
+    python.run(&["sync"]);
+    let reader = Python::new(&target, &user, "reader");
+    reader.run(&["sync"]);
+    assert_eq!(reader.people().len(), 7);
+    assert_eq!(reader.people(), python.people());
+    let lost = python.run(&["lost"]);
+    assert_eq!(lost.matches("request_too_large").count(), 2, "{lost}");
+    // Nor is what JSON cannot carry kept, or another user let in.
+    let other = target.token(&fresh_user(), "python", Duration::from_secs(3_600));
+    for refused in [
+        ["put", "business.users", r#"{"name": NaN}"#],
+        ["token", target.base(), other.as_str()],
+    ] {
+        assert!(!python.try_run(&refused).status.success(), "{refused:?}");
+    }
+    assert_eq!(python.people(), reader.people());
 }
