@@ -357,7 +357,8 @@ impl SyncService {
                 Ok(Err(_)) | Err(_) => return self.page(query).await,
             }
             let page = self.page(query.clone()).await?;
-            if !page.entries.is_empty() {
+            // A floor may have passed it while it waited.
+            if !page.entries.is_empty() || page.answers_at_once(&query) {
                 return Ok(page);
             }
             seen = seen.max(page.head);
