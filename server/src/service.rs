@@ -357,7 +357,8 @@ impl SyncService {
                 Ok(Err(_)) | Err(_) => return self.page(query).await,
             }
             let page = self.page(query.clone()).await?;
-            if !page.entries.is_empty() {
+            // A floor may have passed it while it waited.
+            if !page.entries.is_empty() || page.answers_at_once(&query) {
                 return Ok(page);
             }
             seen = seen.max(page.head);
@@ -388,7 +389,10 @@ impl SyncService {
         if is_other || page.is_pruned_for(after) {
             return Ok(());
         }
-        if let Some(at) = page.leaves_inside(after) {
+        // Nothing is folded, nor will be: the cursor is one of the log's, as ever, and a
+        // page does not wait for a write.
+        let may_fold = page.floor > ServerId::ZERO || self.inner.settings.retention.enabled;
+        if let Some(at) = page.leaves_inside(after).filter(|_| may_fold) {
             let store = &self.inner.store;
             store.reads_fold(user, device, at, page.floor).await?;
         }

@@ -1,8 +1,9 @@
 //! `wait`: a download that is answered when there is something to answer.
 
+use crate::retention::{eager, own, people, silence};
 use oversync_tests::device::insert;
 use oversync_tests::target::fresh_key;
-use oversync_tests::{Backend, Config, HttpDevice, Server, on_both_stores};
+use oversync_tests::{Backend, Config, HttpDevice, Server, eventually, on_both_stores};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ on_both_stores!(
     it_is_answered_promptly_after_an_upload_by_another_device,
     ones_own_uploads_do_not_end_it,
     it_ends_empty_after_its_time,
+    it_ends_when_a_floor_has_passed_it,
 );
 
 async fn server(backend: Backend) -> (oversync_tests::Database, Server) {
@@ -162,4 +164,35 @@ async fn a_poll_that_comes_after_the_bye_does_not_wait() {
     server.stopped().await;
     let took = start.elapsed();
     assert!(took < Duration::from_secs(20), "{answered} in {took:?}");
+}
+
+/// It waits for what it does not see, and its cursor comes to mean nothing meanwhile.
+async fn it_ends_when_a_floor_has_passed_it(backend: Backend) {
+    let database = backend.database().await;
+    let server = Server::start(&database, eager().operators()).await;
+    let (ada, bob) = server.target().two_devices();
+    let keys: Vec<String> = (0..9).map(|_| fresh_key()).collect();
+    ada.upload(&people(1, &keys[..2])).await;
+    let waits = bob.clone();
+    let poll = tokio::spawn(async move {
+        let start = Instant::now();
+        let reply = waits.download_raw("after=2&schema=public&wait=60").await;
+        (reply, start.elapsed())
+    });
+    eventually("the poll waits", || async {
+        let waiting = server.admin().metric("oversync_polls_waiting").await;
+        (waiting == 1.0).then_some(())
+    })
+    .await;
+    ada.upload(&people(3, &keys[2..8])).await;
+    let floor = format!("SELECT floor FROM {}", own(&database, "users"));
+    eventually("the floor has passed it", || async {
+        silence(&database, bob.name()).await;
+        (database.ask(&floor).await? == "8").then_some(())
+    })
+    .await;
+    ada.upload(&people(9, &keys[8..])).await;
+    let (reply, took) = poll.await.expect("answered");
+    reply.refused(410, "history_pruned");
+    assert!(took < Duration::from_secs(45), "{took:?}");
 }

@@ -13,7 +13,11 @@ const MANUAL: &str = include_str!("../../docs/METRICS.md");
 
 const DASHBOARD: &str = include_str!("../../packaging/grafana.json");
 
-on_both_stores!(every_name_is_there_from_the_start, work_moves_its_metrics);
+on_both_stores!(
+    every_name_is_there_from_the_start,
+    work_moves_its_metrics,
+    who_begins_is_written_down_only_where_it_matters,
+);
 
 /// Words that begin as our metrics do.
 fn names(text: &str) -> BTreeSet<&str> {
@@ -166,6 +170,30 @@ async fn work_moves_its_metrics(backend: Backend) {
         (byes == 1.0).then_some(())
     })
     .await;
+}
+
+/// A place in a fold is written down before the page is given out, once. Where nothing is
+/// folded there is no such place, and a download waits for no write.
+async fn who_begins_is_written_down_only_where_it_matters(backend: Backend) {
+    for (is_folding, expected) in [(false, 0.0), (true, 1.0)] {
+        let database = backend.database().await;
+        let config = Config::default().operators();
+        let server = Server::start(&database, config.set("retention.enabled", is_folding)).await;
+        let (ada, bob) = server.target().two_devices();
+        let rows: Vec<Value> = (1..=5)
+            .map(|id| insert(id, USERS, &fresh_key(), json!({})))
+            .collect();
+        ada.upload(&rows).await;
+        for _ in 0..3 {
+            let page = bob.download("after=0&limit=2").await;
+            assert_eq!(page["has_more"], true);
+        }
+        let written = r#"oversync_store_questions_total{verb="reads_fold"}"#;
+        assert_eq!(server.admin().metric(written).await, expected);
+        let (rest, cursor) = bob.download_all(2, 2, "").await;
+        assert_eq!((rest.len(), cursor), (3, 5));
+        assert_eq!(server.admin().metric(written).await, expected);
+    }
 }
 
 async fn connections(admin: &Admin) -> f64 {

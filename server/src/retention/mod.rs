@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Before the first user.
@@ -45,8 +46,7 @@ pub struct Done {
 /// The job in the background; it ends with this.
 pub struct Job {
     task: JoinHandle<()>,
-    store: Arc<dyn Store>,
-    readers: Arc<Readers>,
+    stop: watch::Sender<bool>,
 }
 
 impl Job {
@@ -60,15 +60,27 @@ impl Job {
         rules: Option<Rules>,
         pause: Duration,
     ) -> Self {
-        let (known, noted) = (store.clone(), readers.clone());
+        let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(pause).await;
-                // Each process knows devices that no other does.
-                let done = match (write_down(&*store, &readers).await, rules) {
-                    (Ok(()), Some(rules)) => pass(&*store, &catalog, rules).await,
-                    (Ok(()), None) => Ok(None),
-                    (Err(error), _) => Err(error),
+            let mut is_going = true;
+            while is_going {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = end_of(stopped.clone()) => is_going = false,
+                }
+                // Each process knows devices that no other does. Not cut off: what is
+                // half written down would be lost.
+                if let Err(error) = write_down(&*store, &readers).await {
+                    tracing::warn!(%error, "how far devices have read is not written down yet");
+                    continue;
+                }
+                let Some(rules) = rules.filter(|_| is_going) else {
+                    continue;
+                };
+                // Every step is a transaction: it may end between any two.
+                let done = tokio::select! {
+                    done = pass(&*store, &catalog, rules) => done,
+                    () = end_of(stopped.clone()) => continue,
                 };
                 match done {
                     Ok(Some(done)) if done != Done::default() => {
@@ -84,26 +96,23 @@ impl Job {
                 }
             }
         });
-        Self {
-            task,
-            store: known,
-            readers: noted,
-        }
+        Self { task, stop }
     }
 
-    /// Ends it, waits until it has let go of the store, which could not close before,
-    /// and writes down what was heard last.
+    /// Ends it, waits until it has written down what was heard last and has let go of
+    /// the store, which could not close before.
     pub async fn end(mut self) {
-        self.task.abort();
-        if let Err(error) = (&mut self.task).await
-            && !error.is_cancelled()
-        {
+        self.stop.send_replace(true);
+        if let Err(error) = (&mut self.task).await {
             tracing::error!(%error, "folding ended by itself");
         }
-        if let Err(error) = write_down(&*self.store, &self.readers).await {
-            tracing::warn!(%error, "how far devices have read is not written down");
-        }
     }
+}
+
+/// When the job is to end.
+async fn end_of(mut stopped: watch::Receiver<bool>) {
+    // An error means that it is let go of.
+    let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
 }
 
 impl fmt::Debug for Job {
@@ -120,8 +129,15 @@ impl Drop for Job {
 }
 
 async fn write_down(store: &dyn Store, readers: &Readers) -> Result<(), StoreError> {
-    for step in readers.take().chunks(HEARD_STEP) {
-        store.heard(step.to_vec()).await?;
+    let mut unwritten = readers.take();
+    while !unwritten.is_empty() {
+        let step = unwritten[..unwritten.len().min(HEARD_STEP)].to_vec();
+        let written = step.len();
+        if let Err(error) = store.heard(step).await {
+            readers.put_back(unwritten);
+            return Err(error);
+        }
+        unwritten.drain(..written);
     }
     Ok(())
 }

@@ -485,7 +485,7 @@ impl Page {
             asked: after,
             place: last.unwrap_or(after),
         };
-        Some(at).filter(|at| after == ServerId::ZERO || self.began != Some(*at))
+        Some(at).filter(|at| self.began != Some(*at))
     }
 
     /// Whether waiting for more would be wrong: the reader's cursor lies below

@@ -35,13 +35,9 @@ pub struct Heard {
     pub asked: Option<ServerId>,
     /// From where on it needs the stream, where that is known.
     pub stand: Option<Stand>,
-}
-
-impl Heard {
-    /// Whether the device has come with a cursor.
-    pub(super) fn has_moved(&self) -> bool {
-        self.asked.is_some_and(|asked| asked > ServerId::ZERO)
-    }
+    /// Whether it has come with a cursor that is one of the stream's, not a place in
+    /// the middle of a fold.
+    pub has_moved: bool,
 }
 
 /// From where on a device needs a user's stream.
@@ -150,7 +146,8 @@ pub trait Retention: Send {
     ) -> Result<Vec<Ripe>, StoreError>;
 
     /// The user's devices that have uploaded and never come with a cursor: they have
-    /// what they wrote, however often they begin from the start.
+    /// what they wrote, however often they begin from the start. Those that are revoked
+    /// are not waited for.
     async fn unmoved(&mut self, user: UserKey) -> Result<Vec<DeviceKey>, StoreError>;
 
     /// A step of a part of a user's log, from above `after` up to `until`, with the

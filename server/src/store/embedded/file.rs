@@ -121,7 +121,8 @@ pub(super) fn check_steps(connection: &Connection) -> Result<(), StoreError> {
         return Ok(());
     }
     Err(StoreError::Failed(format!(
-        "the database has {done} schema steps, this program knows {}: start a server of this version first",
+        "the database has {done} schema steps, this program knows {}: start a server of this version first, \
+                 or wait until the one that is starting has finished",
         MIGRATIONS.len()
     )))
 }

@@ -74,7 +74,7 @@ pub(super) fn heard(
             } else {
                 alive.execute(params![user, device, ts, SEEN_SECONDS * SECOND])?;
             }
-            if heard.has_moved() {
+            if heard.has_moved {
                 moved.execute(params![user, device])?;
             }
         }
@@ -198,8 +198,11 @@ impl Retention for EmbeddedRetention {
         self.readers
             .run(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "SELECT device_key FROM _oversync_devices \
-                     WHERE user_key = ?1 AND device_key > 0 AND NOT has_moved",
+                    "SELECT d.device_key FROM _oversync_devices d \
+                     JOIN _oversync_users u ON u.user_key = d.user_key \
+                     WHERE d.user_key = ?1 AND d.device_key > 0 AND NOT d.has_moved \
+                       AND NOT EXISTS (SELECT 1 FROM _oversync_revoked r \
+                                       WHERE r.user_id = u.user_id AND r.device_id = d.device_id)",
                 )?;
                 let keys = statement.query_map([user.0], |row| Ok(DeviceKey(row.get(0)?)))?;
                 Ok(keys.collect::<Result<_, _>>()?)

@@ -50,7 +50,8 @@ impl PostgresAudit {
         };
         if done != migrator.iter().count() as i64 {
             return Err(StoreError::Failed(format!(
-                "the database has {done} schema steps, this program knows {}: start a server of this version first",
+                "the database has {done} schema steps, this program knows {}: start a server of this version first, \
+                 or wait until the one that is starting has finished",
                 migrator.iter().count()
             )));
         }

@@ -8,7 +8,7 @@ SELECT u.user_key, h.device_id, h.asked, h.cursor, h.through, h.wants_own
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])
     AS h (user_id, device_id, asked, cursor, through, wants_own)
 JOIN oversync.users u ON u.user_id = h.user_id
-ORDER BY u.user_key, h.device_id
+ORDER BY u.user_key, h.device_id COLLATE "C"
 ON CONFLICT (user_key, device_id) DO UPDATE
 SET cursor = excluded.cursor, wants_own = excluded.wants_own, read_at = excluded.read_at, seen_at = excluded.seen_at,
     through = CASE WHEN r.cursor = excluded.cursor THEN greatest(r.through, excluded.through) ELSE excluded.through END,

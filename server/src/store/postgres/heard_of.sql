@@ -4,7 +4,7 @@ INSERT INTO oversync.readers AS r (user_key, device_id, cursor)
 SELECT u.user_key, h.device_id, 0
 FROM unnest($1::text[], $2::text[]) AS h (user_id, device_id)
 JOIN oversync.users u ON u.user_id = h.user_id
-ORDER BY u.user_key, h.device_id
+ORDER BY u.user_key, h.device_id COLLATE "C"
 ON CONFLICT (user_key, device_id) DO UPDATE
 SET seen_at = excluded.seen_at
 WHERE r.seen_at < now() - make_interval(secs => $3)

@@ -73,7 +73,7 @@ pub(super) async fn heard(pool: &PgPool, readers: &[Heard]) -> Result<(), StoreE
             .execute(pool)
             .await?;
     }
-    let (users, devices) = names(readers.iter().filter(|heard| heard.has_moved()));
+    let (users, devices) = names(readers.iter().filter(|heard| heard.has_moved));
     if !users.is_empty() {
         sqlx::query(include_str!("heard_moved.sql"))
             .bind(users)
@@ -177,7 +177,11 @@ impl Retention for PostgresRetention {
 
     async fn unmoved(&mut self, user: UserKey) -> Result<Vec<DeviceKey>, StoreError> {
         let keys: Vec<i32> = sqlx::query_scalar(
-            "SELECT device_key FROM oversync.devices WHERE user_key = $1 AND device_key > 0 AND NOT has_moved",
+            "SELECT d.device_key FROM oversync.devices d \
+             JOIN oversync.users u ON u.user_key = d.user_key \
+             WHERE d.user_key = $1 AND d.device_key > 0 AND NOT d.has_moved \
+               AND NOT EXISTS (SELECT FROM oversync.revoked r \
+                               WHERE r.user_id = u.user_id AND r.device_id = d.device_id)",
         )
         .bind(user.0)
         .fetch_all(&mut self.connection)
