@@ -44,6 +44,8 @@ pub(crate) fn apply(
 ) -> Result<PageDone, Error> {
     let mut total = PageDone::default();
     let mut after = asked_after;
+    // Of its window: by then the rows have come that learned values refer to.
+    let is_last = !page.has_more;
     let mut parts = vec![page];
     while let Some(part) = parts.pop() {
         // In the middle of a window nothing is lost with the power but the way to it:
@@ -76,9 +78,9 @@ pub(crate) fn apply(
         }
     }
     store.hear();
-    if !total.written.is_empty() {
-        // Rows may have come that learned values refer to.
-        store.learn_more()?;
+    if is_last && let Err(error) = store.learn_more() {
+        // The page is in, and is told of; this is tried again behind the next one.
+        tracing::warn!(%error, "learned columns could not be filled");
     }
     Ok(total)
 }
