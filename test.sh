@@ -5,9 +5,9 @@
 #   ./test.sh order::         tests whose names contain "order::"
 #
 # Needs Rust and Debian's packages of PostgreSQL (a private one is started), NATS and
-# nginx (so are theirs), Python (for the HTTP-only client of the documentation) and Chromium (for
-# pages): installed here when they are missing and this user may (root, or sudo without
-# a password).
+# nginx (so are theirs), Python (for the HTTP-only client of the documentation), curl (for
+# the book's commands) and Chromium (for pages): installed here when they are missing and
+# this user may (root, or sudo without a password).
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,6 +21,7 @@ command -v cc >/dev/null || packages+=(gcc libc6-dev)
 [ -x /usr/sbin/nats-server ] || command -v nats-server >/dev/null || packages+=(nats-server)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || packages+=(nginx-light)
 command -v python3 >/dev/null || packages+=(python3)
+command -v curl >/dev/null || packages+=(curl)
 command -v chromedriver >/dev/null && command -v chromium >/dev/null || packages+=(chromium chromium-driver)
 if [ ${#packages[@]} -gt 0 ]; then
   echo "test.sh: installing ${packages[*]}" >&2

@@ -5,7 +5,6 @@
 //! neither holds the page up.
 
 use crate::capture;
-use crate::db::{Durability, Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::parked;
@@ -15,6 +14,7 @@ use crate::round::Round;
 use crate::shadow::{self, More};
 use crate::state::State;
 use crate::step::Step;
+use crate::store::{Durability, Store, Txn};
 use oversync_shared::ServerId;
 use oversync_shared::reconcile::{History, PageBounds, cursor_after, history};
 use oversync_shared::wire::DownloadReply;
@@ -69,6 +69,9 @@ pub(crate) fn apply(
             other => other?,
         };
         Step::PageCommitted.reached();
+        if !done.written.is_empty() {
+            store.has_new_rows();
+        }
         after = done.cursor;
         total.cursor = done.cursor;
         total.written.append(&mut done.written);
@@ -228,7 +231,7 @@ pub(crate) fn apply_page(
             ..PageDone::default()
         });
     }
-    if resync::continue_above(&mut state, page.highest_source_change_id) {
+    if resync::continue_above(txn, &mut state, page.highest_source_change_id)? {
         state.save(txn.conn)?;
         return Ok(PageDone {
             resync: true,

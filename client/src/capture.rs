@@ -6,7 +6,6 @@
 //! unsent stands in `_sync_pending`, and only logs of tables that are no longer listed
 //! hold anything. It waits there until the table is listed again.
 
-use crate::db::Txn;
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::log::{self, Touch};
@@ -15,6 +14,7 @@ use crate::rejected;
 use crate::row::{self, Known};
 use crate::schema::Table;
 use crate::step::Step;
+use crate::store::Txn;
 use crate::sweep;
 use oversync_shared::reconcile::{Edit, Unsent, edit};
 use rusqlite::{Connection, params};
@@ -116,7 +116,12 @@ fn take(txn: &Txn<'_>, table: &Table, touch: &Touch, before: i64) -> Result<(), 
     };
     rejected::drop_row(txn.conn, row)?;
     let seq = before.saturating_add(touch.seq);
-    add(txn, row, &touch.key, seq, base.as_deref())
+    add(txn, row, &touch.key, seq, base.as_deref())?;
+    match known.unsent {
+        // What was refused has been tried: it is no new row any more.
+        Unsent::Rejected => was_known(txn.conn, row),
+        Unsent::None | Unsent::Pending | Unsent::InFlight => Ok(()),
+    }
 }
 
 /// Lets go the rows whose key was another spelling of a row's that has gone. Tells
@@ -178,6 +183,30 @@ pub(crate) fn add(
     Ok(())
 }
 
+/// Notes of a pending edit that this device knew its row.
+pub(crate) fn was_known(conn: &Connection, row: RowRef) -> Result<(), Error> {
+    conn.prepare_cached("UPDATE _sync_pending SET was_known = 1 WHERE tbl = ?1 AND pk = ?2")?
+        .execute(params![row.tbl, row.pk()])?;
+    Ok(())
+}
+
+/// Notes of all unsent edits that this device may have known their rows.
+pub(crate) fn may_all_be_known(conn: &Connection) -> Result<(), Error> {
+    conn.execute_batch(
+        "UPDATE _sync_pending SET was_known = 1; UPDATE _sync_outbox SET was_known = 1",
+    )?;
+    Ok(())
+}
+
+/// Whether this device knew the row of a pending edit, or may have.
+pub(crate) fn is_of_known_row(conn: &Connection, row: RowRef) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM _sync_pending WHERE tbl = ?1 AND pk = ?2
+               AND (was_known OR base IS NOT NULL)";
+    Ok(conn
+        .prepare_cached(sql)?
+        .exists(params![row.tbl, row.pk()])?)
+}
+
 /// Below all places of collected edits: change ids do not come that far.
 const PUT_BACK: i64 = i64::MAX / 2;
 
@@ -186,10 +215,10 @@ const PUT_BACK: i64 = i64::MAX / 2;
 /// ids: places in a log begin anew and say nothing against an id.
 pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
     conn.prepare_cached(
-        "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base, at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+        "INSERT INTO _sync_pending (tbl, pk, local_key, seq, base, at, was_known)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (tbl, pk) DO UPDATE SET base = excluded.base,
-         at = coalesce(min(at, excluded.at), at, excluded.at)",
+         was_known = excluded.was_known, at = coalesce(min(at, excluded.at), at, excluded.at)",
     )?
     .execute(params![
         frozen.row.tbl,
@@ -197,7 +226,8 @@ pub(crate) fn put_back(conn: &Connection, frozen: &Frozen) -> Result<(), Error> 
         frozen.key,
         frozen.id.get().saturating_sub(PUT_BACK),
         frozen.base,
-        frozen.at
+        frozen.at,
+        frozen.was_known
     ])?;
     Ok(())
 }

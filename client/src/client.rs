@@ -4,7 +4,7 @@ use crate::changes::Changes;
 use crate::config::Config;
 use crate::conflicts::{self, ConflictRecord};
 use crate::core::Core;
-use crate::db::{self, Db};
+use crate::db::Db;
 use crate::download::{self, Downloaded};
 use crate::engine::{self, Pace};
 use crate::error::{Error, SetupError};
@@ -13,6 +13,7 @@ use crate::parked::{self, Parked};
 use crate::rejected::{self, Rejected};
 use crate::state::State;
 use crate::status::{self, Status};
+use crate::store;
 use crate::transport::Transport;
 use crate::upgrade;
 use crate::upload::{self, Uploaded};
@@ -115,7 +116,7 @@ impl Client {
     /// The connection's commit hook and WAL hook are in use: an application
     /// that replaces them calls [`Client::notify`] after its commits.
     pub fn connection(&self) -> Result<Connection, Error> {
-        let conn = db::connect(&self.inner.path)?;
+        let conn = store::connect(&self.inner.path)?;
         wake::watch(&conn, Arc::clone(&self.inner.local))?;
         Ok(conn)
     }

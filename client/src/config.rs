@@ -53,6 +53,7 @@ pub struct Config {
     pub(crate) hints: bool,
     pub(crate) schema_version: Option<i64>,
     pub(crate) certificates: Vec<CertificateDer<'static>>,
+    pub(crate) traces: bool,
 }
 
 impl Config {
@@ -81,6 +82,7 @@ impl Config {
             hints: true,
             schema_version: None,
             certificates: Vec::new(),
+            traces: false,
         }
     }
 
@@ -202,6 +204,17 @@ impl Config {
     #[must_use]
     pub fn schema_version(mut self, version: i64) -> Self {
         self.schema_version = Some(version);
+        self
+    }
+
+    /// Whether spans are written for OpenTelemetry, to the tracer provider that the
+    /// application has installed (`opentelemetry::global`): one for each request, and one
+    /// for what becomes of each of at most 100 changes of a batch or page, in a trace of
+    /// that change which the server and other devices write into too. Off by default. To
+    /// keep the same traces as they do, sample by the trace id alone.
+    #[must_use]
+    pub fn traces(mut self, on: bool) -> Self {
+        self.traces = on;
         self
     }
 

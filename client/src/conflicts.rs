@@ -9,7 +9,6 @@
 //! server that tells no date deletes nothing.
 
 use crate::clock::unix_now;
-use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::RowRef;
 use crate::log::{self, Done};
@@ -19,6 +18,7 @@ use crate::resolver::Resolution;
 use crate::row;
 use crate::schema::Table;
 use crate::step::Step;
+use crate::store::Txn;
 use oversync_shared::RowKey;
 use oversync_shared::merge::{self, ColumnPolicy, Lost, Policies};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};

@@ -12,8 +12,8 @@ use crate::outbox::BatchLimits;
 use crate::resync;
 use crate::status::{self, Live, Status};
 use crate::transport::Transport;
-use oversync_shared::ServerId;
 use oversync_shared::wire::{Capabilities, feature};
+use oversync_shared::{ServerId, UserId};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
@@ -125,6 +125,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
+    /// Whose file it is.
+    pub(crate) fn user(&self) -> UserId {
+        UserId::new(&lock(&self.file).user).expect("BUG: the file has an owner")
+    }
+
+    /// This device's name.
+    pub(crate) fn device(&self) -> String {
+        lock(&self.file).device.clone()
+    }
+
     pub(crate) fn new(db: Db, transport: Transport, lease: Lease, status: Status) -> Self {
         Self {
             db,

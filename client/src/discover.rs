@@ -1,18 +1,15 @@
-//! Reading the application's schema, and judging it.
+//! The application's tables together: who refers to whom, and what follows of it.
 //!
-//! Discovery reads the declared columns, keys, unique indexes and foreign keys
-//! of the listed tables and refuses, by name, what cannot be synchronised.
-//! Called when a file is opened, and whenever its schema has changed.
+//! Discovery reads the listed tables (`declared.rs`) and all foreign keys of the file:
+//! which tables stand at their ends, in which order rows must come, and whose triggers
+//! may fire. Called when a file is opened, and whenever its schema has changed.
 
 use crate::config::TableSpec;
+use crate::declared::{read_columns, read_table, rowid_name};
 use crate::error::{Error, SetupError};
-use crate::schema::{
-    Affinity, Column, ForeignKey, KeyKind, OWN_PREFIX, OnDelete, Table, Tables, UniqueIndex,
-    Unlisted, fold,
-};
+use crate::schema::{Action, ForeignKey, KeyKind, Table, Tables, Unlisted};
 use crate::triggers;
-use oversync_shared::names::is_plain_name;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use std::collections::BTreeSet;
 
 /// Reads and judges the listed tables; `number` hands out each one's number.
@@ -60,268 +57,12 @@ pub(crate) fn discover(
     Ok(Tables::new(tables, others))
 }
 
-fn read_table(conn: &Connection, spec: &TableSpec) -> Result<Table, Error> {
-    let name = declared_name(conn, spec)?;
-    let wire = wire_name(&name)?;
-    let declared = read_columns(conn, &name)?;
-    let unique = read_unique(conn, &name)?;
-    let key_name = choose_key(&name, spec, &declared, &unique)?;
-    let columns: Vec<&Declared> = declared.iter().filter(|c| !c.generated).collect();
-    for (i, column) in columns.iter().enumerate() {
-        if let Some(other) = columns[..i]
-            .iter()
-            .find(|o| fold(&o.name) == fold(&column.name))
-        {
-            return Err(SetupError::ColumnClash {
-                table: name,
-                first: other.name.clone(),
-                second: column.name.clone(),
-            }
-            .into());
-        }
+fn action(said: &str) -> Action {
+    match said {
+        "CASCADE" => Action::Cascade,
+        "SET NULL" | "SET DEFAULT" => Action::Set,
+        _ => Action::Refuse,
     }
-    let key = columns
-        .iter()
-        .position(|column| column.name == key_name)
-        .ok_or_else(|| SetupError::KeyColumn {
-            table: name.clone(),
-            column: key_name.clone(),
-        })?;
-    let key_kind = key_kind(&name, columns[key])?;
-    Ok(Table {
-        n: 0,
-        wire,
-        columns: columns
-            .iter()
-            .map(|column| Column {
-                wire: fold(&column.name),
-                blob: column.is_blob(),
-                reference: false,
-                not_null: column.not_null,
-                default: column.default.clone(),
-                affinity: Affinity::of(&column.declared),
-                name: column.name.clone(),
-            })
-            .collect(),
-        key,
-        key_kind,
-        // Of a generated column a trigger may see no value before the update.
-        needs_sweep: unique.iter().any(|index| match index {
-            None => true,
-            Some(index) => index.columns.iter().any(|(name, _)| {
-                declared
-                    .iter()
-                    .any(|column| column.generated && column.name == *name)
-            }),
-        }),
-        unique: unique.into_iter().flatten().collect(),
-        rowid: rowid_name(conn, &name, &declared)?,
-        parents: Vec::new(),
-        children: Vec::new(),
-        rank: 0,
-        fires: false,
-        name,
-    })
-}
-
-/// The table's name as it was declared.
-fn declared_name(conn: &Connection, spec: &TableSpec) -> Result<String, Error> {
-    let listed = spec.name.as_str();
-    if listed.to_lowercase().starts_with(OWN_PREFIX) {
-        return Err(SetupError::TableName {
-            table: listed.to_owned(),
-            why: format!("names that start with {OWN_PREFIX} are the client's own"),
-        }
-        .into());
-    }
-    let found: Option<(String, String)> = conn
-        .query_row(
-            "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE",
-            [listed],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    match found {
-        Some((name, kind)) if kind == "table" => Ok(name),
-        Some((name, kind)) => Err(SetupError::NotATable {
-            table: name,
-            kind: if kind == "view" {
-                kind
-            } else {
-                format!("{kind} table")
-            },
-        }
-        .into()),
-        None => Err(SetupError::MissingTable {
-            table: listed.to_owned(),
-        }
-        .into()),
-    }
-}
-
-/// A table's name as the wire has it.
-pub(crate) fn wire_form(name: &str) -> String {
-    name.trim().to_lowercase()
-}
-
-fn wire_name(name: &str) -> Result<String, SetupError> {
-    let wire = wire_form(name);
-    if is_plain_name(&wire) {
-        Ok(wire)
-    } else {
-        Err(SetupError::TableName {
-            table: name.to_owned(),
-            why: "use only letters a-z, digits and _".to_owned(),
-        })
-    }
-}
-
-/// One of the names of the row number that is not a column's.
-fn rowid_name(
-    conn: &Connection,
-    table: &str,
-    columns: &[Declared],
-) -> Result<Option<&'static str>, Error> {
-    let sql = "SELECT wr FROM pragma_table_list
-               WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
-    if conn.query_row(sql, [table], |row| row.get(0))? {
-        return Ok(None);
-    }
-    let hidden = |name: &str| columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-    Ok(["rowid", "_rowid_", "oid"]
-        .into_iter()
-        .find(|name| !hidden(name)))
-}
-
-struct Declared {
-    name: String,
-    declared: String,
-    not_null: bool,
-    default: Option<String>,
-    key_position: i64,
-    generated: bool,
-}
-
-impl Declared {
-    fn is_blob(&self) -> bool {
-        self.declared.to_uppercase().contains("BLOB")
-    }
-}
-
-fn read_columns(conn: &Connection, table: &str) -> Result<Vec<Declared>, Error> {
-    let mut statement = conn.prepare(
-        "SELECT name, type, pk, hidden, \"notnull\", dflt_value FROM pragma_table_xinfo(?1)
-         WHERE hidden <> 1 ORDER BY cid",
-    )?;
-    let rows = statement.query_map([table], |row| {
-        Ok(Declared {
-            name: row.get(0)?,
-            declared: row.get(1)?,
-            key_position: row.get(2)?,
-            generated: row.get::<_, i64>(3)? >= 2,
-            not_null: row.get(4)?,
-            default: row.get(5)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-/// The unique indexes; `None` for one over expressions or a part of the rows.
-fn read_unique(conn: &Connection, table: &str) -> Result<Vec<Option<UniqueIndex>>, Error> {
-    let mut list = conn.prepare(
-        "SELECT name, partial FROM pragma_index_list(?1) WHERE \"unique\" = 1 ORDER BY seq",
-    )?;
-    let mut columns = conn.prepare(
-        "SELECT name, coll FROM pragma_index_xinfo(?1) WHERE \"key\" = 1 ORDER BY seqno",
-    )?;
-    let mut found = Vec::new();
-    let mut rows = list.query([table])?;
-    while let Some(row) = rows.next()? {
-        let name: String = row.get(0)?;
-        let partial: bool = row.get(1)?;
-        let columns: Vec<(Option<String>, String)> = columns
-            .query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        let plain: Option<Vec<(String, String)>> = columns
-            .into_iter()
-            .map(|(name, collation)| name.map(|name| (name, collation)))
-            .collect();
-        found.push(match plain {
-            Some(columns) if !partial => Some(UniqueIndex { columns }),
-            _ => None,
-        });
-    }
-    Ok(found)
-}
-
-fn choose_key(
-    table: &str,
-    spec: &TableSpec,
-    columns: &[Declared],
-    unique: &[Option<UniqueIndex>],
-) -> Result<String, SetupError> {
-    let mut primary: Vec<&Declared> = columns.iter().filter(|c| c.key_position > 0).collect();
-    primary.sort_by_key(|column| column.key_position);
-    let integer = |column: &&Declared| column.declared.to_uppercase().contains("INT");
-    if let [only] = primary[..]
-        && integer(&only)
-    {
-        return Err(SetupError::IntegerKey {
-            table: table.to_owned(),
-            column: only.name.clone(),
-        });
-    }
-    let Some(wanted) = &spec.key_column else {
-        return match primary[..] {
-            [] => Err(SetupError::NoKey {
-                table: table.to_owned(),
-            }),
-            [only] => Ok(only.name.clone()),
-            _ => Err(SetupError::CompositeKey {
-                table: table.to_owned(),
-                columns: primary
-                    .iter()
-                    .map(|column| column.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            }),
-        };
-    };
-    let alone = |index: &UniqueIndex| matches!(&index.columns[..], [(name, _)] if name.eq_ignore_ascii_case(wanted));
-    columns
-        .iter()
-        .find(|column| column.name.eq_ignore_ascii_case(wanted))
-        .filter(|_| unique.iter().flatten().any(alone))
-        .map(|column| column.name.clone())
-        .ok_or_else(|| SetupError::KeyColumn {
-            table: table.to_owned(),
-            column: wanted.clone(),
-        })
-}
-
-fn key_kind(table: &str, column: &Declared) -> Result<KeyKind, SetupError> {
-    let declared = column.declared.to_uppercase();
-    if declared.contains("INT") {
-        return Err(SetupError::IntegerKey {
-            table: table.to_owned(),
-            column: column.name.clone(),
-        });
-    }
-    // SQLite's own rule for TEXT affinity.
-    if ["CHAR", "CLOB", "TEXT"]
-        .iter()
-        .any(|word| declared.contains(word))
-    {
-        return Ok(KeyKind::Text);
-    }
-    if column.is_blob() {
-        return Ok(KeyKind::Blob);
-    }
-    Err(SetupError::KeyType {
-        table: table.to_owned(),
-        column: column.name.clone(),
-        declared: column.declared.clone(),
-    })
 }
 
 fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
@@ -344,16 +85,12 @@ fn all_foreign_keys(conn: &Connection) -> Result<Vec<ForeignKey>, Error> {
         {
             let on_update: String = row.get(6)?;
             let foreign_key = ForeignKey {
-                follows: matches!(&*on_update, "CASCADE" | "SET NULL" | "SET DEFAULT"),
                 child,
                 columns: Vec::new(),
                 parent: row.get(2)?,
                 parent_columns: Vec::new(),
-                on_delete: match on_delete.as_str() {
-                    "CASCADE" => OnDelete::Cascade,
-                    "SET NULL" | "SET DEFAULT" => OnDelete::Set,
-                    _ => OnDelete::Refuse,
-                },
+                on_delete: action(&on_delete),
+                on_update: action(&on_update),
             };
             found.push((id, foreign_key));
         }
@@ -413,7 +150,7 @@ fn unlisted(
             identity,
             refuses: foreign_keys
                 .iter()
-                .any(|key| is_it(&key.child) && key.on_delete == OnDelete::Refuse),
+                .any(|key| is_it(&key.child) && key.on_delete == Action::Refuse),
             children: children.cloned().collect(),
         });
     }

@@ -4,12 +4,18 @@ use crate::apply;
 use crate::conflicts;
 use crate::core::Core;
 use crate::error::{Error, NetworkError};
+use crate::key::{LocalKey, RowRef};
 use crate::progress::Pass;
+use crate::schema::Tables;
 use crate::state::State;
 use crate::step::Step;
+use crate::trace::Told;
 use crate::transport::PageRequest;
-use oversync_shared::ServerId;
-use oversync_shared::wire::DownloadReply;
+use opentelemetry::KeyValue;
+use oversync_shared::trace::MAX_CHANGES;
+use oversync_shared::wire::{DownloadChange, DownloadReply};
+use oversync_shared::{RowKey, ServerId};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// What a page came to.
@@ -51,14 +57,22 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
     Step::PageReceived.reached();
     core.saw_head(page.head);
     let (has_more, until) = (page.has_more, page.window_until);
+    let is_empty = page.changes.is_empty();
+    let began = core.transport.traces().begin();
+    let told = began.map(|began| (began, newest(&page)));
     let asked_after = request.after;
     if has_more {
         core.ahead.ask(&core.transport, behind(&page, request));
         begin_pass(core, asked_after, until);
     }
-    let done = core
+    let (done, told) = core
         .db
-        .run(move |store| apply::apply(store, page, asked_after, server.ordered_feed))
+        .run(move |store| {
+            let done = apply::apply(store, page, asked_after, server.ordered_feed)?;
+            let told =
+                told.map(|(began, all)| (began, applied(all, &store.tables(), &done.written)));
+            Ok((done, told))
+        })
         .await?;
     if done.resync {
         core.live(|live| {
@@ -66,6 +80,15 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
             live.pass = None;
         });
         return Ok(starting_over());
+    }
+    if let Some((began, told)) = told {
+        let user = core.user();
+        core.transport
+            .traces()
+            .changes("change.apply", &user, began, told);
+    }
+    if !is_empty {
+        core.transport.has_applied(done.cursor);
     }
     let applied = done.written.len();
     core.page_done(done.cursor, applied, has_more);
@@ -78,6 +101,39 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
         has_more,
         next_after: done.cursor,
     })
+}
+
+/// A change of a page: its table, its key, and what is told of it once it is written.
+type Named = (String, Option<RowKey>, Told);
+
+/// The newest changes of a page.
+fn newest(page: &DownloadReply) -> Vec<Named> {
+    let named = |change: &DownloadChange| {
+        let told = Told {
+            source: change.source_id.clone(),
+            change: change.source_change_id,
+            attributes: vec![
+                KeyValue::new("oversync.place", change.server_id.get()),
+                KeyValue::new("oversync.version", change.server_version.get()),
+            ],
+        };
+        (change.table.clone(), RowKey::parse(&change.pk), told)
+    };
+    let newest = page.changes.iter().rev().take(MAX_CHANGES);
+    newest.map(named).collect()
+}
+
+/// Those of them that stand in the application's tables now: one that met an edit, was
+/// parked, or was here already has not been applied.
+fn applied(changes: Vec<Named>, tables: &Tables, written: &[(RowRef, LocalKey)]) -> Vec<Told> {
+    let written: HashSet<RowRef> = written.iter().map(|(row, _)| *row).collect();
+    let row = |table: &str, key| Some(RowRef::new(tables.by_wire(table)?, key));
+    let is_written = |(table, key, _): &Named| {
+        let row = key.and_then(|key| row(table, key));
+        row.is_some_and(|row| written.contains(&row))
+    };
+    let changes = changes.into_iter().filter(is_written);
+    changes.map(|(_, _, told)| told).collect()
 }
 
 /// The request for the page behind this one.
@@ -120,5 +176,38 @@ fn starting_over() -> Downloaded {
         applied: 0,
         has_more: true,
         next_after: ServerId::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Device, entry, uuid};
+
+    /// Found by reading: a row that was parked was told of as applied.
+    #[test]
+    fn only_what_was_written_is_told_of_as_applied() {
+        let sql = "CREATE TABLE t (id TEXT PRIMARY KEY, v INTEGER CHECK (v < 100))";
+        let mut device = Device::new(sql, &["t"]);
+        let row = |n: u32, v: i64| {
+            let payload = format!(r#"{{"id":"{}","v":{v}}}"#, uuid(n));
+            entry("t", &uuid(n), i64::from(n), Some(&payload))
+        };
+        device.run(&format!("INSERT INTO t VALUES ('{}', 7)", uuid(4)));
+        assert_eq!(device.freeze().len(), 1);
+        let changes = || vec![row(1, 1), row(2, 500), row(3, 3), row(4, 4)];
+        let page = DownloadReply {
+            changes: changes(),
+            has_more: false,
+            next_after: ServerId::new(4),
+            window_until: ServerId::new(4),
+            epoch: None,
+            head: None,
+            highest_source_change_id: None,
+        };
+        let done = device.apply_page(changes(), true);
+        let told = applied(newest(&page), &device.store.tables(), &done.written);
+        let told: Vec<i64> = told.iter().map(|one| one.change.get()).collect();
+        assert_eq!(told, [3, 1], "2 is parked, 4 met an edit on its way");
     }
 }

@@ -1,7 +1,8 @@
 //! The background engine: one task that decides when to upload and download.
 //!
 //! Of several processes that have the file open, the one with the lease works;
-//! the others stand by and take over within a second of its end.
+//! the others stand by and try to take over every second: the lease is free as soon as
+//! that one has ended, however it has.
 //!
 //! It wakes for local commits, hints, other programs' writes and a slow timer,
 //! does what is due and not paused, and on an error waits with growing, jittered
@@ -27,7 +28,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 /// Hints that may wait; they coalesce on the server, too.
 const SIGNALS: usize = 16;
 
-/// How often one that stands by tries to take over.
+/// How often one that stands by tries to take over: after a SIGKILL of the other one it
+/// takes this long at most, and then as long as connecting does.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 
 /// How the engine was asked to run.
@@ -172,12 +174,12 @@ async fn stand_by(core: &Core, pace: Pace, stop: &mut watch::Receiver<bool>) -> 
             () = told(stop) => return false,
             () = sleep_until(next_try) => {}
             _ = foreign.tick() => {
-                match core.db.run(|store| store.foreign_commit()).await {
-                    Ok(true) => {
+                match core.db.run(|store| store.after_foreign_commit(|_| Ok(()))).await {
+                    Ok(Some(())) => {
                         core.announce_missed();
                         let _ = core.refresh_status().await;
                     }
-                    Ok(false) => {}
+                    Ok(None) => {}
                     Err(error) => tracing::debug!(%error, "standing by"),
                 }
             }
@@ -248,17 +250,20 @@ impl Engine {
 
     async fn look_for_foreign_writes(&mut self) {
         let found = self.core.db.run(|store| {
-            // While nothing can be sent, too: what the triggers note of a row that
-            // is written again and again must not fill the disk.
-            let tables = store.tables();
-            if store.read(|conn| log::is_long(conn, &tables))? {
-                store.write(capture::collect)?;
-            }
-            Ok((store.foreign_commit()?, store.read(capture::has_work)?))
+            // Nobody but other connections fills the log.
+            store.after_foreign_commit(|store| {
+                // While nothing can be sent, too: what the triggers note of a row that
+                // is written again and again must not fill the disk.
+                let tables = store.tables();
+                if store.read(|conn| log::is_long(conn, &tables))? {
+                    store.write(capture::collect)?;
+                }
+                store.read(capture::has_work)
+            })
         });
         match found.await {
-            Ok((false, _)) => {}
-            Ok((true, work)) => {
+            Ok(None) => {}
+            Ok(Some(work)) => {
                 // Perhaps another process has taken a pause back.
                 self.due.upload |= work || self.held.upload || self.held.download;
             }

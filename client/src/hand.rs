@@ -5,7 +5,6 @@
 //! recorded many at a time. Nobody may look into `_sync_row` for a row of the page
 //! before [`Hand::flush`]; [`Hand::known`] does.
 
-use crate::db::Txn;
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::payload;
@@ -13,6 +12,7 @@ use crate::place::{self, Placed, Told};
 use crate::reach;
 use crate::row::{self, Known};
 use crate::schema::Table;
+use crate::store::Txn;
 use oversync_shared::reconcile::{Held, Unsent};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;
@@ -171,9 +171,13 @@ impl<'a> Hand<'a> {
             }
         }
         let present = kept.exists.exists([&known.key])?;
-        if present {
-            reach::note_update(txn, table, &known.key, values)?;
-        }
+        let moved = match present {
+            true => match reach::note_update(txn, table, &known.key, values)? {
+                Ok(moved) => moved,
+                Err(why) => return Ok(Placed::Blocked(why)),
+            },
+            false => Vec::new(),
+        };
         let key = if present {
             known.key
         } else {
@@ -188,6 +192,7 @@ impl<'a> Hand<'a> {
         if let Some(refused) = place::judge(txn, written)? {
             return Ok(refused);
         }
+        reach::note_moved(txn, &moved)?;
         let is_usual = key.is_usual(told.row.key, table.key_kind);
         self.versions.push(Version {
             row: told.row,

@@ -11,7 +11,7 @@ use crate::key::RowRef;
 use crate::payload;
 use crate::place;
 use crate::row;
-use crate::schema::{Column, ForeignKey, Table, quote};
+use crate::schema::{Column, ForeignKey, Table, Tables, quote};
 use oversync_shared::RowKey;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params};
@@ -27,11 +27,16 @@ const MOST_LEFT_OUT: usize = 100;
 pub(crate) struct LeftOut {
     rows: HashSet<RowRef>,
     of_table: HashMap<i64, usize>,
-    /// Whether any value waits for the row that it refers to.
-    pub(crate) waits: bool,
+    /// Tables that were filled in this transaction.
+    filled: HashSet<i64>,
 }
 
 impl LeftOut {
+    /// A new transaction, in which the same rows are left out.
+    pub(crate) fn begin(&mut self) {
+        self.filled.clear();
+    }
+
     fn add(&mut self, row: RowRef) {
         if self.rows.insert(row) {
             *self.of_table.entry(row.tbl).or_default() += 1;
@@ -47,7 +52,7 @@ impl LeftOut {
 /// Moves what was kept beside the rows of a table into columns it has by now. A
 /// value that the application itself has written there already stays: it is a newer
 /// edit. One that refers to a row which is not here stays kept, is sent with the row as
-/// before, and is tried again (`LeftOut::waits`). One that another constraint
+/// before, and is tried again ([`fill_rest`]). One that another constraint
 /// refuses, or a trigger leaves out, goes to the conflict list.
 ///
 /// A trigger that rolls back ends the caller's transaction: the row is added to
@@ -56,10 +61,45 @@ impl LeftOut {
 ///
 /// Nothing of this is captured: the server has it.
 pub(crate) fn fill(conn: &Connection, table: &Table, left_out: &mut LeftOut) -> Result<(), Error> {
+    left_out.filled.insert(table.n);
+    let waits = fill_rows(conn, table, left_out)?;
+    conn.prepare_cached("UPDATE _sync_table SET learns = ?2 WHERE n = ?1 AND learns <> ?2")?
+        .execute(params![table.n, waits])?;
+    Ok(())
+}
+
+/// The same for the tables where something waits, as far as it was not tried already in
+/// this transaction. Reads nothing of the others.
+pub(crate) fn fill_rest(
+    conn: &Connection,
+    tables: &Tables,
+    left_out: &mut LeftOut,
+) -> Result<(), Error> {
+    let mut statement = conn.prepare_cached("SELECT n FROM _sync_table WHERE learns ORDER BY n")?;
+    let numbers = statement.query_map([], |row| row.get(0))?;
+    for n in numbers.collect::<Result<Vec<i64>, _>>()? {
+        if let Some(table) = tables.by_number(n)
+            && !left_out.filled.contains(&n)
+        {
+            fill(conn, table, left_out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether any value waits for the row that it refers to.
+pub(crate) fn is_any_waiting(conn: &Connection) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _sync_table WHERE learns)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+/// Tells whether any value waits.
+fn fill_rows(conn: &Connection, table: &Table, left_out: &mut LeftOut) -> Result<bool, Error> {
     let kept = kept(conn, table)?;
     if kept.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
+    let mut waits = false;
     conn.execute("UPDATE _sync_guard SET applying = 1", [])?;
     for (row, text) in &kept {
         let Ok(found) = payload::read_row(table, row.key, text) else {
@@ -89,12 +129,12 @@ pub(crate) fn fill(conn: &Connection, table: &Table, left_out: &mut LeftOut) -> 
                 waiting.push((&table.columns[*index], value));
             }
         }
-        left_out.waits |= !waiting.is_empty();
+        waits |= !waiting.is_empty();
         let rest = payload::with_members(found.extra, waiting);
         row::set_extra(conn, *row, rest.as_deref())?;
     }
     conn.execute("UPDATE _sync_guard SET applying = 0", [])?;
-    Ok(())
+    Ok(waits)
 }
 
 /// What became of a value.

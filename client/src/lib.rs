@@ -53,6 +53,7 @@
 //! | tokens that end | [`TokenProvider`] |
 //! | holding back, handing the device on | [`Client::pause`], [`Client::sign_out`] |
 //! | why a row is not where it should be | [`diagnose`] |
+//! | one change, from device to device, as a trace | [`Config::traces`] |
 //!
 //! The examples `quickstart`, `blocking` and `two_devices` run against a server.
 //!
@@ -68,6 +69,15 @@
 //! `ALTER TABLE … DROP COLUMN` on a synchronised table fails while the triggers
 //! name the column: drop the table's `_sync_` triggers first; the next sync
 //! installs them again.
+//!
+//! # Which SQLite may write
+//!
+//! The file may be written by any program, in whatever SQLite that has: everything
+//! this crate puts there is understood since 3.8.2 (2013), and held against 3.17.0
+//! (2017) by a test; what the application itself puts there may ask for more (generated
+//! columns for 3.31, STRICT for 3.37). Before 3.25, `ALTER TABLE … RENAME TO` leaves
+//! the old name inside the triggers: the table cannot be written until a client has
+//! opened the file with the new one.
 
 mod ahead;
 mod apply;
@@ -82,6 +92,7 @@ mod config;
 mod conflicts;
 mod core;
 mod db;
+mod declared;
 mod discover;
 mod doctor;
 mod download;
@@ -115,11 +126,13 @@ mod sign_out;
 mod state;
 mod status;
 mod step;
+mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod token;
+mod trace;
 mod transport;
 mod triggers;
 mod unsent;

@@ -112,7 +112,14 @@ impl Client {
     /// that would go, or when it is not known here what the server has.
     pub async fn drop_rejected(&self, id: i64) -> Result<(), Error> {
         let core = self.core();
-        let written = core.db.write(move |txn| rejected::give_up(txn, id)).await?;
+        let given_up = core.db.run(move |store| {
+            let written = store.write(|txn| rejected::give_up(txn, id))?;
+            if !written.is_empty() {
+                store.has_new_rows();
+            }
+            Ok(written)
+        });
+        let written = given_up.await?;
         core.announce(written).await?;
         self.edited().await
     }

@@ -1,6 +1,8 @@
 //! The binary `oversqlite`: a shim around [`cli::run`].
 
 mod cli;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod settings;
 mod sql;
 
@@ -16,5 +18,13 @@ async fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .init();
+    #[cfg(feature = "otlp")]
+    let _spans = match otlp::Export::begin() {
+        Ok(spans) => spans,
+        Err(error) => {
+            eprintln!("oversqlite: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
     cli::run().await
 }

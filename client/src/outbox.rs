@@ -6,7 +6,6 @@
 //! `_sync_pending`; an edit made from then on is a new change.
 
 use crate::capture;
-use crate::db::{Store, Txn};
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::rejected;
@@ -14,6 +13,7 @@ use crate::row;
 use crate::schema::Table;
 use crate::state::State;
 use crate::step::Step;
+use crate::store::{Store, Txn};
 use oversync_shared::reconcile::{Edit, edit};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, RowKey, RowVersion};
@@ -41,6 +41,8 @@ pub(crate) struct Frozen {
     pub(crate) renumbered: u32,
     /// When the edit was first seen, in seconds since 1970; for people.
     pub(crate) at: Option<i64>,
+    /// Whether this device knew the row, though it holds no version of it any more.
+    pub(crate) was_known: bool,
 }
 
 impl Frozen {
@@ -84,7 +86,8 @@ pub(crate) fn must_ask(store: &Store) -> Result<bool, Error> {
 /// All frozen changes, by change id.
 pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered, at
+        "SELECT change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered, at,
+                was_known
          FROM _sync_outbox ORDER BY change_id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -102,6 +105,7 @@ pub(crate) fn load(conn: &Connection) -> Result<Vec<Frozen>, Error> {
             base: row.get(7)?,
             renumbered: row.get(8)?,
             at: row.get(9)?,
+            was_known: row.get(10)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -128,6 +132,7 @@ struct Ready {
     base: Option<String>,
     renumbered: u32,
     at: Option<i64>,
+    was_known: bool,
 }
 
 /// Upserts parents first, then deletes children first; inside a table in the
@@ -185,13 +190,7 @@ fn ready(
     template: &str,
     limit: usize,
 ) -> Result<Vec<Ready>, Error> {
-    // The number stands in the text: where it is bound, SQLite may look at its value for a
-    // partial index, and prepares the statement anew each time. The key comes before the
-    // table, which may be called "{key}".
-    let sql = template
-        .replace("{n}", &table.n.to_string())
-        .replace("{key}", &table.quoted_key())
-        .replace("{table}", &table.quoted());
+    let sql = filled(template, table);
     let mut statement = conn.prepare_cached(&sql)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = statement.query_map([limit], |row| {
@@ -201,9 +200,19 @@ fn ready(
             base: row.get(3)?,
             renumbered: row.get(4)?,
             at: row.get(5)?,
+            was_known: row.get(6)?,
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn filled(template: &str, table: &Table) -> String {
+    // The number stands in the text, so that SQLite sees that a partial index fits. The
+    // key comes before the table, which may be called "{key}".
+    template
+        .replace("{n}", &table.n.to_string())
+        .replace("{key}", &table.quoted_key())
+        .replace("{table}", &table.quoted())
 }
 
 /// Reads the row and says what to send; an edit with nothing to send, or that
@@ -220,6 +229,7 @@ fn freeze_one(
         base,
         renumbered,
         at,
+        was_known,
     } = ready;
     let cells = row::read(txn.conn, table, &key)?;
     let held = row::known(txn.conn, table, row)?.held;
@@ -248,14 +258,16 @@ fn freeze_one(
         base,
         renumbered,
         at,
+        was_known,
     }))
 }
 
 fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
     conn.prepare_cached(
         "INSERT INTO _sync_outbox
-         (change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered, at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         (change_id, tbl, pk, local_key, op, server_version, payload, base, renumbered, at,
+          was_known)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         frozen.id.get(),
@@ -267,8 +279,48 @@ fn store(conn: &Connection, frozen: &Frozen) -> Result<(), Error> {
         frozen.payload,
         frozen.base,
         frozen.renumbered,
-        frozen.at
+        frozen.at,
+        frozen.was_known
     ])?;
     Step::ChangeFrozen.reached();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Device, WIDE, uuid};
+    use rusqlite::StatementStatus;
+
+    /// As many changes are asked for as there is room, another number each time.
+    #[test]
+    fn another_limit_is_no_reason_to_prepare_anew() {
+        let mut device = Device::new(
+            "CREATE TABLE notes (id TEXT PRIMARY KEY NOT NULL, text)",
+            &["notes"],
+        );
+        for n in 0..5 {
+            device.run(&format!("INSERT INTO notes VALUES ('{}', 'a')", uuid(n)));
+            device.write(capture::collect);
+            for changes in [10, 20] {
+                device.write(|txn| next_batch(txn, BatchLimits { changes, ..WIDE }));
+            }
+            let sent = device.freeze();
+            device.settle_applied(&sent);
+        }
+        let prepared = device.write(|txn| {
+            let notes = txn.tables.by_number(1).expect("listed");
+            let both = [READY_UPSERTS, READY_DELETES].map(|template| {
+                let sql = filled(template, notes);
+                let statement = txn.conn.prepare_cached(&sql).expect("prepares");
+                let count = |what| statement.get_status(what);
+                (
+                    count(StatementStatus::RePrepare),
+                    count(StatementStatus::Run) > 1,
+                )
+            });
+            Ok(both)
+        });
+        assert_eq!(prepared, [(0, true); 2]);
+    }
 }

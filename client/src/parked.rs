@@ -4,12 +4,12 @@
 //! the row it waits for arrives, or with the next page when it waits for
 //! something that cannot be named.
 
-use crate::db::Txn;
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::place::{Parent, Placed, ServerState};
 use crate::schema::Table;
 use crate::step::Step;
+use crate::store::Txn;
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, params};
 use serde::Serialize;

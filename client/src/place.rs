@@ -7,7 +7,6 @@
 //! Every statement says OR ABORT: a conflict clause of the application's schema
 //! would skip the row, replace another one, or roll back all that was done.
 
-use crate::db::Txn;
 use crate::error::{Error, StorageError};
 use crate::hand::Hand;
 use crate::key::{LocalKey, RowRef};
@@ -15,6 +14,7 @@ use crate::payload;
 use crate::reach;
 use crate::row::{self, Known};
 use crate::schema::{ForeignKey, Table, quote};
+use crate::store::Txn;
 use oversync_shared::reconcile::Held;
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::types::Value;

@@ -15,7 +15,8 @@ const LEAST_TIME: Duration = Duration::from_millis(200);
 /// How far a download of many pages has got.
 ///
 /// Counted in places of the user's stream, which the server hands out without
-/// gaps. Places of other schemas, of this device's own edits and of rows that are
+/// gaps; only a restored server has left out some, which pass in one step. Places of
+/// other schemas, of this device's own edits and of rows that are
 /// folded away pass without a row to be written, so `total` is at most the number of
 /// rows that come, and the time left an estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

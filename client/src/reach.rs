@@ -4,16 +4,18 @@
 //! that a delete or an update reaches, through tables that are not synchronised as
 //! well, are noted in the logs before the statement runs. Called by `place.rs`. A
 //! row that is noted and not reached after all drops out when the log is collected.
+//! A row whose own key is carried along is gone under the old one, and is there under
+//! the new one once the statement has run.
 
-use crate::db::Txn;
 use crate::error::Error;
 use crate::key::{LocalKey, RowRef};
 use crate::log;
 use crate::payload::Cell;
 use crate::row;
-use crate::schema::{End, ForeignKey, OnDelete, Table, quote};
+use crate::schema::{Action, End, ForeignKey, Table, quote};
 use crate::shadow;
 use crate::step::Step;
+use crate::store::Txn;
 use oversync_shared::reconcile::Unsent;
 use rusqlite::params_from_iter;
 use rusqlite::types::Value;
@@ -36,7 +38,51 @@ struct Reached<'a> {
     end: End<'a>,
     identity: Vec<LocalKey>,
     fate: Fate<'a>,
+    /// What updated columns get, where that is known.
+    values: Vec<(String, New)>,
 }
+
+/// What an updated column gets.
+#[derive(Debug, Clone)]
+enum New {
+    /// An action writes all columns of its key, also those that stay as they are.
+    Same,
+    Value(Value),
+}
+
+impl Reached<'_> {
+    /// What one of its columns gets; nothing where that is not known, or the row goes.
+    fn gets(&self, column: &str) -> Option<New> {
+        let Fate::Updated(columns) = self.fate else {
+            return None;
+        };
+        let is_it = |name: &String| name.eq_ignore_ascii_case(column);
+        if !columns.iter().any(is_it) {
+            return Some(New::Same);
+        }
+        let known = self.values.iter().find(|(name, _)| is_it(name));
+        known.map(|(_, new)| new.clone())
+    }
+
+    /// Whether an update reaches the rows that refer to this one by a key.
+    fn moves(&self, key: &ForeignKey) -> bool {
+        let mut columns = key.parent_columns.iter();
+        key.follows() && columns.any(|name| !matches!(self.gets(name), Some(New::Same)))
+    }
+
+    /// What a child's column gets, if it is this row's value.
+    fn carries(&self, key: &ForeignKey, column: &str) -> Option<New> {
+        if key.on_update != Action::Cascade {
+            return None;
+        }
+        let mut pairs = key.columns.iter().zip(&key.parent_columns);
+        let (_, from) = pairs.find(|(to, _)| to.eq_ignore_ascii_case(column))?;
+        self.gets(from)
+    }
+}
+
+/// Rows that will be there under another key, by their tables' numbers.
+pub(crate) type Moved = Vec<(i64, LocalKey)>;
 
 /// Notes what the delete of a row does to others, unless it must not run: then it
 /// says why. What is settled for rows that were refused holds only if it does run.
@@ -53,6 +99,7 @@ pub(crate) fn note_delete(
         end: End::Listed(table),
         identity: vec![key.clone()],
         fate: Fate::Deleted,
+        values: Vec::new(),
     })?;
     if let Some(why) = walk.hindrance() {
         return Ok(Some(why));
@@ -63,42 +110,62 @@ pub(crate) fn note_delete(
     Ok(None)
 }
 
-/// Notes what these new values of a row do to others; never those of its key.
+/// Notes what these new values of a row do to others; never those of its key. Tells
+/// which rows [`note_moved`] is to be told of when they are written, or why they must
+/// not be.
 pub(crate) fn note_update(
     txn: &Txn<'_>,
     table: &Table,
     key: &LocalKey,
     values: &[(usize, Value)],
-) -> Result<(), Error> {
+) -> Result<Result<Moved, String>, Error> {
     let is_followed = |index: usize| {
         let name = &table.columns[index].name;
-        let mut keys = table.children.iter().filter(|key| key.follows);
+        let mut keys = table.children.iter().filter(|key| key.follows());
         index != table.key && keys.any(|key| key.refers_to(name))
     };
-    if !table.children.iter().any(|key| key.follows) {
-        return Ok(());
+    if !table.children.iter().any(|key| key.follows()) {
+        return Ok(Ok(Vec::new()));
     }
     let new: Vec<_> = values.iter().filter(|(i, _)| is_followed(*i)).collect();
     if new.is_empty() {
-        return Ok(());
+        return Ok(Ok(Vec::new()));
     }
     let Some(old) = row::read(txn.conn, table, key)? else {
-        return Ok(());
+        return Ok(Ok(Vec::new()));
     };
     let is_other = |(i, new): &&&(usize, Value)| old[*i] != Cell::Plain(new.clone());
-    let names = new.iter().filter(is_other);
-    let names: Vec<String> = names.map(|(i, _)| table.columns[*i].name.clone()).collect();
-    if names.is_empty() {
-        return Ok(());
+    let changed: Vec<(String, New)> = new
+        .iter()
+        .filter(is_other)
+        .map(|(i, new)| (table.columns[*i].name.clone(), New::Value(new.clone())))
+        .collect();
+    if changed.is_empty() {
+        return Ok(Ok(Vec::new()));
     }
+    let names: Vec<String> = changed.iter().map(|(name, _)| name.clone()).collect();
     let mut walk = Walk::new(txn);
     walk.go(Reached {
         end: End::Listed(table),
         identity: vec![key.clone()],
         fate: Fate::Updated(&names),
+        values: changed,
     })?;
+    if let Some(why) = walk.stopped {
+        return Ok(Err(why));
+    }
     for (child, key) in &walk.changed {
         note(txn, child, key)?;
+    }
+    Ok(Ok(walk.moved))
+}
+
+/// Notes the rows that have got another key.
+pub(crate) fn note_moved(txn: &Txn<'_>, moved: &Moved) -> Result<(), Error> {
+    for (n, key) in moved {
+        if let Some(table) = txn.tables.by_number(*n) {
+            note(txn, table, key)?;
+        }
     }
     Ok(())
 }
@@ -113,6 +180,7 @@ struct Walk<'a> {
     /// Why it must not run whatever else happens.
     stopped: Option<String>,
     changed: Vec<(&'a Table, LocalKey)>,
+    moved: Moved,
 }
 
 impl<'a> Walk<'a> {
@@ -123,6 +191,7 @@ impl<'a> Walk<'a> {
             refuse: Vec::new(),
             stopped: None,
             changed: Vec::new(),
+            moved: Vec::new(),
         }
     }
 
@@ -148,15 +217,11 @@ impl<'a> Walk<'a> {
                 continue;
             };
             let fate = match (row.fate, key.on_delete) {
-                (Fate::Deleted, OnDelete::Refuse) => None,
-                (Fate::Deleted, OnDelete::Cascade) => Some(Fate::Deleted),
-                (Fate::Deleted, OnDelete::Set) => Some(Fate::Updated(&key.columns)),
-                (Fate::Updated(columns), _) => {
-                    if !key.follows || !columns.iter().any(|name| key.refers_to(name)) {
-                        continue;
-                    }
-                    Some(Fate::Updated(&key.columns))
-                }
+                (Fate::Deleted, Action::Refuse) => None,
+                (Fate::Deleted, Action::Cascade) => Some(Fate::Deleted),
+                (Fate::Deleted, Action::Set) => Some(Fate::Updated(&key.columns)),
+                (Fate::Updated(_), _) if !row.moves(key) => continue,
+                (Fate::Updated(_), _) => Some(Fate::Updated(&key.columns)),
             };
             if fate.is_some() && end.is_last() {
                 continue;
@@ -176,7 +241,22 @@ impl<'a> Walk<'a> {
                     continue;
                 }
                 if let End::Listed(child) = end {
-                    let key = &identity[0];
+                    let (by, key) = (key, &identity[0]);
+                    let own = &child.key_column().name;
+                    let is_own = |name: &String| name.eq_ignore_ascii_case(own);
+                    if matches!(fate, Fate::Updated(columns) if columns.iter().any(is_own)) {
+                        let Some(new) = row.carries(by, own) else {
+                            let shown = key.display();
+                            self.stopped =
+                                Some(format!("row {shown} of {} would lose its key", child.name));
+                            return Ok(Vec::new());
+                        };
+                        if let New::Value(new) = new
+                            && new != key.0
+                        {
+                            self.moved.push((child.n, LocalKey(new)));
+                        }
+                    }
                     if matches!(row.fate, Fate::Deleted) && !self.gives_way(child, key, fate)? {
                         let shown = key.display();
                         self.stopped = Some(format!(
@@ -187,10 +267,15 @@ impl<'a> Walk<'a> {
                     }
                     self.changed.push((child, key.clone()));
                 }
+                let values = key
+                    .columns
+                    .iter()
+                    .filter_map(|column| Some((column.clone(), row.carries(key, column)?)));
                 next.push(Reached {
                     end,
                     identity,
                     fate,
+                    values: values.collect(),
                 });
             }
         }

@@ -4,7 +4,6 @@
 //! again (the newer edit supersedes the refused one), or when somebody decides.
 
 use crate::capture;
-use crate::db::Txn;
 use crate::error::{Error, SetupError};
 use crate::key::{LocalKey, RowRef};
 use crate::log::{self, Done};
@@ -13,6 +12,7 @@ use crate::place::{self, Placed, ServerState};
 use crate::row;
 use crate::schema::Table;
 use crate::step::Step;
+use crate::store::Txn;
 use oversync_shared::reconcile::{Edit, edit};
 use oversync_shared::wire::Op;
 use oversync_shared::{RowKey, RowVersion};
@@ -303,7 +303,9 @@ pub(crate) fn retry(txn: &Txn<'_>, id: i64) -> Result<(), Error> {
                 tbl: found.tbl,
                 key: RowKey::new(pk),
             };
-            capture::add(txn, row, &found.key, 0, found.base.as_deref())
+            capture::add(txn, row, &found.key, 0, found.base.as_deref())?;
+            // What was refused has been tried: it is no new row any more.
+            capture::was_known(txn.conn, row)
         }
         // A key that was refused for itself is judged again when the log is read.
         None => log::note(txn.conn, found.tbl, Done::Inserted, &found.key),

@@ -7,7 +7,6 @@
 
 use crate::apply::Poison;
 use crate::capture;
-use crate::db::{NoTriggers, Txn};
 use crate::error::Error;
 use crate::hand::Hand;
 use crate::key::{LocalKey, RowRef};
@@ -18,9 +17,10 @@ use crate::row::Known;
 use crate::schema::Table;
 use crate::shadow;
 use crate::step::Step;
-use oversync_shared::RowKey;
-use oversync_shared::reconcile::{EntryAction, entry};
+use crate::store::{NoTriggers, Txn};
+use oversync_shared::reconcile::{EntryAction, Unsent, entry};
 use oversync_shared::wire::DownloadChange;
+use oversync_shared::{RowKey, RowVersion};
 use std::collections::HashSet;
 
 /// Switching triggers off and on makes SQLite prepare every statement anew: smaller
@@ -115,12 +115,21 @@ impl<'a> Round<'a> {
             version: change.server_version,
             payload: payload.filter(|_| !change.deleted),
         };
+        let table = self.txn.tables.by_wire(&change.table);
+        if let (Some(table), Some(key)) = (table, RowKey::parse(&change.pk)) {
+            resync::named(self.txn.conn, RowRef::new(table, key))?;
+        }
         parked::add_unknown(self.txn.conn, &as_it_came, Why::ForeignKeys)
     }
 
     fn decide(&mut self, table: &Table, told: Told<'_>) -> Result<(), Error> {
         let known = self.hand.known(table, told.row)?;
-        match entry(told.version, known.held, known.unsent) {
+        let action = entry(told.version, known.held, known.unsent);
+        // What is written loses the mark with the new version.
+        if known.lost_version > RowVersion::NEVER_SEEN && action != EntryAction::Apply {
+            resync::named(self.txn.conn, told.row)?;
+        }
+        match action {
             EntryAction::Skip => {
                 Step::RowPassedOver.reached();
                 self.overtaken(table, told)
@@ -146,6 +155,11 @@ impl<'a> Round<'a> {
     }
 
     fn place(&mut self, table: &Table, told: Told<'_>, known: Known) -> Result<(), Error> {
+        // A parked state is tried while a newer one of this page may wait.
+        let mut waiting = self.deferred.iter();
+        if waiting.any(|other| other.row == told.row && other.version > told.version) {
+            return Ok(());
+        }
         // An older state of the row that waits already is overtaken by this one.
         self.deferred.retain(|older| older.row != told.row);
         let (hand, assumed) = (&mut self.hand, &self.nothing_assumed);
@@ -204,7 +218,10 @@ impl<'a> Round<'a> {
                 let why = place::place(self.txn, table, &state, &self.nothing_assumed)?;
                 match why {
                     Placed::Done(key) => self.done(table, state.told(), key)?,
-                    why => parked::add(self.txn.conn, table, &state, &why)?,
+                    why => {
+                        resync::named(self.txn.conn, state.row)?;
+                        parked::add(self.txn.conn, table, &state, &why)?;
+                    }
                 }
             }
         }
@@ -215,10 +232,19 @@ impl<'a> Round<'a> {
     }
 
     fn once_more(&mut self, state: ServerState) -> Result<(), Error> {
-        match self.txn.tables.by_number(state.row.tbl) {
-            Some(table) => self.decide(table, state.told()),
-            None => Ok(()),
+        let Some(table) = self.txn.tables.by_number(state.row.tbl) else {
+            return Ok(());
+        };
+        if state.version == RowVersion::NEVER_SEEN && state.payload.is_none() {
+            // A row that a whole pass did not name: there is no version to compare. Not
+            // where it has been named, or edited, since.
+            let known = self.hand.known(table, state.row)?;
+            let is_unknown = known.remembered().version == RowVersion::NEVER_SEEN;
+            if known.unsent == Unsent::None && is_unknown {
+                return self.place(table, state.told(), known);
+            }
         }
+        self.decide(table, state.told())
     }
 
     /// Rows that refer to one another in a ring: the largest set in which every

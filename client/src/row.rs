@@ -96,7 +96,8 @@ pub(crate) struct Known {
     pub(crate) unsent: Unsent,
     /// The application's spelling of the key.
     pub(crate) key: LocalKey,
-    /// The version held in a history that has been replaced.
+    /// The version held before the pass over everything that is under way, until that
+    /// names the row.
     pub(crate) lost_version: RowVersion,
 }
 

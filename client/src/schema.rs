@@ -1,7 +1,7 @@
 //! The application's tables, as far as the client needs to know them.
 //!
 //! All SQL of this crate takes table and column names from here, never from
-//! what a peer sent. `discover.rs` reads them from the file.
+//! what a peer sent. `declared.rs` and `discover.rs` read them from the file.
 
 use std::collections::HashMap;
 
@@ -90,9 +90,9 @@ pub(crate) struct Column {
     pub(crate) affinity: Affinity,
 }
 
-/// What happens to a child when its parent goes.
+/// What happens to a child when its parent goes, or gets other values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnDelete {
+pub(crate) enum Action {
     /// NO ACTION or RESTRICT.
     Refuse,
     Cascade,
@@ -107,12 +107,16 @@ pub(crate) struct ForeignKey {
     pub(crate) columns: Vec<String>,
     pub(crate) parent: String,
     pub(crate) parent_columns: Vec<String>,
-    pub(crate) on_delete: OnDelete,
-    /// Whether an update of the parent's columns changes the child.
-    pub(crate) follows: bool,
+    pub(crate) on_delete: Action,
+    pub(crate) on_update: Action,
 }
 
 impl ForeignKey {
+    /// Whether an update of the parent's columns changes the child.
+    pub(crate) fn follows(&self) -> bool {
+        self.on_update != Action::Refuse
+    }
+
     /// Whether a column of the parent is one that it refers to.
     pub(crate) fn refers_to(&self, column: &str) -> bool {
         let mut columns = self.parent_columns.iter();

@@ -121,7 +121,8 @@ impl Settings {
         let token = move || source.clone().fetch(server.clone(), for_device.clone());
         let mut config = Config::new(database, &self.server, user, token)
             .device(device)
-            .schema(&self.schema);
+            .schema(&self.schema)
+            .traces(collector().is_some());
         for table in &self.tables {
             config = match table.split_once(':') {
                 Some((name, key)) => config.table_with_key(name, key),
@@ -130,6 +131,15 @@ impl Settings {
         }
         Ok(config)
     }
+}
+
+/// The address of a collector that takes OTLP over HTTP, as in `http://127.0.0.1:4318`.
+pub(crate) const COLLECTOR: &str = "OVERSQLITE_TRACES";
+
+/// Where spans go; empty is as good as not set.
+pub(crate) fn collector() -> Option<String> {
+    let address = std::env::var(COLLECTOR).ok();
+    address.filter(|text| !text.is_empty())
 }
 
 fn open(database: &Path) -> anyhow::Result<Connection> {

@@ -7,7 +7,6 @@
 
 use crate::apply::Poison;
 use crate::capture;
-use crate::db::{Store, Txn};
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::outbox::{self, Frozen};
@@ -18,6 +17,7 @@ use crate::row;
 use crate::shadow::{self, More};
 use crate::state::State;
 use crate::step::Step;
+use crate::store::{Store, Txn};
 use oversync_shared::reconcile::{
     Answer, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
 };
@@ -58,6 +58,9 @@ pub(crate) fn acknowledge(
         }
         other => other?,
     };
+    if !done.written.is_empty() {
+        store.has_new_rows();
+    }
     store.hear();
     Ok(done)
 }
@@ -95,9 +98,9 @@ fn acknowledge_as(
     let settled = shadow::settle_all(txn, More::Coming, poison)?;
     done.conflicts += settled.conflicts;
     done.written = settled.written;
-    let _ = resync::continue_above(&mut state, reply.highest_source_change_id);
+    resync::continue_above(txn, &mut state, reply.highest_source_change_id)?;
     if done.shared_name {
-        let _ = resync::name_is_shared(&mut state);
+        resync::name_is_shared(txn, &mut state)?;
     }
     let seen = history(
         state.epoch.as_deref(),
@@ -132,6 +135,7 @@ fn one(
     let sent = Sent {
         op: frozen.op,
         base: frozen.version,
+        knew_row: frozen.was_known || frozen.base.is_some(),
     };
     let settlement = settle(sent, Answer::of(status), on_its_way, numbering);
     if settlement == Settlement::SmallerBatch {
@@ -170,13 +174,21 @@ fn one(
             }
             put_back(txn, frozen)
         }
+        Settlement::MakeAnew(tombstone) => {
+            match txn.tables.by_number(frozen.row.tbl) {
+                Some(table) => row::hold(txn.conn, table, frozen.row, &frozen.key, tombstone)?,
+                None => row::hold_as_spelt(txn.conn, frozen.row, Some(&frozen.key), tombstone)?,
+            }
+            put_back(txn, frozen)
+        }
         Settlement::Renumber => {
             put_back(txn, frozen)?;
             renumber(txn, frozen)
         }
         Settlement::StartOver => {
             row::forget(txn.conn, frozen.row)?;
-            put_back(txn, frozen)
+            put_back(txn, frozen)?;
+            capture::was_known(txn.conn, frozen.row)
         }
         Settlement::WaitForParent => {
             done.waiting += 1;
@@ -200,7 +212,7 @@ fn step(settlement: &Settlement) -> Step {
         Settlement::Done(_) | Settlement::Forgotten => Step::ChangeApplied,
         Settlement::Conflict => Step::ChangeConflicted,
         Settlement::Renumber => Step::ChangeRenumbered,
-        Settlement::StartOver => Step::ChangeStartedOver,
+        Settlement::StartOver | Settlement::MakeAnew(_) => Step::ChangeStartedOver,
         Settlement::WaitForParent => Step::ChangeWaits,
         Settlement::Reject(_) => Step::ChangeRefused,
         Settlement::SmallerBatch => Step::BatchHalved,

@@ -4,7 +4,6 @@
 use crate::apply::Poison;
 use crate::capture;
 use crate::conflicts::{self, Edits};
-use crate::db::{Store, Txn};
 use crate::error::Error;
 use crate::key::RowRef;
 use crate::parked;
@@ -15,8 +14,9 @@ use crate::resolver::{Conflict, Resolution};
 use crate::row::{self, Known};
 use crate::schema::Table;
 use crate::step::Step;
+use crate::store::{Store, Txn};
 use oversync_shared::merge::Stands;
-use oversync_shared::reconcile::{Held, Meeting, ShadowAction, Unsent, shadow};
+use oversync_shared::reconcile::{self, Held, Meeting, ShadowAction, Unsent, shadow};
 use oversync_shared::{RowKey, RowVersion};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::collections::HashSet;
@@ -149,16 +149,33 @@ fn set_aside(
     let known = row::known(txn.conn, table, state.row)?;
     if known.unsent != Unsent::None {
         let edits = edits(txn, table, state, &known)?;
-        if conflicts::record(txn, state, &edits, &Resolution::Theirs)? {
-            settled.conflicts += 1;
-        }
-        rejected::drop_row(txn.conn, state.row)?;
-        capture::remove(txn.conn, state.row)?;
+        record(txn, state, &edits, &Resolution::Theirs, settled)?;
+        give_up(txn, state.row)?;
     }
     if state.version > known.held.version {
         parked::set_aside(txn.conn, table, state)?;
     }
     drop_shadow(txn.conn, state.row)
+}
+
+/// No edit of the row is left, pending or refused.
+fn give_up(txn: &Txn<'_>, row: RowRef) -> Result<(), Error> {
+    rejected::drop_row(txn.conn, row)?;
+    capture::remove(txn.conn, row)
+}
+
+/// Keeps what loses, and counts it.
+fn record(
+    txn: &Txn<'_>,
+    state: &ServerState,
+    edits: &Edits,
+    resolution: &Resolution,
+    settled: &mut Settled,
+) -> Result<(), Error> {
+    if conflicts::record(txn, state, edits, resolution)? {
+        settled.conflicts += 1;
+    }
+    Ok(())
 }
 
 fn load(conn: &Connection) -> Result<Vec<ServerState>, Error> {
@@ -238,6 +255,8 @@ fn settle(
         Meeting::SameContent
     } else if base.is_some() && payload::same(base, theirs) {
         Meeting::UnchangedSinceBase
+    } else if theirs.is_none() && is_made_anew(txn, state.row, &known, &edits)? {
+        Meeting::MadeAnew
     } else {
         Meeting::BothChanged
     };
@@ -250,8 +269,7 @@ fn settle(
         }
         ShadowAction::Adopt => {
             hold(txn, table, state, &known)?;
-            rejected::drop_row(txn.conn, state.row)?;
-            capture::remove(txn.conn, state.row)?;
+            give_up(txn, state.row)?;
             Step::EditAdopted.reached();
         }
         ShadowAction::Rebase => {
@@ -275,12 +293,20 @@ fn settle(
                 return Ok(());
             };
             Step::ConflictDecided.reached();
-            if conflicts::record(txn, state, &edits, &resolution)? {
-                settled.conflicts += 1;
-            }
+            record(txn, state, &edits, &resolution, settled)?;
         }
     }
     drop_shadow(txn.conn, state.row)
+}
+
+/// What was refused has been tried: it is no new row any more.
+fn is_made_anew(txn: &Txn<'_>, row: RowRef, known: &Known, edits: &Edits) -> Result<bool, Error> {
+    if known.unsent != Unsent::Pending {
+        return Ok(false);
+    }
+    let knew_row = capture::is_of_known_row(txn.conn, row)?;
+    let (exists, version) = (edits.mine.is_some(), known.remembered().version);
+    Ok(reconcile::is_made_anew(exists, version, knew_row))
 }
 
 fn resolve(txn: &Txn<'_>, table: &Table, state: &ServerState, edits: &Edits) -> Resolution {
@@ -343,8 +369,7 @@ fn carry_out(
             refused => tracing::warn!(table = table.name, ?refused, "merged row refused"),
         }
     }
-    rejected::drop_row(txn.conn, state.row)?;
-    capture::remove(txn.conn, state.row)?;
+    give_up(txn, state.row)?;
     write(txn, table, state, settled)?;
     Ok(Some(match resolution {
         Resolution::Fields(fields) if fields.stands == Stands::Theirs => Resolution::Fields(fields),

@@ -6,11 +6,11 @@
 
 use crate::capture;
 use crate::client::Client;
-use crate::db::{Store, Txn};
 use crate::error::{Error, SetupError};
 use crate::schema::quote;
 use crate::status;
 use crate::step::Step;
+use crate::store::{Store, Txn};
 
 /// What to do about edits that the server does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

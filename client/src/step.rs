@@ -47,7 +47,8 @@ pub enum Step {
     /// Inside: the change's number was used for another one; the edit waits for a
     /// new number.
     ChangeRenumbered,
-    /// Inside: the server has never seen the row; the edit is sent as new.
+    /// Inside: the server has never seen the row, or this device never the one that
+    /// was deleted there; the edit is sent as new.
     ChangeStartedOver,
     /// Inside: the edit waits for the row it refers to.
     ChangeWaits,

@@ -8,18 +8,19 @@ use crate::config::Config;
 use crate::error::{Error, NetworkError, SetupError};
 use crate::tls;
 use crate::token::Tokens;
+use crate::trace::{self, Traces};
 use oversync_shared::wire::{
-    Capabilities, DownloadReply, ErrorBody, SCHEMA_VERSION_HEADER, SignInReply, SignInRequest,
-    UploadReply, UploadRequest, error_code,
+    APPLIED_HEADER, Capabilities, DownloadReply, ErrorBody, SCHEMA_VERSION_HEADER, SignInReply,
+    SignInRequest, UploadReply, UploadRequest, error_code,
 };
 use oversync_shared::{DeviceId, ServerId};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use url::Url;
 
 /// How long a request may take as a whole: 8 MiB over a slow line.
@@ -39,6 +40,9 @@ pub(crate) struct Transport {
     /// For the WebSocket.
     pub(crate) tls: Arc<ClientConfig>,
     schema_version: Option<i64>,
+    traces: Traces,
+    /// What has been applied, and when, until the server has been told.
+    applied: Mutex<Option<(ServerId, Instant)>>,
     pub(crate) tokens: Tokens,
     /// The `Date` of the last answer, in seconds since 1970; 0 before.
     server_time: AtomicI64,
@@ -103,6 +107,8 @@ impl Transport {
             base: base_url(&config.server)?,
             tls: Arc::new(tls),
             schema_version: config.schema_version,
+            traces: Traces::new(config.traces),
+            applied: Mutex::new(None),
             tokens,
             server_time: AtomicI64::new(0),
         })
@@ -144,13 +150,33 @@ impl Transport {
     ) -> Result<UploadReply, NetworkError> {
         let body = serde_json::to_vec(request)
             .map_err(|error| NetworkError::Protocol(error.to_string()))?;
+        let span = self.traces.request("oversqlite.upload");
         self.send(|| {
-            self.http
+            let request = self
+                .http
                 .request(Method::POST, self.endpoint("sync/upload"))
                 .header("content-type", "application/json")
-                .body(body.clone())
+                .body(body.clone());
+            part_of(span.as_ref(), request)
         })
         .await
+    }
+
+    /// Changes up to this place stand in the file now: the next request says so.
+    pub(crate) fn has_applied(&self, place: ServerId) {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        *applied = Some((place, Instant::now()));
+    }
+
+    fn take_applied(&self) -> Option<String> {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let (place, at) = applied.take()?;
+        Some(format!("{place}; age={}", at.elapsed().as_millis()))
+    }
+
+    /// Where spans are written.
+    pub(crate) fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     pub(crate) async fn download(&self, page: &PageRequest) -> Result<DownloadReply, NetworkError> {
@@ -170,7 +196,8 @@ impl Transport {
                 query.append_pair("epoch", epoch);
             }
         }
-        self.send(|| self.http.request(Method::GET, url.clone()))
+        let span = self.traces.request("oversqlite.download");
+        self.send(|| part_of(span.as_ref(), self.http.request(Method::GET, url.clone())))
             .await
     }
 
@@ -271,11 +298,22 @@ impl Transport {
         if let Some(version) = self.schema_version {
             request = request.header(SCHEMA_VERSION_HEADER, version);
         }
+        if let Some(applied) = self.take_applied() {
+            request = request.header(APPLIED_HEADER, applied);
+        }
         let sent = request.send().await;
         if let Ok(response) = &sent {
             self.note_time(response);
         }
         read(sent).await
+    }
+}
+
+/// Tells the server of the span that a request is part of.
+fn part_of(span: Option<&trace::Request>, request: RequestBuilder) -> RequestBuilder {
+    match span {
+        Some(span) => request.header("traceparent", span.traceparent()),
+        None => request,
     }
 }
 

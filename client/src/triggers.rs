@@ -2,7 +2,8 @@
 //!
 //! The text is a function of the table (`migrations/device/triggers.sql`). When
 //! what stands in the file is not that text, because the application altered or
-//! rebuilt the table, log and triggers are made anew.
+//! rebuilt the table, log and triggers are made anew. They run in the SQLite of
+//! whoever writes: 3.8.2 and later must understand them (`tests/it/old_sqlite.rs`).
 
 use crate::error::Error;
 use crate::learned::{self, LeftOut};

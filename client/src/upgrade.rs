@@ -32,8 +32,24 @@ const ADDED: &[(&str, &str, &str, &str)] = &[
     ),
     ("_sync_client", "schema_seen", "INTEGER", ""),
     ("_sync_table", "listed", "INTEGER NOT NULL DEFAULT 1", ""),
+    // Whether something waits, nobody has noted: looked at once.
+    ("_sync_table", "learns", "INTEGER NOT NULL DEFAULT 1", ""),
     ("_sync_pending", "at", "INTEGER", ""),
     ("_sync_outbox", "at", "INTEGER", ""),
+    // An edit of the application has a number above 0 in its log; what is offered again
+    // or was put back has none.
+    (
+        "_sync_pending",
+        "was_known",
+        "INTEGER NOT NULL DEFAULT 0",
+        "UPDATE _sync_pending SET was_known = 1 WHERE seq <= 0",
+    ),
+    (
+        "_sync_outbox",
+        "was_known",
+        "INTEGER NOT NULL DEFAULT 0",
+        "",
+    ),
 ];
 
 /// Adds what is missing to the tables that are there.

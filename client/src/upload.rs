@@ -3,8 +3,7 @@
 use crate::apply::Poison;
 use crate::capture;
 use crate::core::Core;
-use crate::db::{Store, Txn};
-use crate::discover::wire_form;
+use crate::declared::wire_form;
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::outbox::{self, BatchLimits, Frozen};
@@ -12,8 +11,12 @@ use crate::settle::{self, Acknowledged};
 use crate::shadow::{self, More};
 use crate::state::State;
 use crate::step::Step;
+use crate::store::{Store, Txn};
+use crate::trace::Told;
+use opentelemetry::KeyValue;
 use oversync_shared::ChangeId;
-use oversync_shared::wire::{UploadChange, UploadRequest};
+use oversync_shared::trace;
+use oversync_shared::wire::{UploadChange, UploadReply, UploadRequest};
 use serde_json::value::RawValue;
 
 /// What an upload came to.
@@ -59,6 +62,7 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
     loop {
         let server = core.server().await?;
         let limits = server.batch;
+        let began = core.transport.traces().begin();
         let Some(batch) = core.db.run(move |store| prepare(store, limits)).await? else {
             return Ok(Uploaded::default());
         };
@@ -72,10 +76,17 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                 Step::BatchAnswered.reached();
                 core.saw_head(reply.head.or(Some(reply.highest_server_seq)));
                 let sent = batch.sent.clone();
+                let told = began.map(|began| (began, told(core, &sent, &reply)));
                 let done = core
                     .db
                     .run(move |store| settle::acknowledge(store, &sent, &reply))
                     .await?;
+                if let Some((began, told)) = told {
+                    let user = core.user();
+                    core.transport
+                        .traces()
+                        .changes("change.upload", &user, began, told);
+                }
                 if batch.is_question {
                     core.announce(done.written).await?;
                     continue;
@@ -98,6 +109,26 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
             }
         }
     }
+}
+
+/// What the server has said of each change.
+fn told(core: &Core, sent: &[Frozen], reply: &UploadReply) -> Vec<Told> {
+    let device = core.device();
+    let both = sent.iter().zip(&reply.statuses);
+    both.take(trace::MAX_CHANGES)
+        .map(|(frozen, status)| {
+            let outcome = status.status.as_str();
+            let mut attributes = vec![KeyValue::new("oversync.status", outcome)];
+            if let Some(at) = frozen.at {
+                attributes.push(KeyValue::new("oversync.edited_at", at));
+            }
+            Told {
+                source: device.clone(),
+                change: frozen.id,
+                attributes,
+            }
+        })
+        .collect()
 }
 
 fn summary(sent: usize, done: &Acknowledged) -> Uploaded {

@@ -2,8 +2,10 @@
 //! its own source address, as few copies as it takes. On a small machine the
 //! driver must not cost more than the server. `https://` goes through reqwest.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -82,15 +84,42 @@ impl Endpoint {
     }
 }
 
-async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    if let (Some(source), true) = (source, address.is_ipv4()) {
-        socket.bind(SocketAddr::new(IpAddr::V4(source), 0))?;
+/// A socket at a source address. The port is said, in turn: to look for a free one the
+/// kernel goes through all that are bound, also at other addresses, and thousands of
+/// devices at once, behind some runs whose ports still rest, kept both cores busy with
+/// that and the server waiting.
+fn from_here(source: Ipv4Addr) -> std::io::Result<TcpSocket> {
+    let mut tries = 0;
+    loop {
+        let socket = TcpSocket::new_v4()?;
+        match socket.bind(SocketAddr::from((source, next_port()))) {
+            // Somebody listens there on all addresses, or it comes round again.
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < MOST_TRIES => tries += 1,
+            other => return other.map(|()| socket),
+        }
     }
+}
+
+/// Ports that are bound in turn, of all addresses together.
+fn next_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let span = u32::from(u16::MAX - FIRST_PORT) + 1;
+    FIRST_PORT + (taken % span) as u16
+}
+
+/// Below are ports with a meaning.
+const FIRST_PORT: u16 = 10_000;
+
+/// Taken ports that are passed over for one connection.
+const MOST_TRIES: u32 = 1_000;
+
+async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> std::io::Result<TcpStream> {
+    let socket = match (source, address.is_ipv4()) {
+        (Some(source), true) => from_here(source)?,
+        (None, true) => TcpSocket::new_v4()?,
+        (_, false) => TcpSocket::new_v6()?,
+    };
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

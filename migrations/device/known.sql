@@ -1,5 +1,5 @@
 -- What is known about the row (?1, ?2), in one look: version, tombstone, version
--- in a lost history, spelling of the key, and whether an edit of it is in
+-- before a pass over everything, spelling of the key, and whether an edit of it is in
 -- flight, pending or rejected.
 SELECT
     r.version,

@@ -1,5 +1,5 @@
 -- The same for rows that are gone.
-SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at
+SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at, p.was_known
 FROM _sync_pending AS p
 WHERE p.tbl = {n}
   AND p.waits_tbl IS NULL

@@ -1,7 +1,7 @@
 -- Pending edits of one table ({table}, number {n}) whose row is there, oldest
 -- first, without those that wait for a parent, those with a change in flight, and
 -- those that a newer row of the server waits for: they could only conflict.
-SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at
+SELECT p.pk, p.local_key, p.seq, p.base, p.renumbered, p.at, p.was_known
 FROM _sync_pending AS p
 WHERE p.tbl = {n}
   AND p.waits_tbl IS NULL

@@ -47,7 +47,9 @@ CREATE TABLE IF NOT EXISTS _sync_table (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE COLLATE NOCASE,
     -- 0 once the application has taken it off its list: what is unsent of it waits.
-    listed INTEGER NOT NULL DEFAULT 1 CHECK (listed IN (0, 1))
+    listed INTEGER NOT NULL DEFAULT 1 CHECK (listed IN (0, 1)),
+    -- 1 while a value kept for a column that the table has by now waits for a row.
+    learns INTEGER NOT NULL DEFAULT 0
 );
 
 -- Rows with an edit that is not frozen yet: one line a row, whatever happened
@@ -67,6 +69,10 @@ CREATE TABLE IF NOT EXISTS _sync_pending (
     renumbered INTEGER NOT NULL DEFAULT 0,
     -- When the edit was first seen; shown, never used for order.
     at INTEGER,
+    -- 1 where this device knew the row, though no version of it is held any more (the
+    -- server has lost it), or may have known it: it may have been sent in a history that
+    -- was replaced, or by a later state of this file.
+    was_known INTEGER NOT NULL DEFAULT 0 CHECK (was_known IN (0, 1)),
     PRIMARY KEY (tbl, pk)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS _sync_pending_order ON _sync_pending (tbl, seq);
@@ -86,6 +92,7 @@ CREATE TABLE IF NOT EXISTS _sync_outbox (
     base TEXT,
     renumbered INTEGER NOT NULL DEFAULT 0,
     at INTEGER,
+    was_known INTEGER NOT NULL DEFAULT 0 CHECK (was_known IN (0, 1)),
     UNIQUE (tbl, pk)
 );
 
@@ -97,7 +104,8 @@ CREATE TABLE IF NOT EXISTS _sync_row (
     local_key,
     version INTEGER NOT NULL,
     deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
-    -- The version held in a history that has been replaced; 0 otherwise.
+    -- The version held before the pass over everything that is under way, until that
+    -- names the row or ends; 0 otherwise.
     lost_version INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tbl, pk)
 ) WITHOUT ROWID;

@@ -22,6 +22,11 @@ impl Clock {
     pub fn now(&self) -> OffsetDateTime {
         (self.0)()
     }
+
+    /// The same as stores write it: microseconds since 1970.
+    pub fn micros(&self) -> i64 {
+        (self.now().unix_timestamp_nanos() / 1_000) as i64
+    }
 }
 
 impl std::fmt::Debug for Clock {

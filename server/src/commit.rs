@@ -4,6 +4,7 @@
 //! them to the store together. Without load that is one upload; under load the
 //! cost of a transaction and its flush to disk is shared.
 
+use crate::live::Newest;
 use crate::meters::{self, Waiting};
 use crate::store::{Commit, Outcome, Store, StoreError, UserKey};
 use futures_util::FutureExt as _;
@@ -40,12 +41,12 @@ pub struct Lanes {
 
 impl Lanes {
     /// Starts as many lanes as the store wants, on the current runtime. They
-    /// end when the last handle is gone.
-    pub fn start(store: &Arc<dyn Store>) -> Self {
+    /// end when the last handle is gone. What they commit is told to `newest`.
+    pub fn start(store: &Arc<dyn Store>, newest: &Newest) -> Self {
         let (queue, jobs) = mpsc::channel(MAX_WAITING);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..store.lanes() {
-            tokio::spawn(run_lane(store.clone(), jobs.clone()));
+            tokio::spawn(run_lane(store.clone(), newest.clone(), jobs.clone()));
         }
         Self { queue }
     }
@@ -71,7 +72,7 @@ impl Lanes {
     }
 }
 
-async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
+async fn run_lane(store: Arc<dyn Store>, newest: Newest, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
     // What did not fit the last group: mostly second commits of one user.
     let mut held: VecDeque<Job> = VecDeque::new();
     loop {
@@ -108,6 +109,7 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
             .unzip();
         let size = commits.len();
         let began = Instant::now();
+        let coming = newest.before(&commits);
         // A panic is a bug, but not the end of the lane.
         let done = AssertUnwindSafe(store.commit(commits)).catch_unwind().await;
         let done =
@@ -115,6 +117,7 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
         match done {
             Ok(outcomes) => {
                 meters::commit(size, began.elapsed());
+                newest.after(coming, &outcomes);
                 for (reply, outcome) in replies.into_iter().zip(outcomes) {
                     // A caller that is gone has its upload done all the same.
                     let _ = reply.send(Ok(outcome));
@@ -122,6 +125,7 @@ async fn run_lane(store: Arc<dyn Store>, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) 
             }
             Err(error) => {
                 tracing::error!(%error, uploads = size, "group commit failed");
+                newest.lost(&coming);
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
                 }

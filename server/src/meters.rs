@@ -13,7 +13,7 @@ use crate::upload::UploadError;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics::{gauge, histogram};
 use names::*;
-use oversync_shared::upload::Verdict;
+use oversync_shared::upload::{Fault, Verdict};
 use oversync_shared::wire::ByeReason;
 use std::time::{Duration, Instant};
 
@@ -178,7 +178,12 @@ fn changes(verdicts: &[Verdict]) {
         match verdict {
             Verdict::Applied(_) => applied += 1,
             Verdict::Conflict(_) => conflict += 1,
-            Verdict::Invalid(_) => invalid += 1,
+            Verdict::Invalid(fault) => {
+                if let Fault::QuotaExceeded(exceeded) = fault {
+                    counter!(OVER_QUOTA, "quota" => exceeded.quota.as_str()).increment(1);
+                }
+                invalid += 1;
+            }
         }
     }
     for (status, number) in [
@@ -210,6 +215,17 @@ pub(crate) fn page(is_read: bool, took: Duration) {
 /// A download was answered from memory.
 pub(crate) fn quiet_download() {
     counter!(QUIET_DOWNLOADS).increment(1);
+}
+
+/// Changes were wanted, and were in memory or not.
+pub(crate) fn newest(is_found: bool) {
+    let found = if is_found { "yes" } else { "no" };
+    counter!(NEWEST, "found" => found).increment(1);
+}
+
+/// Memory that newest changes hold now.
+pub(crate) fn newest_bytes(bytes: usize) {
+    gauge!(NEWEST_BYTES).set(bytes as f64);
 }
 
 /// Heads of some users are asked for.
@@ -263,6 +279,11 @@ pub(crate) fn hint(after: Option<Duration>) {
     if let Some(after) = after {
         histogram!(HINT_SECONDS).record(after);
     }
+}
+
+/// A change stood in another device's file so long after its commit here.
+pub(crate) fn visible(after: Duration) {
+    histogram!(VISIBLE_SECONDS).record(after);
 }
 
 /// A head goes with another's hint.

@@ -1,6 +1,7 @@
 //! From configured tables to the catalog: names checked, business tables and
 //! foreign keys discovered.
 
+use crate::drift::{self, Shape};
 use crate::projection::{
     Business, BusinessTable, Constraints, Handled, Projection, ProjectionError,
 };
@@ -12,7 +13,7 @@ use oversync_shared::catalog::{
     CatalogError, Conversion, ConvertReference, ForeignKey, ForeignKeys, Parent, TableSpec,
 };
 use oversync_shared::names::TableNameError;
-use oversync_shared::{Catalog, TableName};
+use oversync_shared::{Catalog, TableIx, TableName};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -102,42 +103,79 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// Tables that are registered.
+#[derive(Debug)]
+pub struct Registered {
+    /// All of them.
+    pub catalog: Catalog,
+    /// How they look in the database.
+    pub(crate) shapes: Vec<Shape>,
+}
+
+/// Who writes the rows of the tables with `handled = true`.
+#[derive(Debug, Clone, Copy)]
+pub enum Writing<'a> {
+    /// These: every such table must have one for the store at hand.
+    Handlers(&'a Handlers),
+    /// Nobody: this program takes no uploads, and is no host application.
+    Nobody,
+}
+
+/// The configured tables as a database has them.
+#[derive(Debug)]
+pub struct Found {
+    /// All of them.
+    pub catalog: Catalog,
+    /// What is written where; no handlers yet.
+    pub business: Business,
+    /// How they look in the database.
+    pub(crate) shapes: Vec<Shape>,
+}
+
+/// Fits the configured tables to what a database says of them: all that can be found
+/// wrong without writing anything. `is_shared` says that it is no embedded store, and
+/// `describe` asks the database.
+pub async fn found(
+    wanted: Wanted<'_>,
+    is_shared: bool,
+    describe: impl AsyncFn(&[TableName]) -> Result<HashMap<TableName, BusinessTable>, StoreError>,
+) -> Result<Found, RegistrationError> {
+    let names = names(wanted.tables)?;
+    let mut described = describe(&names).await?;
+    let outside = outside(wanted, &names, &described)?;
+    described.extend(describe(&outside).await?);
+    let (catalog, business) = fit(wanted, &names, &described)?;
+    if !is_shared {
+        refuse_same_tables(&business.projections)?;
+    }
+    let shapes = drift::shapes(&names, wanted.tables, &described, &business.projections);
+    Ok(Found {
+        catalog,
+        business,
+        shapes,
+    })
+}
+
 /// Builds the catalog of the configured tables, finds out which of them have a
 /// business table, and registers all with the store.
 pub async fn register(
     wanted: Wanted<'_>,
-    handlers: &Handlers,
+    writing: Writing<'_>,
     store: &dyn Store,
-) -> Result<Catalog, RegistrationError> {
-    let names = names(wanted.tables)?;
-    for name in handlers.tables() {
-        let place = names.iter().position(|registered| registered == name);
-        if !place.is_some_and(|place| wanted.tables[place].handled) {
-            return Err(RegistrationError::NotHandled(name.clone()));
+) -> Result<Registered, RegistrationError> {
+    let found = found(wanted, store.is_shared(), async |tables| {
+        store.describe(tables).await
+    });
+    let Found {
+        mut catalog,
+        mut business,
+        shapes,
+    } = found.await?;
+    match writing {
+        Writing::Handlers(handlers) => {
+            business.handled = handled(wanted, &mut catalog, handlers, store.is_shared())?;
         }
-    }
-    let mut described = store.describe(&names).await?;
-    described.extend(
-        store
-            .describe(&outside(wanted, &names, &described)?)
-            .await?,
-    );
-    let (mut catalog, mut business) = fit(wanted, &names, &described)?;
-    for (name, settings) in names.iter().zip(wanted.tables) {
-        if settings.handled {
-            let given = handlers
-                .of(name)
-                .and_then(|handlers| Some((handlers, conversion(handlers, store.is_shared())?)));
-            let Some((handlers, conversion)) = given else {
-                return Err(RegistrationError::NoHandler(name.clone()));
-            };
-            business
-                .handled
-                .push(handle(&mut catalog, name, handlers, conversion));
-        }
-    }
-    if !store.is_shared() {
-        refuse_same_tables(&business.projections)?;
+        Writing::Nobody => {}
     }
     for projection in &business.projections {
         tracing::info!(table = %projection.name, key = projection.key.name, "rows are projected");
@@ -151,7 +189,38 @@ pub async fn register(
             "references to a table that is not synchronised: its rows count for every user");
     }
     store.register(&catalog, business).await?;
-    Ok(catalog)
+    Ok(Registered { catalog, shapes })
+}
+
+/// Gives the tables with `handled = true` to their handlers.
+fn handled(
+    wanted: Wanted<'_>,
+    catalog: &mut Catalog,
+    handlers: &Handlers,
+    is_shared: bool,
+) -> Result<Vec<Handled>, RegistrationError> {
+    let is_handled = |table: TableIx| wanted.tables[table.index()].handled;
+    for name in handlers.tables() {
+        if !catalog.find(name).is_some_and(is_handled) {
+            return Err(RegistrationError::NotHandled(name.clone()));
+        }
+    }
+    let tables: Vec<(TableIx, TableName)> = catalog
+        .tables()
+        .filter(|(table, _)| is_handled(*table))
+        .map(|(table, registered)| (table, registered.name.clone()))
+        .collect();
+    let mut all = Vec::with_capacity(tables.len());
+    for (table, name) in tables {
+        let given = handlers
+            .of(&name)
+            .and_then(|handlers| Some((handlers, conversion(handlers, is_shared)?)));
+        let Some((handlers, conversion)) = given else {
+            return Err(RegistrationError::NoHandler(name));
+        };
+        all.push(handle(catalog, table, handlers, conversion));
+    }
+    Ok(all)
 }
 
 /// How the handler for this store converts references; `None` without one.
@@ -167,17 +236,16 @@ fn conversion(handlers: &HandlersOfTable, is_shared: bool) -> Option<Conversion>
 /// Gives a table to its handlers.
 fn handle(
     catalog: &mut Catalog,
-    name: &TableName,
+    ix: TableIx,
     handlers: &HandlersOfTable,
     conversion: Conversion,
 ) -> Handled {
-    let ix = catalog.find(name).expect("BUG: the table is registered");
     catalog.convert(ix, conversion);
-    tracing::info!(table = %name, "rows are written by the host's handler");
     let table = catalog.table(ix);
+    tracing::info!(table = %table.name, "rows are written by the host's handler");
     Handled {
         table: ix,
-        name: name.clone(),
+        name: table.name.clone(),
         rank: table.rank,
         cyclic: table.cyclic,
         handlers: handlers.clone(),
@@ -186,7 +254,7 @@ fn handle(
 
 /// The tables that are referred to and not registered, to be described beside
 /// those that are.
-pub fn outside(
+fn outside(
     wanted: Wanted<'_>,
     names: &[TableName],
     described: &HashMap<TableName, BusinessTable>,
@@ -208,7 +276,7 @@ fn landscape<'a>(
 }
 
 /// The names of the configured tables, checked.
-pub fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationError> {
+fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationError> {
     if tables.is_empty() {
         return Err(RegistrationError::NoTables);
     }
@@ -220,7 +288,7 @@ pub fn names(tables: &[TableSettings]) -> Result<Vec<TableName>, RegistrationErr
 
 /// Fits the configured tables, called `names`, to what the database describes
 /// of them and of the tables [`outside`].
-pub fn fit(
+fn fit(
     wanted: Wanted<'_>,
     names: &[TableName],
     described: &HashMap<TableName, BusinessTable>,

@@ -1,6 +1,6 @@
 //! What a running server takes over from changed settings: what one request may
-//! carry, how much one user and one address may ask for, which logs are written. The
-//! rest needs a restart, and is named.
+//! carry, how much one user may have, how much one user and one address may ask for,
+//! which logs are written. The rest needs a restart, and is named.
 //!
 //! Keys and certificates need no order: their files are watched.
 
@@ -37,7 +37,7 @@ impl SyncService {
         limits.max_sockets = before.limits.max_sockets;
         // Else such an upload would wait for room that never comes.
         limits.max_body_bytes = limits.max_body_bytes.min(limits.max_in_flight_bytes);
-        self.take_over(limits, &wanted.rates);
+        self.take_over(limits, &wanted.quotas, &wanted.rates);
 
         let limits = fixed(&before.limits).into_iter().zip(fixed(&wanted.limits));
         limits
@@ -56,7 +56,7 @@ fn differences(before: &Settings, wanted: &Settings) -> Vec<String> {
             .to_toml()
             .parse()
             .expect("BUG: printed settings are TOML");
-        for taken_over in ["limits", "rates", "log"] {
+        for taken_over in ["limits", "quotas", "rates", "log"] {
             table.remove(taken_over);
         }
         table

@@ -4,73 +4,40 @@
 //! application that mounts them holds one too.
 
 mod access;
+mod download;
+mod operators;
+mod start;
 mod write;
 
+pub use start::StartError;
 pub use write::RowError;
 
-use crate::admission::{Admission, Class, DownloadError};
-use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
+use crate::admission::Admission;
+use crate::auth::{AdminToken, Authenticator, Revoked};
 use crate::clock::Clock;
-use crate::commit::Lanes;
-use crate::live::{
-    Announcer, Board, Heads, LookAtRevoked, NatsBus, NatsError, Notifier, Quiet, Relay, ShutDown,
-    Watch,
-};
+use crate::drift::Shape;
+use crate::live::{Feed, Heads, Newest, Notifier, Quiet, ShutDown};
 use crate::meters;
 use crate::outbox::Outbox;
 use crate::projection::{Failure, Retried};
+use crate::quotas::Quotas;
 use crate::rates::Rates;
-use crate::registration::{self, RegistrationError, register};
 use crate::retention::{self, Readers};
-use crate::settings::{LimitSettings, MAX_PAGE, RateSettings, Settings, SettingsError};
+use crate::settings::{LimitSettings, QuotaSettings, RateSettings, Settings};
 use crate::storage::Storage;
-use crate::store::handler::Handlers;
-use crate::store::{
-    self, Bus, FailureFilter, InFold, MeteredStore, OpenError, Page, PageQuery, RevokedDevices,
-    Store, StoreError,
-};
+use crate::store::{FailureFilter, Store, StoreError};
+use crate::trace::Traces;
 use crate::upload::{self, Applied, ReadError, Upload, UploadError};
-use crate::user::{UploadContext, Users};
-use actix::{Actor as _, Addr};
+use crate::user::Users;
+use actix::Addr;
 use bytestring::ByteString;
 use oversync_shared::wire::{Capabilities, UploadReply, feature};
 use oversync_shared::{Catalog, DeviceId, ServerId, UserId};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
-
-/// Why the service cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The database.
-    #[error("{0}")]
-    Open(#[from] OpenError),
-    /// The tables.
-    #[error("{0}")]
-    Registration(#[from] RegistrationError),
-    /// A setting.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The way to other processes.
-    #[error(transparent)]
-    Nats(#[from] NatsError),
-    /// A file that a setting names.
-    #[error("schema_file: {path}: {error}")]
-    SchemaFile {
-        /// The file.
-        path: String,
-        /// What the system said.
-        error: std::io::Error,
-    },
-}
-
-impl From<StoreError> for StartError {
-    fn from(error: StoreError) -> Self {
-        Self::Open(error.into())
-    }
-}
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Everything behind the routes. Cheap to clone.
 #[derive(Clone)]
@@ -86,10 +53,12 @@ struct Inner {
     notifier: Addr<Notifier>,
     heads: Heads,
     quiet: Quiet,
+    newest: Newest,
     admission: Admission,
     /// As they were last loaded.
     limits: RwLock<Arc<LimitSettings>>,
     rates: RwLock<Arc<Rates>>,
+    quotas: Arc<Quotas>,
     /// Who reads, and how far; kept so that logs can be kept short.
     readers: Arc<Readers>,
     folding: Mutex<Option<retention::Job>>,
@@ -97,130 +66,19 @@ struct Inner {
     auth: Arc<dyn Authenticator>,
     revoked: Revoked,
     admin_token: AdminToken,
+    traces: Traces,
     clock: Clock,
-    epoch: Arc<str>,
+    /// As it was read last: a shared database may be restored beneath a server.
+    epoch: RwLock<Arc<str>>,
     in_flight: Arc<Semaphore>,
     max_in_flight: usize,
     storage: Storage,
+    feed: Arc<Feed>,
+    started: OffsetDateTime,
+    shapes: Vec<Shape>,
 }
 
 impl SyncService {
-    /// Opens the database, registers the tables, starts the actors. Call it on
-    /// a thread with an actix system; the actors live there.
-    pub async fn start(
-        settings: Settings,
-        auth: Arc<dyn Authenticator>,
-        clock: Clock,
-    ) -> Result<Self, StartError> {
-        Self::start_with(settings, Handlers::new(), auth, clock).await
-    }
-
-    /// Starts like [`start`](Self::start), with handlers of the host's own for
-    /// the rows of some tables.
-    pub async fn start_with(
-        settings: Settings,
-        handlers: Handlers,
-        auth: Arc<dyn Authenticator>,
-        clock: Clock,
-    ) -> Result<Self, StartError> {
-        meters::describe();
-        let admin_token = AdminToken::from_settings(&settings)?;
-        let schema_sql = match &settings.schema_file {
-            None => None,
-            Some(path) => {
-                Some(
-                    std::fs::read_to_string(path).map_err(|error| StartError::SchemaFile {
-                        path: path.display().to_string(),
-                        error,
-                    })?,
-                )
-            }
-        };
-        let store =
-            store::open(&settings.database_url, schema_sql.as_deref(), clock.clone()).await?;
-        let store = MeteredStore::around(store);
-        let wanted = registration::Wanted::of(&settings);
-        let catalog = Arc::new(register(wanted, &handlers, &*store).await?);
-        let epoch = store.epoch().await?;
-        let lanes = Lanes::start(&store);
-        let board = Board::default();
-        let heads = Heads::new(store.clone(), epoch.clone());
-        let notifier = Notifier::new(heads.clone(), board.clone()).start();
-        let revoked = Revoked::start(store.clone()).await?;
-        tokio::spawn(tell_of_revoked(revoked.subscribe(), notifier.clone()));
-        let auth = Arc::new(Gate {
-            authenticator: auth,
-            revoked: revoked.clone(),
-        });
-        let nats = NatsBus::start(&settings.nats, &epoch).await?;
-        let bus = match nats {
-            Some(nats) => Some(Arc::new(nats) as Arc<dyn Bus>),
-            None => store.bus(),
-        };
-        let relay = bus.map(|bus| {
-            let relay = Relay::default();
-            relay.start(bus, heads.clone(), board.clone(), notifier.clone());
-            relay
-        });
-        let announcer = Announcer {
-            heads: heads.clone(),
-            board,
-            notifier: notifier.clone(),
-            relay,
-        };
-        let context = UploadContext {
-            store: store.clone(),
-            lanes,
-            catalog: catalog.clone(),
-            announcer,
-        };
-        let users = Users::new(context, settings.bypass_actors);
-        let readers = Arc::<Readers>::default();
-        let folding = retention::Job::start(
-            store.clone(),
-            catalog.clone(),
-            readers.clone(),
-            settings
-                .retention
-                .enabled
-                .then(|| settings.retention.rules()),
-            settings.retention.pause(),
-        );
-        let max_in_flight = settings
-            .limits
-            .max_in_flight_bytes
-            .min(Semaphore::MAX_PERMITS);
-        let inner = Inner {
-            limits: RwLock::new(Arc::new(settings.limits.clone())),
-            rates: RwLock::new(Arc::new(Rates::new(
-                &settings.rates,
-                settings.max_sockets(),
-            ))),
-            outbox: Outbox::new(settings.limits.max_answer_bytes),
-            settings,
-            store,
-            catalog,
-            users,
-            notifier,
-            quiet: Quiet::new(heads.clone()),
-            heads,
-            admission: Admission::default(),
-            readers,
-            folding: Mutex::new(Some(folding)),
-            auth,
-            revoked,
-            admin_token,
-            clock,
-            epoch,
-            in_flight: Arc::new(Semaphore::new(max_in_flight)),
-            max_in_flight,
-            storage: Storage::default(),
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
-    }
-
     /// The settings it was started with; see [`limits`](Self::limits) for those that
     /// may have been loaded again.
     pub fn settings(&self) -> &Settings {
@@ -233,8 +91,14 @@ impl SyncService {
         Arc::clone(&limits.expect("BUG: no panic under this lock"))
     }
 
-    pub(crate) fn take_over(&self, limits: LimitSettings, rates: &RateSettings) {
+    pub(crate) fn take_over(
+        &self,
+        limits: LimitSettings,
+        quotas: &QuotaSettings,
+        rates: &RateSettings,
+    ) {
         let inner = &self.inner;
+        inner.quotas.take_over(quotas);
         *inner.limits.write().expect("BUG: no panic under this lock") = Arc::new(limits);
         let mut current = inner.rates.write().expect("BUG: no panic under this lock");
         *current = Arc::new(current.renewed(rates));
@@ -251,6 +115,22 @@ impl SyncService {
         &self.inner.revoked
     }
 
+    /// A device says up to where it has applied changes, and how long ago: told to the
+    /// metrics.
+    pub(crate) fn applied(&self, user: &UserId, device: &DeviceId, place: ServerId, age: Duration) {
+        if let Some(taken) = self.inner.newest.taken_at(user, device, place)
+            && let Ok(since) = Duration::try_from(self.clock().now() - taken)
+        {
+            // By two clocks of which one may run faster.
+            meters::visible(since.saturating_sub(age));
+        }
+    }
+
+    /// Where spans are written.
+    pub(crate) fn traces(&self) -> &Traces {
+        &self.inner.traces
+    }
+
     /// The clock it runs with.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
@@ -261,9 +141,23 @@ impl SyncService {
         &self.inner.notifier
     }
 
-    /// The database's history.
-    pub fn epoch(&self) -> &Arc<str> {
-        &self.inner.epoch
+    /// The database's history, as it was read last.
+    pub fn epoch(&self) -> Arc<str> {
+        let epoch = self.inner.epoch.read();
+        Arc::clone(&epoch.expect("BUG: no panic under this lock"))
+    }
+
+    /// The database has said which history it holds.
+    fn saw_epoch(&self, now: &Arc<str>) {
+        if self.epoch() == *now {
+            return;
+        }
+        let epoch = self.inner.epoch.write();
+        let mut epoch = epoch.expect("BUG: no panic under this lock");
+        if *epoch != *now {
+            tracing::warn!(before = %*epoch, %now, "the database was restored beneath this server: it has another epoch");
+            *epoch = Arc::clone(now);
+        }
     }
 
     /// Room for upload bodies, in bytes.
@@ -317,137 +211,15 @@ impl SyncService {
         let applied = self.inner.users.apply(upload.clone()).await;
         let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
         meters::upload(verdicts, start.elapsed());
+        if let Err(UploadError::EpochMismatch(epoch)) = &applied {
+            self.saw_epoch(epoch);
+        }
         let applied: Applied = applied?;
+        self.saw_epoch(&applied.epoch);
         if upload.device != DeviceId::server() {
             self.inner.readers.wrote(&upload.user, &upload.device);
         }
         Ok(upload::reply(&applied, &self.inner.catalog))
-    }
-
-    /// Reads a page. With `wait`, an empty page is answered when something for
-    /// the caller arrives, the time has passed, or the device is revoked, which
-    /// the route then refuses. A device that has everything is answered from
-    /// memory, or with one question to the database for many such devices.
-    pub async fn download(&self, query: PageQuery, wait: Duration) -> Result<Page, DownloadError> {
-        let deadline = Instant::now() + wait;
-        let page = self.page(query.clone()).await?;
-        if !page.entries.is_empty() || wait.is_zero() || page.answers_at_once(&query) {
-            return Ok(page);
-        }
-        let watch = Watch {
-            user: query.user.clone(),
-        };
-        let Ok(Ok(mut heads)) = timeout_at(deadline, self.inner.notifier.send(watch)).await else {
-            return Ok(page);
-        };
-        let _poll = meters::poll();
-        let mut seen = page.head;
-        let mut revoked = self.inner.revoked.subscribe();
-        let (user, device) = (query.user.clone(), query.device.clone());
-        let mut is_revoked = pin!(revoked.wait_for(|list| list.contains(&user, &device)));
-        loop {
-            let newer = heads.wait_for(|head| *head > seen);
-            let newer = tokio::select! {
-                newer = timeout_at(deadline, newer) => newer,
-                _ = &mut is_revoked => return Ok(page),
-            };
-            match newer {
-                Ok(Ok(head)) => seen = *head,
-                // The time has passed, or the server stops: the truth as it is now.
-                Ok(Err(_)) | Err(_) => return self.page(query).await,
-            }
-            let page = self.page(query.clone()).await?;
-            // A floor may have passed it while it waited.
-            if !page.entries.is_empty() || page.answers_at_once(&query) {
-                return Ok(page);
-            }
-            seen = seen.max(page.head);
-        }
-    }
-
-    async fn page(&self, query: PageQuery) -> Result<Page, DownloadError> {
-        let page = match self.inner.quiet.answer(&query).await? {
-            Some(page) => page,
-            None => {
-                let class = self.class_of(&query);
-                self.read_page(query.clone(), class).await?
-            }
-        };
-        self.note(&query, &page).await?;
-        Ok(page)
-    }
-
-    /// Before a device has a page. What it asks from next inside of a fold means
-    /// something only there: that is written down at once. Who is refused has got
-    /// nothing, and holds nothing up.
-    async fn note(&self, query: &PageQuery, page: &Page) -> Result<(), StoreError> {
-        let (user, device, after) = (&query.user, &query.device, query.after);
-        let is_other = query
-            .epoch
-            .as_deref()
-            .is_some_and(|epoch| epoch != &*page.epoch);
-        if is_other || page.is_pruned_for(after) {
-            return Ok(());
-        }
-        // Nothing is folded, nor will be: the cursor is one of the log's, as ever, and a
-        // page does not wait for a write.
-        let may_fold = page.floor > ServerId::ZERO || self.inner.settings.retention.enabled;
-        if let Some(at) = page.leaves_inside(after).filter(|_| may_fold) {
-            let store = &self.inner.store;
-            store.reads_fold(user, device, at, page.floor).await?;
-        }
-        let (readers, stand) = (&self.inner.readers, page.stand(query));
-        readers.read(user, device, after, stand);
-        Ok(())
-    }
-
-    /// Reads the next piece of a page whose answer has begun: it is not cut off for
-    /// those who only begin. `asked` is the cursor that the page was asked from.
-    pub(crate) async fn next_piece(
-        &self,
-        query: PageQuery,
-        asked: ServerId,
-    ) -> Result<Page, DownloadError> {
-        let page = self.read_page(query.clone(), Class::Download).await?;
-        let (user, device, after) = (&query.user, &query.device, query.after);
-        // The whole page has one end, and may be asked for again as a whole.
-        if let Some(at) = page.leaves_inside(after).filter(|_| page.began.is_some()) {
-            let at = InFold { asked, ..at };
-            let store = &self.inner.store;
-            store.reads_fold(user, device, at, page.floor).await?;
-        }
-        if !page.is_cut {
-            let stand = page.stand(&query);
-            self.inner.readers.read(user, device, asked, stand);
-        }
-        Ok(page)
-    }
-
-    async fn read_page(&self, query: PageQuery, class: Class) -> Result<Page, DownloadError> {
-        let _in_flight = meters::download_in_flight();
-        let start = Instant::now();
-        let _place = self.inner.admission.enter(class).await?;
-        meters::admitted(start.elapsed());
-        let mark = self.inner.heads.mark();
-        let start = Instant::now();
-        let page = self.inner.store.page(query.clone()).await;
-        meters::page(page.is_ok(), start.elapsed());
-        let page = page?;
-        self.inner.quiet.learn(mark, &query, &page);
-        Ok(page)
-    }
-
-    /// How far behind its reader is, as far as this process knows.
-    fn class_of(&self, query: &PageQuery) -> Class {
-        let is_far = match self.inner.heads.remembered(&query.user) {
-            Some(head) => head.get().saturating_sub(query.after.get()) > MAX_PAGE as i64,
-            None => query.after == ServerId::ZERO,
-        };
-        if is_far {
-            Class::Hydrate
-        } else {
-            Class::Download
-        }
     }
 
     /// The user's rows that could not be projected, newest first: a piece of the
@@ -473,7 +245,9 @@ impl SyncService {
 
     /// A user's head; 0 for one never seen.
     pub async fn head(&self, user: &UserId) -> Result<ServerId, StoreError> {
-        Ok(self.inner.heads.now_of(user).await?.1)
+        let now = self.inner.heads.now_of(user).await?;
+        self.saw_epoch(&now.epoch);
+        Ok(now.head)
     }
 
     /// What this server can do.
@@ -482,7 +256,7 @@ impl SyncService {
         Capabilities {
             protocol: "v1".to_owned(),
             app_name: settings.app_name.clone(),
-            epoch: self.inner.epoch.to_string(),
+            epoch: self.epoch().to_string(),
             schema_version: settings.schema_version,
             min_schema_version: settings.min_schema_version,
             limits: self.limits().for_devices(),
@@ -510,6 +284,7 @@ impl SyncService {
 
     /// Says `bye` to every session; requests are still answered.
     pub async fn say_bye(&self) {
+        self.inner.feed.close();
         // An error means that the notifier has ended with its system.
         let _ = self.inner.notifier.send(ShutDown).await;
     }
@@ -522,18 +297,5 @@ impl SyncService {
             job.end().await;
         }
         self.inner.store.close().await;
-    }
-}
-
-/// Has sessions look at every new list of revoked devices.
-async fn tell_of_revoked(
-    mut lists: watch::Receiver<Arc<RevokedDevices>>,
-    notifier: Addr<Notifier>,
-) {
-    while lists.changed().await.is_ok() {
-        let list = lists.borrow_and_update().clone();
-        if notifier.send(LookAtRevoked(list)).await.is_err() {
-            return;
-        }
     }
 }

@@ -6,10 +6,11 @@
 //! Idle actors end; the next upload starts a new one with an empty cache.
 
 use crate::commit::Lanes;
-use crate::live::{Announcer, Head};
+use crate::live::{Announcer, Event, Feed, Head};
 use crate::meters::Waiting;
+use crate::quotas::Quotas;
 use crate::store::{Store, StoreError};
-use crate::upload::{self, Applied, Upload, UploadError, UserCache};
+use crate::upload::{self, Applied, Upload, UploadError, UserCache, Way};
 use actix::prelude::*;
 use futures_util::FutureExt as _;
 use oversync_shared::{Catalog, UserId};
@@ -34,8 +35,12 @@ pub struct UploadContext {
     pub lanes: Lanes,
     /// The registered tables.
     pub catalog: Arc<Catalog>,
+    /// What users may have.
+    pub(crate) quotas: Arc<Quotas>,
     /// Told of every head that moves.
     pub announcer: Announcer,
+    /// Operators may watch.
+    pub feed: Arc<Feed>,
 }
 
 impl UploadContext {
@@ -44,13 +49,25 @@ impl UploadContext {
     async fn apply(&self, cache: &mut UserCache, upload: &Upload) -> Result<Applied, UploadError> {
         // After an error or a panic it may have been committed all the same.
         let doubt = self.announcer.doubt(&upload.user);
-        let applied =
-            upload::apply(&*self.store, &self.lanes, &self.catalog, cache, upload).await?;
-        doubt.settle(if applied.wrote {
-            Head::Moved(applied.head)
-        } else {
-            Head::Found(applied.head)
-        });
+        let way = Way {
+            store: &*self.store,
+            lanes: &self.lanes,
+            catalog: &self.catalog,
+            quotas: &self.quotas,
+        };
+        let applied = upload::apply(way, cache, upload).await?;
+        if applied.entries == 0 {
+            doubt.settle(Head::Found(applied.head));
+            return Ok(applied);
+        }
+        // Before the hints that it leads to.
+        let commit = Event::Commit {
+            device: upload.device.clone(),
+            changes: applied.entries,
+            head: applied.head,
+        };
+        self.feed.tell(&upload.user, commit);
+        doubt.settle(Head::Moved(applied.head));
         Ok(applied)
     }
 }

@@ -14,6 +14,7 @@ pub mod key;
 pub mod merge;
 pub mod names;
 pub mod reconcile;
+pub mod trace;
 pub mod upload;
 pub mod wire;
 

@@ -3,7 +3,18 @@
 //! Shapes, field names and codes are fixed by PROTOCOL.md. Payloads are raw
 //! JSON text: they are carried digit for digit and never pass through floating
 //! point. The server reads uploads with its own scanner ([`crate::json`]); these
-//! types are what it writes, and what a device writes and reads.
+//! types are what it writes, and what a device writes and reads. Uploads, downloads
+//! and errors stand here; `capabilities`, `hints` and `sign_in` beside them.
+
+mod capabilities;
+mod hints;
+mod sign_in;
+
+pub use capabilities::{Capabilities, Limits, SCHEMA_VERSION_HEADER, SchemaVersion, feature};
+pub use hints::{
+    ByeReason, ClientMessage, ServerMessage, WS_BEARER_PREFIX, WS_MAX_CLIENT_FRAME, WS_SUBPROTOCOL,
+};
+pub use sign_in::{SignInReply, SignInRequest};
 
 use crate::ids::{ChangeId, RowVersion, ServerId};
 use serde::{Deserialize, Serialize};
@@ -119,6 +130,17 @@ pub enum StatusKind {
     Conflict,
     /// The change cannot be applied as it is.
     Invalid,
+}
+
+impl StatusKind {
+    /// `applied`, `conflict` or `invalid`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 /// The answer to one change.
@@ -320,185 +342,13 @@ pub mod error_code {
     pub const DOWNLOAD_FAILED: &str = "download_failed";
 }
 
-/// The body of `GET /sync/schema-version`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SchemaVersion {
-    /// The application's schema version this server runs.
-    pub schema_version: i64,
-}
-
-/// The request header in which a device names its application's schema version.
-pub const SCHEMA_VERSION_HEADER: &str = "Oversync-Schema-Version";
-
-/// The body of `GET /sync/capabilities`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Capabilities {
-    /// Always `v1`.
-    pub protocol: String,
-    /// The application this server is configured for.
-    pub app_name: String,
-    /// The database's history.
-    pub epoch: String,
-    /// The newest application schema version it takes.
-    pub schema_version: i64,
-    /// The oldest application schema version it takes.
-    pub min_schema_version: i64,
-    /// What one request may carry.
-    pub limits: Limits,
-    /// Names of the optional parts this server has; see [`feature`].
-    pub features: Vec<String>,
-}
-
-/// What one request may carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Limits {
-    /// Changes per upload.
-    pub max_changes: usize,
-    /// Bytes of one payload.
-    pub max_payload_bytes: usize,
-    /// Bytes of an upload's body.
-    pub max_body_bytes: usize,
-    /// Changes per download page.
-    pub max_page: usize,
-}
-
-/// The names in [`Capabilities::features`].
-pub mod feature {
-    /// Hints over WebSocket.
-    pub const WS: &str = "ws";
-    /// Long poll.
-    pub const WAIT: &str = "wait";
-    /// Epochs in replies.
-    pub const EPOCH: &str = "epoch";
-    /// No gaps: a client may move its cursor to min(`window_until`, `head`)
-    /// once `has_more` is false.
-    pub const ORDERED_FEED: &str = "ordered_feed";
-}
-
-/// The WebSocket subprotocol of hints.
-pub const WS_SUBPROTOCOL: &str = "oversync.v1";
-
-/// The prefix of the second subprotocol by which browsers bring their token.
-pub const WS_BEARER_PREFIX: &str = "bearer.";
-
-/// Longest frame a client may send over the WebSocket, in bytes (PROTOCOL.md
-/// section 7); a longer one closes the socket with 1009.
-pub const WS_MAX_CLIENT_FRAME: usize = 4 * 1024;
-
-/// Why the server is about to close a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum ByeReason {
-    /// The token ended and no fresh one came.
-    TokenExpired,
-    /// The server stops or restarts.
-    ShuttingDown,
-    /// The client does not read.
-    SlowConsumer,
-    /// The device was revoked.
-    Revoked,
-}
-
-/// A message from the server over the WebSocket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ServerMessage {
-    /// First message; the head is read after the session is registered.
-    Hello {
-        /// The database's history.
-        epoch: String,
-        /// The user's head.
-        head: ServerId,
-    },
-    /// There are changes in (after, head].
-    Changes {
-        /// The last head this session was told.
-        after: ServerId,
-        /// The user's head.
-        head: ServerId,
-    },
-    /// The socket is about to be closed.
-    Bye {
-        /// Why.
-        reason: ByeReason,
-        /// How long to stay away, in milliseconds.
-        retry_after_ms: u64,
-    },
-}
-
-/// A message from a client over the WebSocket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ClientMessage {
-    /// A fresh token for the same user and device.
-    Token {
-        /// The token.
-        token: String,
-    },
-}
-
-/// The body of `POST /signin` (development only).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SignInRequest {
-    /// Becomes the user `user-<username>`.
-    #[cfg_attr(feature = "openapi", schema(min_length = 1))]
-    pub username: String,
-    /// Not checked beyond being present: this endpoint exists for development.
-    #[serde(default)]
-    pub password: String,
-    /// The device to mint the token for.
-    #[cfg_attr(feature = "openapi", schema(min_length = 1))]
-    pub device_id: String,
-}
-
-/// The answer to a sign-in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SignInReply {
-    /// A bearer token, good for one hour.
-    pub token: String,
-    /// The user it is for.
-    pub user_id: String,
-    /// The device it is for.
-    pub device_id: String,
-}
+/// The header with which a device says up to which place it has applied changes, and
+/// how many milliseconds ago: `17; age=250`. For the server's metrics; ignorable.
+pub const APPLIED_HEADER: &str = "Oversync-Applied";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_have_the_documented_text() {
-        let text = |message: &ServerMessage| serde_json::to_string(message).expect("serialises");
-        assert_eq!(
-            text(&ServerMessage::Hello {
-                epoch: "e".into(),
-                head: ServerId::new(7)
-            }),
-            r#"{"type":"hello","epoch":"e","head":7}"#
-        );
-        assert_eq!(
-            text(&ServerMessage::Changes {
-                after: ServerId::new(1),
-                head: ServerId::new(2)
-            }),
-            r#"{"type":"changes","after":1,"head":2}"#
-        );
-        assert_eq!(
-            text(&ServerMessage::Bye {
-                reason: ByeReason::TokenExpired,
-                retry_after_ms: 5
-            }),
-            r#"{"type":"bye","reason":"token_expired","retry_after_ms":5}"#
-        );
-    }
 
     #[test]
     fn a_tombstone_has_a_null_payload_and_a_delete_none() {

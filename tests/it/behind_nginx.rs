@@ -14,8 +14,9 @@ use std::time::Duration;
 async fn devices_meet_through_nginx_and_two_processes() {
     let authority = Authority::default();
     let database = Backend::Postgres.database().await;
-    let first = Server::answering(&database, Config::default()).await;
-    let second = Server::answering(&database, Config::default()).await;
+    let config = || Config::default().operators();
+    let first = Server::answering(&database, config()).await;
+    let second = Server::answering(&database, config()).await;
     let nginx = Nginx::start(&[first.address(), second.address()], &authority).await;
     let (target, user) = (Target::new(nginx.base(), SECRET), fresh_user());
 
@@ -54,7 +55,12 @@ async fn devices_meet_through_nginx_and_two_processes() {
     let path = format!("/sync/download?after={head}&limit=10&wait=60");
     let waiting = get(&path);
     let writing = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        eventually("it waits at one of the two", || async {
+            let here = first.admin().metric("oversync_polls_waiting").await;
+            let there = second.admin().metric("oversync_polls_waiting").await;
+            (here + there == 1.0).then_some(())
+        })
+        .await;
         apps[0].add(&fresh_key(), "Ann");
     };
     let (page, ()) = tokio::join!(waiting, writing);

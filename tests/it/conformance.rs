@@ -7,6 +7,9 @@ use oversync_tests::{Backend, Config, Server, Target};
 async fn all_cases_pass(backend: Backend, processes: usize, config: Config) {
     let database = backend.database().await;
     database.execute(business_tables(backend)).await;
+    // Cases ask from cursors at which no device was ever known to be; `retention` has
+    // those that may be folded.
+    let config = config.unfolded();
     let mut servers = Vec::new();
     for _ in 0..processes {
         servers.push(Server::start(&database, config.clone()).await);

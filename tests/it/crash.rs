@@ -130,7 +130,8 @@ async fn what_was_acknowledged_survives_sigkill(backend: Backend) {
     let seed = Seed::from_env();
     let mut chance = seed.rng(0);
     let database = backend.database().await;
-    let mut server = Server::start(&database, Config::default()).await;
+    // Every entry is looked for in the log, also of a row that has changed since.
+    let mut server = Server::start(&database, Config::default().unfolded()).await;
     let user = fresh_user();
     let mut all: Vec<Uploads> = (0..4)
         .map(|n| Uploads::new(server.target().device(&user, &format!("device-{n}"))))
@@ -183,16 +184,24 @@ async fn half_an_upload(device: &HttpDevice, body: &str) -> TcpStream {
 
 async fn sigterm_answers_what_is_running_and_says_bye(backend: Backend) {
     let database = backend.database().await;
-    let mut server = Server::start(&database, Config::default()).await;
+    let mut server = Server::start(&database, Config::default().operators()).await;
     let (ada, bob) = server.target().two_devices();
     let mut socket = bob.connect().await;
     socket.hello().await;
 
+    // Long enough to be waited for: a body earns a second with each KiB.
     let body =
         json!({"changes": [insert(1, "business.users", &fresh_key(), json!({}))]}).to_string();
+    let body = format!("{}{body}", " ".repeat(20 * 1024));
     let mut upload = half_an_upload(&ada, &body).await;
-    // Its head has arrived: a later request has been answered.
-    bob.download("").await;
+    eventually("half of it has arrived", || async {
+        let arrived = server
+            .admin()
+            .metric("oversync_upload_bytes_in_flight")
+            .await;
+        (arrived == (body.len() / 2) as f64).then_some(())
+    })
+    .await;
     server.tell_to_stop();
     let bye = socket.message().await;
     assert_eq!(
@@ -219,7 +228,8 @@ async fn sigterm_answers_what_is_running_and_says_bye(backend: Backend) {
 async fn a_stream_of_uploads_ends_cleanly_with_sigterm(backend: Backend) {
     let seed = Seed::from_env();
     let database = backend.database().await;
-    let mut server = Server::start(&database, Config::default()).await;
+    // Every entry is looked for in the log, also of a row that has changed since.
+    let mut server = Server::start(&database, Config::default().unfolded()).await;
     let user = fresh_user();
     let count = Arc::new(AtomicUsize::new(0));
     let streams: Vec<_> = (0..4)

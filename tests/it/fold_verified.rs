@@ -1,10 +1,9 @@
 //! `oversync verify` over a log that is folded: silent when it is right, and every kind
 //! of planted damage is found and named.
 
-use crate::retention::{eager, folded_up_to, own};
 use oversync_tests::conformance::business_tables;
 use oversync_tests::device::{delete, insert, update};
-use oversync_tests::server::command;
+use oversync_tests::folding::{eager, folded_up_to, own};
 use oversync_tests::target::fresh_key;
 use oversync_tests::{Backend, Server, on_both_stores};
 use serde_json::{Value, json};
@@ -75,13 +74,7 @@ impl Folded {
     }
 
     async fn differences(&self) -> Value {
-        let mut verify = command();
-        verify
-            .args(["verify", "--all", "--json", "--config"])
-            .arg(self.server.config());
-        let output = tokio::task::spawn_blocking(move || verify.output().expect("it runs"))
-            .await
-            .expect("it ends");
+        let output = self.server.run(&["verify", "--all", "--json"]).await;
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         report["differences"].clone()
     }

@@ -19,6 +19,7 @@ on_both_stores!(
     users_do_not_meet_in_a_handled_table,
     references_may_be_named_in_the_hosts_own_way,
     verify_leaves_handled_tables_out_and_says_so,
+    folding_asks_for_no_handler,
 );
 
 /// A host application. It ends with this.
@@ -442,4 +443,87 @@ async fn verify_leaves_handled_tables_out_and_says_so(backend: Backend) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{output:?}");
     assert!(said.contains("app.things has handled = true"), "{said}");
+}
+
+/// A file with settings of the plain server for what [`Shop`] synchronises, and more.
+fn plain(database: &Database, more: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::TempDir::with_prefix("oversync-test.").expect("a temporary folder");
+    let file = folder.path().join("oversync.toml");
+    let settings = format!(
+        "database_url = '{}'\njwt_secret = '{SECRET}'\nstrict_tables = true\n
+         [[tables]]\nschema = 'app'\ntable = 'groups'\nowner_column = 'owner'\n
+         [[tables]]\nschema = 'app'\ntable = 'parts'\nowner_column = 'owner'\n
+         [[tables]]\nschema = 'app'\ntable = 'things'\nhandled = true\n{more}",
+        database.url()
+    );
+    std::fs::write(&file, settings).expect("written");
+    (folder, file)
+}
+
+fn ran(file: &std::path::Path, arguments: &[&str]) -> (bool, String) {
+    let mut program = command();
+    program.args(arguments).arg("--config").arg(file);
+    let output = program.output().expect("it runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).expect("text");
+    (output.status.success(), said)
+}
+
+/// An application's own tables kept it out of `oversync fold`.
+async fn folding_asks_for_no_handler(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    applied(&shop.device(), &[thing(1, &fresh_key(), "write")]).await;
+    drop(shop.host);
+    let (_folder, file) = plain(&shop.database, "");
+    for arguments in [&["fold", "--dry-run"][..], &["fold"]] {
+        let (is_done, said) = ran(&file, arguments);
+        assert!(is_done, "{arguments:?}: {said}");
+    }
+}
+
+/// … and out of `oversync migrate`, which said so when everything was copied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_leaves_handled_tables_to_the_host() {
+    let shop = Shop::open(Backend::Embedded).await;
+    let device = shop.device();
+    let upload = [
+        thing(1, &fresh_key(), "write"),
+        thing(2, &fresh_key(), "refuse"),
+        insert(3, "app.groups", &fresh_key(), json!({})),
+    ];
+    applied(&device, &upload).await;
+    let before = failures(&device).await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    drop(shop.host);
+
+    let target = Backend::Postgres.database().await;
+    let arguments = ["migrate", "--from", shop.database.url()];
+    // What no server starts with is said before anything is written.
+    let (_folder, file) = plain(&target, "");
+    let (is_done, said) = ran(&file, &arguments);
+    assert!(
+        !is_done && said.contains("app.groups does not exist in the database"),
+        "{said}"
+    );
+    let schema = "SELECT count(*) FROM pg_namespace WHERE nspname = 'oversync'";
+    assert_eq!(target.ask(schema).await.as_deref(), Some("0"));
+
+    target.execute(self::schema(Backend::Postgres)).await;
+    // Failures are gone through again when there are new ones.
+    target
+        .execute("ALTER TABLE app.groups ADD CHECK (owner = '')")
+        .await;
+    let (is_done, said) = ran(&file, &arguments);
+    assert!(is_done && said.contains("verified"), "{said}");
+    let calls = target.ask("SELECT count(*) FROM app.calls").await;
+    assert_eq!(calls.as_deref(), Some("0"), "they are the host's to carry");
+    let host = Host::start("host", &target, SECRET);
+    let device = host.target.device(device.user(), device.name());
+    let after = failures(&device).await;
+    let of = |table: &str| -> Vec<&Value> {
+        let is_of = |failure: &&Value| failure["table"] == table;
+        after.iter().filter(is_of).collect()
+    };
+    assert_eq!(of("things"), before.iter().collect::<Vec<_>>(), "{after:?}");
+    assert_eq!(of("groups").len(), 1, "{after:?}");
 }

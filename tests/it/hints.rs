@@ -20,7 +20,8 @@ const QUIET: Duration = Duration::from_millis(300);
 
 async fn server() -> (oversync_tests::Database, Server) {
     let database = Backend::Embedded.database().await;
-    let server = Server::start(&database, Config::default()).await;
+    // Its schema steps are no part of any time that is taken here.
+    let server = Server::answering(&database, Config::default()).await;
     (database, server)
 }
 
@@ -47,8 +48,9 @@ async fn hello_comes_first_then_changes(backend: Backend) {
     assert_eq!(hello, json!({"type": "hello", "epoch": epoch, "head": 0}));
     let mut told = 0;
     for id in 1..=5 {
+        let head = write(&ada, id).await;
         let start = Instant::now();
-        still_hears(&mut socket, &ada, id, &mut told).await;
+        socket.told_of(head, &mut told).await;
         assert_eq!(told, id);
         assert!(
             start.elapsed() < Duration::from_secs(2),
@@ -202,8 +204,9 @@ async fn what_is_not_understood_is_ignored() {
     still_hears(&mut socket, &device, 1, &mut told).await;
 }
 
-/// More hints than a session sends unread: each is about 50 bytes of 16 KiB.
-const MANY: i64 = 1_000;
+/// More hints than a session sends unread: each is about 45 bytes of 16 KiB. And not many
+/// more: whoever reads late must have begun 20 s after that.
+const MANY: i64 = 450;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {
@@ -217,7 +220,7 @@ async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {
         still_hears(&mut other, &ada, id, &mut told).await;
     }
     within(
-        Duration::from_secs(40),
+        Duration::from_secs(60),
         "the stalled device is let go",
         || async { server.log().contains("slow consumer").then_some(()) },
     )
@@ -237,6 +240,52 @@ async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {
     );
     assert!(bye["retry_after_ms"].is_u64(), "{bye}");
     assert_eq!(bob.connect().await.hello().await, MANY + 1);
+}
+
+/// A socket that answers no ping, as one whose device has gone without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_answers_no_ping_is_let_go_after_two() {
+    const SECONDS: i64 = 5;
+    const PING: Duration = Duration::from_secs(SECONDS as u64);
+    let database = Backend::Embedded.database().await;
+    let config = Config::default()
+        .operators()
+        .set("limits.ping_seconds", SECONDS)
+        .set("rates.user_sockets", 2);
+    let server = Server::start(&database, config).await;
+    let (admin, ada) = (server.admin(), server.target().one_device());
+    let bob = ada.sibling("bob");
+    let start = Instant::now();
+    let mut silent = bob.connect().await;
+    silent.hello().await;
+    let mut living = ada.connect().await;
+    let mut told = living.hello().await;
+    assert!(
+        bob.try_connect(&[]).await.is_err(),
+        "there is no third place"
+    );
+    let sessions = || admin.metric("oversync_sessions");
+    // Reading answers pings; nothing else is ever said.
+    let reads = tokio::spawn(async move {
+        assert_eq!(living.next_within(5 * PING).await, None, "it is left alone");
+        living
+    });
+    within(6 * PING, "the silent one is let go", || async {
+        (sessions().await == 1.0).then_some(())
+    })
+    .await;
+    // Two pings have passed, and no less.
+    let took = start.elapsed();
+    assert!(took > 3 * PING - Duration::from_secs(1), "{took:?}");
+    assert!(server.log().contains("a silent device is let go"));
+    let mut living = reads.await.expect("it lives on");
+    assert_eq!(sessions().await, 1.0);
+    // Nothing of the other one is left: neither its place nor its registration.
+    let before = admin.metric("oversync_hints_total").await;
+    still_hears(&mut living, &ada, 1, &mut told).await;
+    assert_eq!(admin.metric("oversync_hints_total").await, before + 1.0);
+    assert_eq!(admin.metric("oversync_hints_dropped_total").await, 0.0);
+    bob.connect().await.hello().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -390,12 +439,15 @@ fn token_message(token: &str) -> String {
     json!({"type": "token", "token": token}).to_string()
 }
 
+/// How long a token is good that ends in a test, and the time there is to connect with it.
+const SHORT: Duration = Duration::from_secs(5);
+
 #[tokio::test]
 async fn the_end_of_the_token_is_the_end_of_the_session() {
     let (_database, server) = server().await;
     let target = server.target();
     let user = fresh_user();
-    let token = target.token(&user, "ada", Duration::from_secs(2));
+    let token = target.token(&user, "ada", SHORT);
     let mut socket = HttpDevice::new(target.clone(), &user, "ada", token)
         .connect()
         .await;
@@ -422,7 +474,7 @@ async fn a_fresh_token_keeps_the_session() {
     let (_database, server) = server().await;
     let target = server.target();
     let user = fresh_user();
-    let token = target.token(&user, "ada", Duration::from_secs(2));
+    let token = target.token(&user, "ada", SHORT);
     let mut socket = HttpDevice::new(target.clone(), &user, "ada", token)
         .connect()
         .await;
@@ -430,7 +482,8 @@ async fn a_fresh_token_keeps_the_session() {
     let fresh = target.token(&user, "ada", Duration::from_secs(600));
     socket.send_text(&token_message(&fresh)).await;
     // Well past the first token's end, which is rounded down to a second.
-    assert_eq!(socket.next_within(Duration::from_millis(2_500)).await, None);
+    let past = SHORT + Duration::from_millis(500);
+    assert_eq!(socket.next_within(past).await, None);
     still_hears(&mut socket, &target.device(&user, "bob"), 1, &mut told).await;
 }
 
@@ -443,8 +496,9 @@ async fn the_devices_of_another_process_hear_within_seconds() {
     let mut socket = bob.at(&there.target()).connect().await;
     let mut told = socket.hello().await;
     for id in 1..=2 {
+        let head = write(&ada, id).await;
         let start = Instant::now();
-        still_hears(&mut socket, &ada, id, &mut told).await;
+        socket.told_of(head, &mut told).await;
         assert!(
             start.elapsed() < Duration::from_secs(5),
             "{:?}",

@@ -25,10 +25,16 @@ on_both_stores!(
     operators_bodies
 );
 
-async fn server(backend: Backend) -> (oversync_tests::Database, Server) {
+async fn server(backend: Backend, config: Config) -> (oversync_tests::Database, Server) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default()).await;
+    let server = Server::start(&database, config).await;
     (database, server)
+}
+
+/// The log is read back place by place ([`check_stream`]): what was deleted since is
+/// there, too.
+fn as_written() -> Config {
+    Config::default().unfolded()
 }
 
 /// What the server must still do after anything.
@@ -58,7 +64,7 @@ fn good_batch(rng: &mut StdRng) -> Value {
 
 async fn upload_bodies(backend: Backend) {
     let seed = Seed::from_env();
-    let (_database, server) = server(backend).await;
+    let (_database, server) = server(backend, as_written()).await;
     let device = server.target().one_device();
     for case in 0..cases(250) {
         let mut rng = seed.rng(case as u64);
@@ -203,7 +209,7 @@ fn mutate_value(value: &mut Value, rng: &mut StdRng) {
 /// Well-formed JSON with the wrong things in the right places reaches deeper.
 async fn upload_values(backend: Backend) {
     let seed = Seed::from_env();
-    let (_database, server) = server(backend).await;
+    let (_database, server) = server(backend, as_written()).await;
     let device = server.target().one_device();
     let mut batches = Vec::new();
     for case in 0..cases(250) {
@@ -246,7 +252,7 @@ async fn download_queries(backend: Backend) {
         "x",
     ];
     let seed = Seed::from_env();
-    let (_database, server) = server(backend).await;
+    let (_database, server) = server(backend, Config::default()).await;
     let device = server.target().one_device();
     device
         .upload(&[insert(1, "business.users", &fresh_key(), json!({}))])
@@ -279,7 +285,7 @@ async fn download_queries(backend: Backend) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens() {
     let seed = Seed::from_env();
-    let (_database, server) = server(Backend::Embedded).await;
+    let (_database, server) = server(Backend::Embedded, Config::default()).await;
     let target = server.target();
     let url = format!("{}/sync/download", target.base());
     let good = target.one_device().token().to_owned();
@@ -324,7 +330,7 @@ async fn tokens() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn websocket_frames() {
     let seed = Seed::from_env();
-    let (_database, server) = server(Backend::Embedded).await;
+    let (_database, server) = server(Backend::Embedded, Config::default()).await;
     let target = server.target();
     let device = target.one_device();
     for case in 0..cases(60) {
@@ -394,7 +400,7 @@ async fn raw_frames(device: &HttpDevice, rng: &mut StdRng) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn raw_requests() {
     let seed = Seed::from_env();
-    let (_database, server) = server(Backend::Embedded).await;
+    let (_database, server) = server(Backend::Embedded, Config::default()).await;
     let target = server.target();
     let device = target.one_device();
     let body =

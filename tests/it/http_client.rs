@@ -1,5 +1,6 @@
-//! `docs/http_client.py`, the example for authors of HTTP-only clients, as
-//! processes beside the real client and against real servers.
+//! The examples for authors of HTTP-only clients, as processes beside the real client
+//! and against real servers: `docs/http_client.py`, the least there can be, and
+//! `docs/http_device.py`, which also goes on where the other stops.
 
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{
@@ -11,18 +12,24 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// The two programs. They have their table layout in common.
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http_client.py");
+const DEVICE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http_device.py");
 
 on_both_stores!(
     it_keeps_up_with_the_real_client,
     an_edit_that_loses_is_kept_beside,
+    the_small_one_stops_where_the_other_goes_on,
     a_new_file_under_an_old_name_counts_on,
+    a_file_put_back_counts_on,
+    a_restored_server_gets_back_what_it_lost,
     it_outlives_its_server_and_its_servers_history,
     what_is_refused_holds_up_nothing_else,
 );
 
-/// One file of the Python client.
+/// One file of a Python client.
 struct Python {
+    program: &'static str,
     folder: TempDir,
     user: String,
     name: String,
@@ -39,8 +46,9 @@ impl Drop for Watching {
 }
 
 impl Python {
-    fn new(target: &Target, user: &str, name: &str) -> Self {
+    fn new(program: &'static str, target: &Target, user: &str, name: &str) -> Self {
         let python = Self {
+            program,
             folder: TempDir::with_prefix("oversync-python.").expect("a temporary folder"),
             user: user.to_owned(),
             name: name.to_owned(),
@@ -60,7 +68,7 @@ impl Python {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("python3");
-        command.arg(CLIENT).arg(self.file()).args(arguments);
+        command.arg(self.program).arg(self.file()).args(arguments);
         command.stdin(Stdio::null());
         command
     }
@@ -117,10 +125,16 @@ async fn server(backend: Backend) -> (Database, Server) {
 }
 
 async fn it_keeps_up_with_the_real_client(backend: Backend) {
+    for program in [CLIENT, DEVICE] {
+        keeps_up(backend, program).await;
+    }
+}
+
+async fn keeps_up(backend: Backend, program: &'static str) {
     let (_database, server) = server(backend).await;
     let (target, user) = (server.target(), fresh_user());
     let app = App::start(&target, &user, "app").await;
-    let python = Python::new(&target, &user, "python");
+    let python = Python::new(program, &target, &user, "python");
     let _watching = python.watch();
     let (first, second) = (fresh_key(), fresh_key());
     app.add(&first, "Ann");
@@ -146,11 +160,17 @@ async fn it_keeps_up_with_the_real_client(backend: Backend) {
 }
 
 async fn an_edit_that_loses_is_kept_beside(backend: Backend) {
+    for program in [CLIENT, DEVICE] {
+        keeps_what_loses(backend, program).await;
+    }
+}
+
+async fn keeps_what_loses(backend: Backend, program: &'static str) {
     let (_database, server) = server(backend).await;
     let (target, user) = (server.target(), fresh_user());
     let (here, there) = (
-        Python::new(&target, &user, "here"),
-        Python::new(&target, &user, "there"),
+        Python::new(program, &target, &user, "here"),
+        Python::new(program, &target, &user, "there"),
     );
     let key = fresh_key();
     // An integer that no double can hold, by both ways.
@@ -180,27 +200,147 @@ async fn an_edit_that_loses_is_kept_beside(backend: Backend) {
     assert!(there.run(&["lost"]).contains("unregistered_table"));
 }
 
+async fn the_small_one_stops_where_the_other_goes_on(backend: Backend) {
+    let (_database, first) = server(backend).await;
+    let user = fresh_user();
+    let mut python = Python::new(CLIENT, &first.target(), &user, "python");
+    let (known, later) = (fresh_key(), fresh_key());
+    python.put(&known, &json!({"name": "Ann"}));
+    python.run(&["sync"]);
+    // The device's name in another file; and another history.
+    let twin = Python::new(CLIENT, &first.target(), &user, "python");
+    twin.put(&later, &json!({"name": "Bob"}));
+    let (_other, second) = server(backend).await;
+    python.put(&later, &json!({"name": "Bob"}));
+    python.connect(&second.target());
+    for stopped in [&twin, &python] {
+        for command in ["sync", "watch"] {
+            let output = stopped.try_run(&[command]);
+            assert!(!output.status.success(), "{output:?}");
+        }
+        assert!(stopped.names().contains(&(later.clone(), "Bob".to_owned())));
+        assert_eq!(stopped.run(&["lost"]), "");
+    }
+    python.program = DEVICE;
+    python.connect(&second.target());
+    python.run(&["sync"]);
+    let reader = Python::new(CLIENT, &second.target(), &user, "reader");
+    reader.run(&["sync"]);
+    assert_eq!(reader.people().len(), 2);
+    assert_eq!(reader.people(), python.people());
+}
+
 async fn a_new_file_under_an_old_name_counts_on(backend: Backend) {
     let (_database, server) = server(backend).await;
     let (target, user) = (server.target(), fresh_user());
-    let before = Python::new(&target, &user, "phone");
+    let before = Python::new(DEVICE, &target, &user, "phone");
     let (first, second) = (fresh_key(), fresh_key());
     before.put(&first, &json!({"name": "Ann"}));
     before.run(&["sync"]);
-    let after = Python::new(&target, &user, "phone");
+    let after = Python::new(DEVICE, &target, &user, "phone");
     after.put(&second, &json!({"name": "Bob"}));
     after.run(&["sync"]);
     assert_eq!(after.run(&["lost"]), "");
     assert_eq!(after.people().len(), 2, "its own rows come back too");
-    let reader = Python::new(&target, &user, "reader");
+    let reader = Python::new(DEVICE, &target, &user, "reader");
     reader.run(&["sync"]);
     assert_eq!(reader.people(), after.people());
+}
+
+/// Found by reading: its next change went under a number that the server knew.
+async fn a_file_put_back_counts_on(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let (target, user) = (server.target(), fresh_user());
+    let python = Python::new(DEVICE, &target, &user, "phone");
+    let keys = [fresh_key(), fresh_key(), fresh_key()];
+    python.put(&keys[0], &json!({"name": "Ann"}));
+    python.run(&["sync"]);
+    let copy = python.folder.path().join("copy.db");
+    std::fs::copy(python.file(), &copy).expect("a copy");
+    python.put(&keys[0], &json!({"name": "Anna"}));
+    python.put(&keys[1], &json!({"name": "Bob"}));
+    python.run(&["sync"]);
+    std::fs::copy(&copy, python.file()).expect("put back");
+    // Under the numbers of the two that the file knows nothing of.
+    python.put(&keys[2], &json!({"name": "Cy"}));
+    python.put(&keys[1], &json!({"name": "Bo"}));
+    python.run(&["sync"]);
+    let lost = python.run(&["lost"]);
+    assert_eq!(lost.lines().count(), 1, "made on nothing: {lost}");
+    assert!(lost.contains("\"Bo\""), "{lost}");
+    let reader = Python::new(DEVICE, &target, &user, "reader");
+    reader.run(&["sync"]);
+    let mut names: Vec<String> = reader.names().into_iter().map(|(_, name)| name).collect();
+    names.sort();
+    assert_eq!(names, ["Anna", "Bob", "Cy"]);
+    assert_eq!(python.people(), reader.people());
+}
+
+/// Found by reading: what was acknowledged, and newer than the backup, went without a word.
+async fn a_restored_server_gets_back_what_it_lost(backend: Backend) {
+    let (_database, first) = server(backend).await;
+    let user = fresh_user();
+    let python = Python::new(DEVICE, &first.target(), &user, "python");
+    let keys: Vec<String> = (0..5).map(|_| fresh_key()).collect();
+    let [newer, gone, same, other, edited] = keys.as_slice() else {
+        unreachable!("BUG: five keys")
+    };
+    let one = [(newer, "Ann"), (gone, "Bob"), (same, "Cy")];
+    for (key, name) in one.into_iter().chain([(other, "Mine"), (edited, "Ed")]) {
+        python.put(key, &json!({"name": name}));
+    }
+    python.run(&["sync"]);
+    python.put(newer, &json!({"name": "Anna"}));
+    python.run(&["delete", "business.users", gone]);
+    python.run(&["sync"]);
+    // What the backup has, and what another device has written since.
+    let (_other, second) = server(backend).await;
+    let native = Python::new(DEVICE, &second.target(), &user, "native");
+    for (key, name) in one
+        .into_iter()
+        .chain([(other, "Theirs"), (edited, "Their Ed")])
+    {
+        native.put(key, &json!({"name": name}));
+    }
+    native.run(&["sync"]);
+    python.put(edited, &json!({"name": "Edward"}));
+    python.connect(&second.target());
+    python.run(&["sync"]);
+    let reader = Python::new(DEVICE, &second.target(), &user, "reader");
+    reader.run(&["sync"]);
+    let mut expected = [
+        (newer, "Anna"),
+        (same, "Cy"),
+        (other, "Theirs"),
+        (edited, "Their Ed"),
+    ]
+    .map(|(key, name)| (key.clone(), name.to_owned()));
+    expected.sort();
+    assert_eq!(reader.names(), expected);
+    assert_eq!(python.people(), reader.people());
+    let lost = python.run(&["lost"]);
+    assert_eq!(lost.lines().count(), 3, "{lost}");
+    for name in ["\"Mine\"", "\"Ed\"", "\"Edward\""] {
+        assert!(lost.contains(name), "{lost}");
+    }
+    // Numbers go on from the highest, however often.
+    for server in [&first, &second, &first, &second] {
+        python.connect(&server.target());
+        python.run(&["sync"]);
+    }
+    python.run(&["put", "business.unheard_of", "{}"]);
+    python.run(&["sync"]);
+    let lost = python.run(&["lost"]);
+    let refused = lost.lines().find(|line| line.contains("unheard_of"));
+    let number = refused.and_then(|line| line.split_once(' '));
+    let number: i64 = number.expect("kept").0.parse().expect("a number");
+    assert!((10..40).contains(&number), "{lost}");
 }
 
 async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
     let (_database, mut first) = server(backend).await;
     let user = fresh_user();
-    let python = Python::new(&first.target(), &user, "python");
+    let python = Python::new(DEVICE, &first.target(), &user, "python");
     let (known, later, met) = (fresh_key(), fresh_key(), fresh_key());
     python.put(&known, &json!({"name": "Ann"}));
     let watching = python.watch();
@@ -227,7 +367,7 @@ async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
     // that is not there. One that is there is not overwritten: the edit was made on
     // something else.
     let (_other, second) = server(backend).await;
-    let native = Python::new(&second.target(), &user, "native");
+    let native = Python::new(DEVICE, &second.target(), &user, "native");
     native.put(&met, &json!({"name": "Theirs"}));
     native.run(&["sync"]);
     python.put(&later, &json!({"name": "Bob"}));
@@ -235,7 +375,7 @@ async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
     python.put(&met, &json!({"name": "Cyril"}));
     python.connect(&second.target());
     python.run(&["sync"]);
-    let reader = Python::new(&second.target(), &user, "reader");
+    let reader = Python::new(DEVICE, &second.target(), &user, "reader");
     reader.run(&["sync"]);
     let mut expected = [(known, "Annabel"), (later, "Bob"), (met, "Theirs")]
         .map(|(key, name)| (key, name.to_owned()));
@@ -248,6 +388,12 @@ async fn it_outlives_its_server_and_its_servers_history(backend: Backend) {
 }
 
 async fn what_is_refused_holds_up_nothing_else(backend: Backend) {
+    for program in [CLIENT, DEVICE] {
+        is_not_held_up(backend, program).await;
+    }
+}
+
+async fn is_not_held_up(backend: Backend, program: &'static str) {
     let database = backend.database().await;
     let small = Config::default()
         .set("limits.max_changes", 2)
@@ -255,7 +401,7 @@ async fn what_is_refused_holds_up_nothing_else(backend: Backend) {
         .set("limits.max_body_bytes", 2_000);
     let server = Server::start(&database, small).await;
     let (target, user) = (server.target(), fresh_user());
-    let python = Python::new(&target, &user, "python");
+    let python = Python::new(program, &target, &user, "python");
     // Halved, these are a body too large and, at the end, three changes.
     let long = "x".repeat(5_000);
     for name in [
@@ -272,7 +418,7 @@ async fn what_is_refused_holds_up_nothing_else(backend: Backend) {
         python.put(&fresh_key(), &json!({ "name": name }));
     }
     python.run(&["sync"]);
-    let reader = Python::new(&target, &user, "reader");
+    let reader = Python::new(program, &target, &user, "reader");
     reader.run(&["sync"]);
     assert_eq!(reader.people().len(), 7);
     assert_eq!(reader.people(), python.people());

@@ -46,18 +46,35 @@ mod library;
 mod processes;
 // What one process tells the other: PostgreSQL, NATS, and the loss of each.
 mod bus;
-// The log is folded all the time: readers of every kind, repeats, kills, and what
-// is left of it.
+// The log is folded all the time: what is left of it, who holds it, repeats, real clients.
 mod retention;
+// Readers of every kind meanwhile, and kills.
+mod folded_readers;
+// Devices that do not know what was folded away: a backup put back, a key used again.
+mod put_back;
 // Who holds that up, and who does not; plain clients among them.
 mod counted;
 // What `oversync verify` says of a folded log.
 mod fold_verified;
+// History kept for audit: what folding moves, and what prints it.
+mod history;
 // SIGKILL and SIGTERM in the middle of uploads.
 mod crash;
 // `oversync verify`: silent beside busy servers, and every kind of planted damage
 // is found and named.
 mod verify;
+// `oversync backup` and `restore`: what they refuse, and where streams go on.
+mod recovery;
+// The same where only PostgreSQL has it: its programs, extensions, large objects.
+mod recovery_postgres;
+// An old backup put back under load: what devices hold comes again, on its own.
+mod restored;
+// What operators should not do with backups, and what folding makes of a restore.
+mod mishaps;
+// `oversync migrate`: from the embedded store to PostgreSQL, and nobody notices.
+mod moved;
+// Databases of every earlier schema step, with rows in them, under today's server.
+mod upgraded;
 
 // ---------------------------------------------------------------- what it tells
 // WebSocket hints: hello, changes, bye, and who may not connect.
@@ -72,8 +89,12 @@ mod cross_origin;
 mod reload;
 // Everybody at once: admission, heads from memory, times to come back.
 mod storms;
+// The newest changes from memory: to the letter what the database says.
+mod newest;
 // Limits per user and per address.
 mod rates;
+// Limits on what one user may have.
+mod quotas;
 // Clients that ask and do not read.
 mod stalled;
 // Long poll: the HTTP-only client's way to be prompt.
@@ -86,8 +107,16 @@ mod settings;
 mod registration;
 // The operators' listener: its own token, and what it counts.
 mod admin;
+// The operators' console: what it asks the server for …
+mod console;
+// … and the page itself, in headless Chromium.
+mod console_page;
+// `oversync doctor`: planted faults, each found by it alone.
+mod examined_server;
 // Every metric of the manual and the dashboard, and what moves them.
 mod metrics;
+// One change as a trace, from device to device.
+mod traced;
 // Devices that may not come in any more: refused at every process, and told.
 mod revocation;
 // No token in any log.
@@ -107,6 +136,8 @@ mod power;
 mod first_pass;
 // One row of every kind that can never succeed, among a thousand that can.
 mod poison;
+// An application with an SQLite of 2017 writes the file.
+mod old_sqlite;
 // An application's life, from the first install to the next user.
 mod life;
 // One row on two devices: merged by field, what loses is kept, what is refused can
@@ -130,6 +161,8 @@ mod outages;
 mod programs;
 // The HTTP-only client of the documentation, beside the real one.
 mod http_client;
+// The book: its commands, its links, and the tests it names.
+mod book;
 // The two-pane page of `serve --dev`, in headless Chromium.
 mod demo;
 // The command line when something is in the way: conflicts, refusals, two

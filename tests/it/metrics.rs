@@ -3,7 +3,8 @@
 
 use oversync_tests::device::{insert, update};
 use oversync_tests::target::fresh_key;
-use oversync_tests::{Admin, Backend, Config, Database, Server, eventually, on_both_stores};
+use oversync_tests::{Admin, App, Backend, Config, Database, Server, eventually, on_both_stores};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -16,6 +17,7 @@ const DASHBOARD: &str = include_str!("../../packaging/grafana.json");
 on_both_stores!(
     every_name_is_there_from_the_start,
     work_moves_its_metrics,
+    a_row_that_another_device_has_is_timed,
     who_begins_is_written_down_only_where_it_matters,
 );
 
@@ -86,8 +88,12 @@ async fn work_moves_its_metrics(backend: Backend) {
     socket.told_of(1, &mut told).await;
     ada.upload(&[update(2, USERS, &key, 1, json!({}))]).await;
     socket.told_of(2, &mut told).await;
+    // From memory; and for a device that is not known, from the database.
     bob.download("").await;
+    bob.sibling("cid").download("").await;
     for (metric, expected) in [
+        (r#"oversync_newest_downloads_total{found="yes"}"#, 1.0),
+        (r#"oversync_newest_downloads_total{found="no"}"#, 1.0),
         ("oversync_hints_total", 2.0),
         (r#"oversync_upload_stage_seconds_count{stage="body"}"#, 2.0),
         (r#"oversync_upload_stage_seconds_count{stage="check"}"#, 2.0),
@@ -170,6 +176,54 @@ async fn work_moves_its_metrics(backend: Backend) {
         (byes == 1.0).then_some(())
     })
     .await;
+}
+
+/// By what devices say with their next request; the real one does.
+async fn a_row_that_another_device_has_is_timed(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let (admin, (ada, bob)) = (server.admin(), server.target().two_devices());
+    let app = App::start(&server.target(), ada.user(), "app").await;
+    let seen = "oversync_visible_seconds_count";
+    let slow = r#"oversync_visible_seconds_bucket{le="0.5"}"#;
+    // Only what this process has committed for somebody who listens is known.
+    let _socket = bob.connect().await;
+    let say = async |applied: &str| {
+        let request = bob.request(Method::GET, "/sync/schema-version");
+        let answer = request.header("Oversync-Applied", applied).send().await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+    };
+    let key = fresh_key();
+    ada.upload(&[insert(1, USERS, &key, json!({"name": "Ann"}))])
+        .await;
+    eventually("the row is at the app", || async {
+        (app.people().len() == 1).then_some(())
+    })
+    .await;
+    app.add(&fresh_key(), "Bob");
+    eventually("the app has said so", || async {
+        (admin.metric(seen).await == 1.0).then_some(())
+    })
+    .await;
+    // What is no place, not committed, or not understood counts for nothing.
+    for nothing in [
+        "",
+        "1",
+        "1; age=",
+        "1; age=-1",
+        "x; age=1",
+        "-1; age=1",
+        "0; age=1",
+        "9223372036854775807; age=0",
+        "9223372036854775808; age=0",
+    ] {
+        say(nothing).await;
+    }
+    assert_eq!(admin.metric(seen).await, 1.0);
+    // So long ago that it was there at once.
+    let before = admin.metric(slow).await;
+    say("1; age=4294967295").await;
+    assert_eq!(admin.metric(seen).await, 2.0);
+    assert_eq!(admin.metric(slow).await, before + 1.0);
 }
 
 /// A place in a fold is written down before the page is given out, once. Where nothing is

@@ -3,14 +3,12 @@
 
 use futures_util::{StreamExt as _, stream};
 use oversync_tests::device::insert;
-use oversync_tests::server::command;
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{
     App, Backend, Config, Database, Event, HttpDevice, Port, Reply, Server, Socket, eventually,
     on_both_stores, within,
 };
 use serde_json::{Value, json};
-use std::process::Output;
 use std::time::{Duration, Instant};
 
 const USERS: &str = "business.users";
@@ -72,17 +70,19 @@ async fn is_told(socket: &mut Socket, since: Instant) {
     assert!(since.elapsed() < PROMISED, "{:?}", since.elapsed());
 }
 
-/// A long poll that is waiting.
-async fn waiting(device: &HttpDevice) -> tokio::task::JoinHandle<Reply> {
+/// A long poll that is waiting, the only one at this server.
+async fn waiting(server: &Server, device: &HttpDevice) -> tokio::task::JoinHandle<Reply> {
     let after = device.download("").await["head"].clone();
     let polling = device.clone();
     let poll = tokio::spawn(async move {
         let query = format!("after={after}&include_self=true&wait=60");
         polling.download_raw(&query).await
     });
-    // It has been taken when nothing else of this device's connection moves.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(!poll.is_finished());
+    eventually("the poll waits", || async {
+        let waiting = server.admin().metric("oversync_polls_waiting").await;
+        (waiting == 1.0).then_some(())
+    })
+    .await;
     poll
 }
 
@@ -117,15 +117,15 @@ async fn a_revoked_device_is_refused_everywhere(backend: Backend) {
     for socket in [&mut bobs, &mut again, &mut other] {
         socket.hello().await;
     }
-    let poll = waiting(&bob).await;
+    let poll = waiting(&server, &bob).await;
 
-    let since = Instant::now();
     admin.revoke(&bob).await;
-    refused_everywhere(&bob).await;
+    let since = Instant::now();
     is_told(&mut bobs, since).await;
     is_told(&mut again, since).await;
     assert!(is_refused(&poll.await.expect("an answer")));
     assert!(since.elapsed() < PROMISED, "{:?}", since.elapsed());
+    refused_everywhere(&bob).await;
 
     // Nobody else notices; what it wrote stays.
     let reply = ada
@@ -172,9 +172,11 @@ async fn a_revoked_device_is_refused_everywhere(backend: Backend) {
 async fn an_upload_on_its_way_is_refused(backend: Backend) {
     let (_database, server) = server(backend).await;
     let (admin, device) = (server.admin(), server.target().one_device());
-    let body = json!({"changes": [insert(1, USERS, &fresh_key(), json!({}))]}).to_string();
+    // Long enough to be waited for: a body earns a second with each KiB.
+    let first = " ".repeat(10 * 1024);
+    let rest = json!({"changes": [insert(1, USERS, &fresh_key(), json!({}))]}).to_string();
+    let arrived = first.len() as f64;
     let (go_on, gone_on) = tokio::sync::oneshot::channel::<()>();
-    let (first, rest) = (body[..9].to_owned(), body[9..].to_owned());
     let pieces =
         stream::once(async { Ok::<_, std::io::Error>(first) }).chain(stream::once(async {
             gone_on.await.expect("told to go on");
@@ -187,7 +189,7 @@ async fn an_upload_on_its_way_is_refused(backend: Backend) {
     });
     // Its first bytes have arrived, so its token has been taken.
     eventually("the body is on its way", || async {
-        (admin.metric("oversync_upload_bytes_in_flight").await == 9.0).then_some(())
+        (admin.metric("oversync_upload_bytes_in_flight").await == arrived).then_some(())
     })
     .await;
     admin.revoke(&device).await;
@@ -317,16 +319,8 @@ async fn a_revoked_device_keeps_its_edits(backend: Backend) {
     assert_eq!(app.people().len(), 2);
 }
 
-async fn oversync(server: &Server, args: &[&str]) -> Output {
-    let mut command = command();
-    command.args(args).arg("--config").arg(server.config());
-    tokio::task::spawn_blocking(move || command.output().expect("it runs"))
-        .await
-        .expect("it ends")
-}
-
 async fn done(server: &Server, args: &[&str]) -> String {
-    let output = oversync(server, args).await;
+    let output = server.run(args).await;
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
@@ -341,18 +335,17 @@ async fn other_processes_hear_of_it() {
     for round in 0..3 {
         let mut socket = device.connect().await;
         socket.hello().await;
-        let poll = waiting(&device).await;
-        let since = Instant::now();
+        let poll = waiting(&there, &device).await;
         if round == 1 {
             let text = done(&here, &["revoke", "--user", user, "--device", name]).await;
             assert_eq!(text, format!("revoked: {name} of {user}\n"));
         } else {
             here.admin().revoke(&device).await;
         }
+        let since = Instant::now();
         is_told(&mut socket, since).await;
         assert!(is_refused(&poll.await.expect("an answer")));
         assert!(since.elapsed() < PROMISED, "{:?}", since.elapsed());
-        refused_everywhere(&device).await;
         // After the command line, neither process knew of it at once.
         let roaming = device.at(&here.target());
         let left = PROMISED.saturating_sub(since.elapsed());
@@ -360,7 +353,9 @@ async fn other_processes_hear_of_it() {
             is_refused(&roaming.download_raw("").await).then_some(())
         })
         .await;
-        refused_everywhere(&roaming).await;
+        for device in [&device, &roaming] {
+            refused_everywhere(device).await;
+        }
         let listed = done(&here, &["devices", "--user", user]).await;
         let line = listed.lines().nth(1).expect("a device");
         assert!(line.starts_with(&format!("{name}\t-\t-\t20")), "{listed}");
@@ -386,7 +381,7 @@ async fn the_command_line_and_the_embedded_store() {
         .await;
     let (user, name) = (device.user(), device.name());
     let revoke = ["revoke", "--user", user, "--device", name];
-    let output = oversync(&server, &revoke).await;
+    let output = server.run(&revoke).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success());
     assert!(
@@ -402,7 +397,9 @@ async fn the_command_line_and_the_embedded_store() {
     server.restart(Port::Free).await;
     refused_everywhere(&device.at(&server.target())).await;
 
-    let wrong = oversync(&server, &["revoke", "--user", "u", "--device", "server"]).await;
+    let wrong = server
+        .run(&["revoke", "--user", "u", "--device", "server"])
+        .await;
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("--device"));
     server.terminate().await;
     let nowhere = [
@@ -412,6 +409,6 @@ async fn the_command_line_and_the_embedded_store() {
         "--database-url",
         "sqlite://nowhere/x.db",
     ];
-    let output = oversync(&server, &nowhere).await;
+    let output = server.run(&nowhere).await;
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no file nowhere/x.db"));
 }

@@ -88,7 +88,9 @@ async fn a_batch_is_halved_until_a_silent_server_takes_it(backend: Backend) {
 /// where the last page ended.
 async fn a_page_that_is_cut_short_is_not_applied(backend: Backend) {
     let database = backend.database().await;
-    let config = Config::default().set("limits.max_page", 20);
+    // Where a page of the log ended means nothing any more once it is folded, and the
+    // device would begin again.
+    let config = Config::default().unfolded().set("limits.max_page", 20);
     let server = Server::start(&database, config).await;
     let user = fresh_user();
     let peer = server.target().device(&user, "peer");

@@ -4,7 +4,8 @@
 use oversync::Clock;
 use oversync::projection::Business;
 use oversync::store::{
-    Ask, Commit, DeviceWrite, Head, Loaded, NewEntry, Outcome, Page, PageQuery, Show, Store, open,
+    Ask, Commit, DeviceWrite, Head, Loaded, NewEntry, Outcome, Page, PageQuery, Reach, Show, Store,
+    open,
 };
 use oversync_shared::catalog::{ForeignKeys, TableSpec};
 use oversync_shared::upload::{Fingerprint, RowAt, RowState, RowWrite};
@@ -177,10 +178,11 @@ fn commit(loaded: &Loaded, device: &str, writes: &[Write]) -> Commit {
     }
 }
 
-fn done() -> Outcome {
-    Outcome::Done {
-        shown: Default::default(),
-    }
+/// Done, with nothing to show.
+#[track_caller]
+fn is_done(outcome: &Outcome) {
+    let is_done = matches!(outcome, Outcome::Done { shown, .. } if shown.is_empty());
+    assert!(is_done, "{outcome:?}");
 }
 
 fn ids(page: &Page) -> Vec<i64> {
@@ -200,7 +202,8 @@ async fn an_upload_is_written_and_read_back(backend: Backend) {
     assert!(empty.rows.is_empty() && empty.recorded.is_empty() && empty.device.is_none());
 
     let writes = [write(7, user, Op::Insert, 0), write(9, post, Op::Update, 0)];
-    assert_eq!(stage.commit(commit(&empty, "ada", &writes)).await, done());
+    let outcome = stage.commit(commit(&empty, "ada", &writes)).await;
+    is_done(&outcome);
 
     let loaded = stage.load("ada", &[user, post], &[7, 8, 9]).await;
     assert_eq!(loaded.head.head, ServerId::new(2));
@@ -224,12 +227,8 @@ async fn an_upload_is_written_and_read_back(backend: Backend) {
     // Another device deletes the post; its change ids are its own.
     let bob = stage.load("bob", &[post], &[7]).await;
     assert!(bob.device.is_none() && bob.recorded.is_empty());
-    assert_eq!(
-        stage
-            .commit(commit(&bob, "bob", &[write(7, post, Op::Delete, 1)]))
-            .await,
-        done()
-    );
+    let deleted = commit(&bob, "bob", &[write(7, post, Op::Delete, 1)]);
+    is_done(&stage.commit(deleted).await);
 
     assert_eq!(ids(&stage.page("ada", 0, 10, false).await), [3]);
     assert_eq!(ids(&stage.page("bob", 0, 10, false).await), [1, 2]);
@@ -252,15 +251,34 @@ async fn an_upload_is_written_and_read_back(backend: Backend) {
         (Op::Delete, None, RowVersion::new(2))
     );
 
-    let heads = stage
-        .store
-        .heads(&[stage.user.clone(), UserId::new("nobody").expect("valid")])
-        .await
-        .expect("heads");
+    // The entries are stamped with the moment that the commit told of.
+    let Outcome::Done { at, .. } = outcome else {
+        unreachable!("BUG: it is done");
+    };
+    assert_eq!(second.ts, at);
+
+    let device = |name: &str| Some(DeviceId::new(name).expect("valid"));
+    let of = [
+        (stage.user.clone(), None),
+        (UserId::new("nobody").expect("valid"), device("ada")),
+        (stage.user.clone(), device("ada")),
+        (stage.user.clone(), device("nobody")),
+    ];
+    let heads = stage.store.heads(&of).await.expect("heads");
+    let known = |highest: Option<i64>| {
+        Some(Reach {
+            head: ServerId::new(3),
+            floor: ServerId::ZERO,
+            highest_change_id: highest.map(ChangeId::new),
+        })
+    };
     assert_eq!(
-        heads.into_iter().collect::<Vec<_>>(),
-        [(stage.user.clone(), ServerId::new(3))]
+        heads.reaches,
+        [known(None), None, known(Some(9)), known(None)]
     );
+    assert_eq!(heads.epoch, empty.epoch);
+    let nobody = stage.store.heads(&[]).await.expect("heads");
+    assert_eq!((nobody.epoch, nobody.reaches), (empty.epoch, Vec::new()));
     stage.store.close().await;
 }
 
@@ -273,7 +291,7 @@ async fn a_stale_revision_is_left_out(backend: Backend) {
     );
     let loaded = stage.load("ada", &[one, two], &[]).await;
     let first = commit(&loaded, "ada", &[write(1, one, Op::Insert, 0)]);
-    assert_eq!(stage.commit(first.clone()).await, done());
+    is_done(&stage.commit(first.clone()).await);
     // Decided before the first: whatever it is about.
     let second = commit(&loaded, "bob", &[write(1, two, Op::Insert, 0)]);
     assert_eq!(stage.commit(second).await, Outcome::LeftOut);
@@ -321,7 +339,7 @@ async fn a_guard_without_entries_writes_nothing(backend: Backend) {
     let mut too_much = guard.clone();
     too_much.show.max_bytes -= 1;
     assert_eq!(stage.commit(too_much).await, Outcome::TooMuchToShow);
-    let Outcome::Done { shown } = stage.commit(guard.clone()).await else {
+    let Outcome::Done { shown, .. } = stage.commit(guard.clone()).await else {
         panic!("the revision is current");
     };
     assert_eq!(
@@ -352,11 +370,16 @@ async fn many_users_share_a_commit_and_one_left_out_harms_none(backend: Backend)
     stage.commit(commits[7].clone()).await;
     let outcomes = stage.store.commit(commits).await.expect("commits");
     for (index, outcome) in outcomes.iter().enumerate() {
-        let expected = if index == 7 { Outcome::LeftOut } else { done() };
-        assert_eq!(*outcome, expected, "user {index}");
+        match index {
+            7 => assert_eq!(*outcome, Outcome::LeftOut),
+            _ => is_done(outcome),
+        }
     }
-    let heads = stage.store.heads(&users).await.expect("heads");
-    assert!(users.iter().all(|user| heads[user] == ServerId::new(1)));
+    let of: Vec<_> = users.iter().map(|user| (user.clone(), None)).collect();
+    let heads = stage.store.heads(&of).await.expect("heads");
+    let is_one = |reach: &Option<Reach>| reach.expect("known").head == ServerId::new(1);
+    assert_eq!(heads.reaches.len(), users.len());
+    assert!(heads.reaches.iter().all(is_one));
     stage.store.close().await;
 }
 

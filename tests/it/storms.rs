@@ -11,6 +11,7 @@ use oversync_tests::{
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 on_both_stores!(
     who_has_everything_is_answered_without_reading_a_page,
@@ -47,7 +48,10 @@ async fn counted(admin: &Admin) -> [f64; 3] {
 }
 
 async fn who_has_everything_is_answered_without_reading_a_page(backend: Backend) {
-    let (_database, server) = server(backend).await;
+    let database = backend.database().await;
+    // Places of the log are asked for in the end that nobody was known to need.
+    let config = Config::default().unfolded().operators();
+    let server = Server::start(&database, config).await;
     let (ada, bob) = server.target().two_devices();
     let new = server.target().one_device();
     write(&ada, 1).await;
@@ -156,6 +160,20 @@ async fn each_socket_gets_its_own_time_to_come_back(backend: Backend) {
     }
 }
 
+/// Nobody is told where a stream stands until this connection commits.
+async fn standing_still(database: &Database) -> PgConnection {
+    let mut lock = PgConnection::connect(database.url())
+        .await
+        .expect("connects");
+    lock.execute("BEGIN; LOCK TABLE oversync.users IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("locked");
+    lock
+}
+
+/// The server rereads the heads of connected users this often, whoever asks.
+const REREAD: Duration = Duration::from_secs(2);
+
 /// A database that does not answer, as it does not when everybody is back at once:
 /// all sockets together wait for one question, and downloads do not pile up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,13 +184,10 @@ async fn a_database_that_stands_still_meets_no_herd() {
     let admin = server.admin();
     let user = fresh_user();
     let head = write(&server.target().device(&user, "writer"), 1).await;
-    let mut lock = PgConnection::connect(database.url())
-        .await
-        .expect("connects");
-    lock.execute("BEGIN; LOCK TABLE oversync.users IN ACCESS EXCLUSIVE MODE")
-        .await
-        .expect("locked");
+    let mut lock = standing_still(&database).await;
     let before = admin.metric(QUESTIONS).await;
+    let start = Instant::now();
+    let rereads = || (start.elapsed().as_secs_f64() / REREAD.as_secs_f64()).floor();
 
     let mut sockets: Vec<Socket> = Vec::new();
     for n in 0..SOCKETS {
@@ -211,7 +226,9 @@ async fn a_database_that_stands_still_meets_no_herd() {
             (sent.0 + sent.1 >= (2 * DOWNLOADS - 8) as f64).then_some(())
         })
         .await;
-        assert!(admin.metric(QUESTIONS).await - before <= 3.0);
+        let questions = admin.metric(QUESTIONS).await - before;
+        let allowed = 3.0 + rereads();
+        assert!(questions <= allowed, "{questions}, {allowed} allowed");
         lock.execute("COMMIT").await.expect("unlocked");
     };
     let ((near, far), ()) = tokio::join!(refusals, unlock);
@@ -232,9 +249,10 @@ async fn a_database_that_stands_still_meets_no_herd() {
         assert_eq!(socket.hello().await, head);
     }
     let questions = admin.metric(QUESTIONS).await - before;
+    let allowed = 8.0 + rereads();
     assert!(
-        questions <= 8.0,
-        "{questions} questions for {SOCKETS} sockets"
+        questions <= allowed,
+        "{questions} questions for {SOCKETS} sockets, {allowed} allowed"
     );
 }
 
@@ -251,4 +269,87 @@ fn retry_after(replies: &[Reply]) -> Vec<u64> {
         times.push(header.to_str().expect("text").parse().expect("seconds"));
     }
     times
+}
+
+/// The question for heads is given up after 20 seconds: who waited for it is told, who
+/// comes later has a new one, and nobody is forgotten when the database is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_for_heads_that_is_not_answered_is_given_up() {
+    let (database, server) = server(Backend::Postgres).await;
+    let admin = server.admin();
+    let user = fresh_user();
+    let bob = server.target().device(&user, "bob");
+    let head = write(&bob, 1).await;
+    let at_head = format!("after={head}");
+    let page = bob.download(&at_head).await;
+    let mut lock = standing_still(&database).await;
+    let before = admin.metric(QUESTIONS).await;
+    let start = Instant::now();
+    // It has everything: all that is asked for it is the head.
+    let refused = {
+        let (bob, at_head) = (bob.clone(), at_head.clone());
+        tokio::spawn(async move { bob.download_raw(&at_head).await })
+    };
+    eventually("the question is asked", || async {
+        (admin.metric(QUESTIONS).await > before).then_some(())
+    })
+    .await;
+    let mut socket = bob.sibling("ada").connect().await;
+    let refused = refused.await.expect("answered");
+    refused.refused(503, "overloaded");
+    assert!(refused.headers.contains_key("retry-after"));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(19), "{took:?}");
+    // The socket's question was never the one that was given up, or is asked again.
+    eventually("somebody asks again", || async {
+        (admin.metric(QUESTIONS).await >= before + 2.0).then_some(())
+    })
+    .await;
+    lock.execute("COMMIT").await.expect("unlocked");
+    assert_eq!(socket.hello().await, head);
+    assert_eq!(bob.download(&at_head).await, page);
+    let mut told = head;
+    let next = write(&bob, 2).await;
+    socket.told_of(next, &mut told).await;
+}
+
+/// Each device that came asked the question that fails once more, and those that had
+/// gone again were asked for as long as the database was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_away_is_asked_now_and_then() {
+    const DEVICES: usize = 20;
+    let (database, server) = server(Backend::Embedded).await;
+    let (admin, target) = (server.admin(), server.target());
+    // Its answer says that the tables are there.
+    let before = admin.metric(QUESTIONS).await;
+    database
+        .execute("ALTER TABLE _oversync_users RENAME TO away")
+        .await;
+    let start = Instant::now();
+    let mut sockets = Vec::new();
+    for _ in 0..DEVICES {
+        sockets.push(target.one_device().connect().await);
+        // Longer than those who come together are gathered.
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let asked = admin.metric(QUESTIONS).await - before;
+    // One at once, and one in half a second.
+    let most = 2.0 + start.elapsed().as_secs_f64() / 0.5;
+    assert!(asked <= most, "{asked} questions, {most} at most");
+    let mut last = sockets.pop().expect("a socket");
+    drop(sockets);
+    eventually("those that have gone are not asked for", || async {
+        let log = server.log();
+        let told = log
+            .lines()
+            .rfind(|line| line.contains("heads could not be read; trying again"))?;
+        told.split_whitespace()
+            .any(|word| word == "sessions=1")
+            .then_some(())
+    })
+    .await;
+    database
+        .execute("ALTER TABLE away RENAME TO _oversync_users")
+        .await;
+    assert_eq!(last.hello().await, 0);
 }

@@ -14,8 +14,9 @@ on_both_stores!(
     without_a_token_local_work_goes_on
 );
 
-/// How long a token is good: whole seconds, so a little less.
-const LIFE: Duration = Duration::from_secs(4);
+/// How long a token is good: whole seconds, so a little less. What is left when the next
+/// one is asked for must do on a busy machine.
+const LIFE: Duration = Duration::from_secs(12);
 
 /// A sign-in that gives short tokens, or none.
 #[derive(Clone)]
@@ -96,7 +97,7 @@ async fn a_socket_outlives_several_tokens(backend: Backend) {
         seen
     });
     let start = Instant::now();
-    while start.elapsed() < 4 * LIFE {
+    while start.elapsed() < 2 * LIFE {
         arrives(&ada, &bob).await;
         arrives(&bob, &ada).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -106,7 +107,7 @@ async fn a_socket_outlives_several_tokens(backend: Backend) {
     assert_eq!(passes, 1, "one first pass, and no other");
     let asked = sign_in.asked.load(Ordering::SeqCst);
     assert!(
-        (5..=12).contains(&asked),
+        (3..=8).contains(&asked),
         "one token after the other: {asked}"
     );
     assert_eq!(sign_in.most_at_once.load(Ordering::SeqCst), 1);

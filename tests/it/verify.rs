@@ -2,7 +2,6 @@
 //! every kind of damage that is planted.
 
 use oversync_tests::device::{change, delete, insert, update};
-use oversync_tests::server::command;
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, Database, HttpDevice, Port, Seed, Server, on_both_stores};
 use rand::Rng as _;
@@ -85,15 +84,7 @@ fn config() -> Config {
 
 /// Runs `oversync verify` with a server's settings.
 async fn run(server: &Server, args: &[&str]) -> Output {
-    let mut command = command();
-    command
-        .arg("verify")
-        .args(args)
-        .arg("--config")
-        .arg(server.config());
-    tokio::task::spawn_blocking(move || command.output().expect("verify runs"))
-        .await
-        .expect("verify ends")
+    server.run(&[&["verify"], args].concat()).await
 }
 
 /// The result as JSON, having checked that the exit code fits it.

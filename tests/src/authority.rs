@@ -1,8 +1,10 @@
 //! An authority that gives out certificates of this machine, in files of its own.
 
+use oversync::Clock;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// An authority that only who is told of it believes.
@@ -50,8 +52,17 @@ impl Authority {
 
     /// A new certificate of this machine (`localhost`, `127.0.0.1`), and its key.
     pub fn certify(&self) -> (String, String) {
+        self.certify_for(3_650)
+    }
+
+    /// The same, good for so many days from now on; below 0 it has ended already.
+    pub fn certify_for(&self, days: i64) -> (String, String) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let params = CertificateParams::new(names).expect("two names");
+        let mut params = CertificateParams::new(names).expect("two names");
+        let day = Duration::from_secs(24 * 3_600);
+        let span = day * u32::try_from(days.unsigned_abs()).expect("not so many");
+        let now = Clock::system().now();
+        params.not_after = if days < 0 { now - span } else { now + span };
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         (certificate.pem(), key.serialize_pem())

@@ -7,11 +7,15 @@
 use rusqlite::OptionalExtension as _;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use std::future::Future;
+use std::time::Duration;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 /// The variable in which `tests/with-postgres` names its server.
 const POSTGRES_URL: &str = "TEST_POSTGRES_URL";
+
+/// How long the embedded store's file may be taken by its server.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which store a server runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,12 +86,7 @@ impl Database {
     /// plant damage.
     pub async fn execute(&self, sql: &str) {
         match &self.kept {
-            Kept::Folder(folder) => {
-                let file = folder.path().join("server.db");
-                rusqlite::Connection::open(file)
-                    .and_then(|connection| connection.execute_batch(sql))
-                    .expect("the SQL runs");
-            }
+            Kept::Folder(folder) => file(folder).execute_batch(sql).expect("the SQL runs"),
             Kept::Postgres { .. } => execute(&self.url, sql.to_owned())
                 .await
                 .expect("the SQL runs"),
@@ -101,9 +100,7 @@ impl Database {
     pub async fn ask(&self, sql: &str) -> Option<String> {
         match &self.kept {
             Kept::Folder(folder) => {
-                let connection = rusqlite::Connection::open(folder.path().join("server.db"))
-                    .expect("the file opens");
-                let value = connection
+                let value = file(folder)
                     .query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0))
                     .optional()
                     .expect("the SQL runs");
@@ -138,6 +135,14 @@ impl Drop for Database {
             }
         }
     }
+}
+
+/// The embedded store's file, whose server may write and fold just now.
+fn file(folder: &TempDir) -> rusqlite::Connection {
+    let file = rusqlite::Connection::open(folder.path().join("server.db"));
+    let file = file.expect("the file opens");
+    file.busy_timeout(PATIENCE).expect("a time-out is set");
+    file
 }
 
 fn postgres_url() -> String {

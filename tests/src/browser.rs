@@ -138,14 +138,17 @@ impl Browser {
         .await
     }
 
-    /// Clicks as a person would.
+    /// Clicks as a person would; on what has just been drawn anew, again.
     pub async fn click(&self, selector: &str) {
-        let element = self.find(selector).await;
-        self.call(
-            Method::POST,
-            &format!("/element/{element}/click"),
-            json!({}),
-        )
+        eventually(selector, || async {
+            let element = self.find(selector).await;
+            let path = format!("/element/{element}/click");
+            match self.try_call(Method::POST, &path, json!({})).await {
+                Ok(_) => Some(()),
+                Err(error) if error["error"] == "stale element reference" => None,
+                Err(error) => panic!("{selector}: {error}"),
+            }
+        })
         .await;
     }
 
@@ -154,6 +157,49 @@ impl Browser {
         let element = self.find(selector).await;
         let path = format!("/element/{element}/value");
         self.call(Method::POST, &path, json!({"text": text})).await;
+    }
+
+    /// Presses keys one after another, wherever the focus is; special ones by their
+    /// numbers in the WebDriver protocol, as in `\u{e004}` for Tab.
+    pub async fn press(&self, keys: &str) {
+        let strokes = keys.chars().flat_map(|key| {
+            let of = |kind| json!({"type": kind, "value": key.to_string()});
+            [of("keyDown"), of("keyUp")]
+        });
+        let actions: Vec<Value> = strokes.collect();
+        let body = json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]});
+        self.call(Method::POST, "/actions", body).await;
+    }
+
+    /// Has the page believe that it is on a screen of this width and height.
+    pub async fn screen(&self, width: u32, height: u32, is_phone: bool) {
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone,
+        });
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics)
+            .await;
+    }
+
+    /// Has the page believe that its reader prefers `light` or `dark`.
+    pub async fn colours(&self, scheme: &str) {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        let media = json!({ "features": features });
+        self.devtools("Emulation.setEmulatedMedia", media).await;
+    }
+
+    async fn devtools(&self, command: &str, parameters: Value) -> Value {
+        let body = json!({"cmd": command, "params": parameters});
+        self.call(Method::POST, "/goog/cdp/execute", body).await
+    }
+
+    /// A picture of the whole page, however long it is, as PNG.
+    pub async fn whole_page(&self, file: &Path) {
+        use base64::Engine as _;
+        let wanted = json!({"format": "png", "captureBeyondViewport": true});
+        let picture = self.devtools("Page.captureScreenshot", wanted).await;
+        let text = picture["data"].as_str().expect("base64");
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+        std::fs::write(file, bytes.expect("base64")).expect("the picture is written");
     }
 
     /// Whatever the page has complained about.

@@ -2,7 +2,7 @@
 //! A missing one is a failure, never a skipped test.
 
 use crate::eventually::eventually;
-use std::net::TcpListener;
+use crate::port::HeldPort;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -12,21 +12,17 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub struct Nats {
     folder: TempDir,
-    port: u16,
+    port: HeldPort,
     child: Option<Child>,
 }
 
 impl Nats {
     /// Starts one on a free port.
     pub async fn start() -> Self {
-        // Free a moment ago; the server says so when it is not any more.
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
         let folder = TempDir::with_prefix("oversync-nats.").expect("a temporary folder");
         let mut server = Self {
             folder,
-            port,
+            port: HeldPort::take(),
             child: None,
         };
         server.restart().await;
@@ -35,7 +31,7 @@ impl Nats {
 
     /// For the setting `nats.url`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.port.address())
     }
 
     /// Stops it at once.
@@ -49,8 +45,10 @@ impl Nats {
     /// Starts it again, where it was before.
     pub async fn restart(&mut self) {
         self.stop();
+        let address = self.port.address();
+        let port = address.port();
         let child = Command::new(program())
-            .args(["--addr", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
             .arg("--log")
             .arg(self.folder.path().join("log.txt"))
             .current_dir(self.folder.path())
@@ -64,7 +62,7 @@ impl Nats {
             if let Some(status) = child.try_wait().expect("can be waited for") {
                 panic!("nats-server ended with {status}");
             }
-            let connected = TcpStream::connect(("127.0.0.1", self.port));
+            let connected = TcpStream::connect(address);
             async move { connected.await.ok().map(drop) }
         })
         .await;

@@ -3,26 +3,25 @@
 //! It ends with its [`Server`]. When a test panics, what the process logged is
 //! printed; otherwise it is looked through for tokens.
 
-use crate::admin::{ADMIN_TOKEN, Admin};
+use crate::admin::Admin;
 use crate::backend::Database;
 use crate::canary;
+use crate::config::Config;
 use crate::eventually::within;
+use crate::port::HeldPort;
 use crate::target::Target;
+use serde_json::Value;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use toml::{Table, Value};
 
 /// Signs the tokens of every server started here.
 pub const SECRET: &str = "a secret for tests only, forty-two bytes..";
-
-/// Has every server here fold all the time, whatever is tested.
-const RETENTION: &str = "OVERSYNC_TEST_RETENTION";
 
 /// The line with which a server says that it is ready to be connected to.
 const READY: &str = "oversync listens on ";
@@ -32,84 +31,6 @@ const OPERATORS: &str = "operators: http://";
 
 /// SIGTERM to exit: the pause for `bye` and running requests, on a busy machine.
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Settings of a server, as they stand in its file.
-#[derive(Debug, Clone)]
-pub struct Config {
-    table: Table,
-}
-
-impl Default for Config {
-    /// The tables of the conformance suite, two workers, logs as an operator has
-    /// them who looks closely; [`folding`](Self::folding) where the environment asks
-    /// for it.
-    fn default() -> Self {
-        let tables = include_str!("conformance/tables.toml");
-        let mut table: Table = tables.parse().expect("the tables are TOML");
-        table.insert("jwt_secret".into(), SECRET.into());
-        table.insert("workers".into(), 2.into());
-        table.insert("log".into(), "info,oversync=debug".into());
-        let config = Self { table };
-        match std::env::var_os(RETENTION) {
-            Some(value) if !value.is_empty() => config.folding(),
-            _ => config,
-        }
-    }
-}
-
-impl Config {
-    /// Sets one setting; the name may have one dot, as in `limits.max_changes`.
-    #[must_use]
-    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
-        match name.split_once('.') {
-            None => self.table.insert(name.to_owned(), value.into()),
-            Some((section, name)) => self
-                .table
-                .entry(section)
-                .or_insert_with(|| Table::new().into())
-                .as_table_mut()
-                .expect("a section")
-                .insert(name.to_owned(), value.into()),
-        };
-        self
-    }
-
-    /// Leaves out a setting that the default has.
-    #[must_use]
-    pub fn unset(mut self, name: &str) -> Self {
-        self.table.remove(name);
-        self
-    }
-
-    /// The settings as a file has them.
-    pub fn to_toml(&self) -> String {
-        self.table.to_string()
-    }
-
-    /// Folds all the time, and everything that no device needs, as soon as all that
-    /// was heard of devices is written down. With a rest between: on PostgreSQL each
-    /// pass has a connection of its own.
-    #[must_use]
-    pub fn folding(self) -> Self {
-        self.set("retention.enabled", true)
-            .set("retention.pause_ms", 50)
-            .set("retention.keep_seconds", 1)
-            .set("retention.min_entries", 1)
-    }
-
-    /// With a listener for operators.
-    #[must_use]
-    pub fn operators(self) -> Self {
-        self.set("admin_listen", "127.0.0.1:0")
-            .set("admin_token", ADMIN_TOKEN)
-    }
-
-    /// Uploads without actors and caches.
-    #[must_use]
-    pub fn bypass_actors(self) -> Self {
-        self.set("bypass_actors", true)
-    }
-}
 
 /// Where a server listens after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +45,7 @@ pub enum Port {
 #[derive(Debug)]
 pub struct Server {
     process: Process,
+    port: HeldPort,
     config: PathBuf,
     log: PathBuf,
     /// Whether tests put tokens into addresses here.
@@ -159,9 +81,11 @@ impl Server {
         )
         .expect("the settings are written");
         let log = folder.path().join("log.txt");
-        let process = launch(config_file.clone(), log.clone(), None).await;
+        let port = HeldPort::take();
+        let process = launch(config_file.clone(), log.clone(), port.address()).await;
         Self {
             process,
+            port,
             config: config_file,
             log,
             misused: Cell::new(false),
@@ -257,7 +181,10 @@ impl Server {
 
     /// Starts it again after its end, on the same database.
     pub async fn restart(&mut self, port: Port) {
-        let address = (port == Port::Same).then(|| self.address());
+        if port == Port::Free {
+            self.port = HeldPort::take();
+        }
+        let address = self.port.address();
         self.process = launch(self.config.clone(), self.log.clone(), address).await;
     }
 
@@ -266,14 +193,28 @@ impl Server {
     /// # Panics
     /// When anything differs, or it cannot run.
     pub async fn verified(&self) {
-        let mut verify = command();
-        verify
-            .args(["verify", "--all", "--config"])
-            .arg(&self.config);
-        let output = tokio::task::spawn_blocking(move || verify.output().expect("verify runs"))
-            .await
-            .expect("verify ends");
+        let output = self.run(&["verify", "--all"]).await;
         assert!(output.status.success(), "{output:?}");
+    }
+
+    /// The binary `oversync` with these arguments and the server's settings.
+    pub fn program(&self, args: &[&str]) -> Command {
+        program(&self.config, args)
+    }
+
+    /// Runs `oversync` with these arguments and the server's settings, whatever comes of it.
+    pub async fn run(&self, args: &[&str]) -> Output {
+        output(self.program(args)).await
+    }
+
+    /// The same, which must succeed: what it prints, which is JSON.
+    ///
+    /// # Panics
+    /// When it fails, or prints something else.
+    pub async fn told(&self, args: &[&str]) -> Value {
+        let output = self.run(args).await;
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// Its settings file.
@@ -315,14 +256,13 @@ impl Drop for Server {
 }
 
 /// Starts the process and reads where it listens, off the test's own threads.
-async fn launch(config: PathBuf, log: PathBuf, address: Option<SocketAddr>) -> Process {
+async fn launch(config: PathBuf, log: PathBuf, address: SocketAddr) -> Process {
     tokio::task::spawn_blocking(move || launch_blocking(&config, &log, address))
         .await
         .expect("the server starts")
 }
 
-fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Process {
-    let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+fn launch_blocking(config: &Path, log: &Path, address: SocketAddr) -> Process {
     let errors = File::options()
         .create(true)
         .append(true)
@@ -372,12 +312,32 @@ fn launch_blocking(config: &Path, log: &Path, address: Option<SocketAddr>) -> Pr
 /// The binary `oversync` with a clean environment of settings.
 pub fn command() -> Command {
     let mut command = Command::new(binary("oversync"));
+    without_settings(&mut command);
+    command
+}
+
+/// Keeps from a program what the environment of the tests has: every `OVERSYNC_` is a
+/// setting to it, also one that is meant for the tests.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OVERSYNC_") {
             command.env_remove(name);
         }
     }
-    command
+}
+
+/// The binary `oversync` with these arguments and the settings in a file.
+pub fn program(config: &Path, args: &[&str]) -> Command {
+    let mut program = command();
+    program.args(args).arg("--config").arg(config);
+    program
+}
+
+/// Runs a program to its end, off the test's own threads.
+pub async fn output(mut program: Command) -> Output {
+    tokio::task::spawn_blocking(move || program.output().expect("it runs"))
+        .await
+        .expect("it ends")
 }
 
 /// Finds a binary of this workspace beside the running test.

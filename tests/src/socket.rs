@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 /// How long a message may take that must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -75,11 +75,11 @@ impl Socket {
     /// The next event; waits for it.
     ///
     /// # Panics
-    /// When nothing comes for 20 seconds.
+    /// When nothing comes for a minute.
     pub async fn next(&mut self) -> Event {
         self.next_within(PATIENCE)
             .await
-            .expect("a WebSocket message within 20 seconds")
+            .expect("a WebSocket message within a minute")
     }
 
     /// The next event, if it comes in time.
@@ -148,7 +148,7 @@ impl Socket {
     /// What was read before must have been taken with [`next`](Self::next).
     ///
     /// # Panics
-    /// When the end does not come in 20 seconds.
+    /// When the end does not come in a minute.
     pub async fn rest_unanswered(self) -> Vec<Value> {
         let mut stream = self.stream.into_inner();
         let mut bytes = Vec::new();

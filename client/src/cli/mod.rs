@@ -48,7 +48,11 @@ const EXIT_CODES: &str = "Exit codes:
   9  `doctor`: something will not go until somebody acts
 
 With --json, a failure is {\"type\":\"error\",\"code\":CODE,\"message\":TEXT} on
-standard output.";
+standard output.
+
+Environment:
+  OVERSQLITE_LOG     which logs go to standard error, as in oversqlite=debug
+  OVERSQLITE_TRACES  a collector for traces, OTLP over HTTP, as in http://127.0.0.1:4318";
 
 #[derive(Debug, Subcommand)]
 enum Command {

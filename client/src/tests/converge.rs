@@ -5,7 +5,7 @@
 //! `OVERSQLITE_HISTORIES` sets how many histories run, `OVERSQLITE_SEED` the
 //! first seed; a failure names its seed.
 
-use super::flow::conflict;
+use super::words::conflict;
 use super::{Device, applied, entry, uuid};
 use crate::conflicts;
 use crate::field_merge::DeletePolicy;

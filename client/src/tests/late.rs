@@ -1,8 +1,8 @@
 //! Answers that come when the file has gone on without this process: another one
 //! has settled what was sent, or everything has begun anew.
 
-use super::flow::{conflict, in_step, refused, row};
-use super::{Device, WIDE, applied, uuid};
+use super::words::{conflict, in_step, refused, row};
+use super::{Device, WIDE, applied, reply, uuid};
 use crate::outbox::BatchLimits;
 use crate::state::State;
 use crate::{settle, status, upload};
@@ -36,7 +36,7 @@ fn a_late_answer_settles_nothing_that_has_gone_its_way() {
         assert_eq!(device.text(held).as_deref(), Some("3,2"));
         assert!(device.freeze().is_empty());
     }
-    device.write(|txn| crate::settle::reject_too_large(txn, &sent[0]));
+    device.write(|txn| settle::reject_too_large(txn, &sent[0]));
     assert_eq!(device.write(|txn| status::read(txn.conn)).rejected, 0);
     // Begun anew: the edit has a new number, and the answer to the old one is void.
     device.run(&format!("UPDATE t SET v = 12 WHERE id = '{id}'"));
@@ -53,19 +53,16 @@ fn a_late_answer_begins_nothing_anew() {
     let (mut device, _) = in_step(None);
     device.run("UPDATE t SET v = 10");
     let sent = device.freeze();
-    let reply = |head: i64| oversync_shared::wire::UploadReply {
-        accepted: true,
-        highest_server_seq: oversync_shared::ServerId::new(head),
-        statuses: vec![applied(&sent[0])],
-        epoch: None,
-        head: Some(oversync_shared::ServerId::new(head)),
-        highest_source_change_id: None,
-    };
     device.settle_applied(&sent);
     device.apply(vec![]);
     // Its head was the newest when it was read.
-    crate::settle::acknowledge(&mut device.store, &sent, &reply(1)).expect("settles");
-    let state = device.write(|txn| crate::state::State::load(txn.conn));
+    let late = UploadReply {
+        highest_server_seq: ServerId::new(1),
+        head: Some(ServerId::new(1)),
+        ..reply(vec![applied(&sent[0])])
+    };
+    device.acknowledge(&sent, &late);
+    let state = device.write(|txn| State::load(txn.conn));
     assert!(state.hydrated && state.cursor.get() > 1);
 }
 
@@ -123,14 +120,11 @@ fn nothing_new_is_numbered_before_the_server_has_said_what_it_knows() {
     assert!(batch.sent.is_empty() && batch.request.changes.is_empty());
     assert_eq!(device.count("SELECT count(*) FROM _sync_outbox"), 0);
     let reply = UploadReply {
-        accepted: true,
         highest_server_seq: ServerId::new(5),
-        statuses: Vec::new(),
-        epoch: None,
-        head: None,
         highest_source_change_id: Some(ChangeId::new(9)),
+        ..reply(Vec::new())
     };
-    settle::acknowledge(&mut device.store, &[], &reply).expect("settles");
+    device.acknowledge(&[], &reply);
     // Everything comes down first, also what "this device" wrote.
     let state = device.write(|txn| State::load(txn.conn));
     assert!(state.shares_device && !state.hydrated);

@@ -1,7 +1,7 @@
 //! Tables that come and go: taken off the list and put on again, rebuilt, without
 //! triggers for a while.
 
-use super::flow::{refused, row};
+use super::words::{refused, row};
 use super::{Device, applied, entry, uuid};
 use crate::capture;
 use crate::error::{Error, SetupError};

@@ -1,7 +1,7 @@
 //! What lost in a conflict or was refused by the server: got back, given up,
 //! kept for as long as it should be.
 
-use super::flow::{FAMILY, conflict, invalid, refused, row};
+use super::words::{FAMILY, conflict, invalid, refused, row};
 use super::{Device, entry, uuid};
 use crate::conflicts::{self, ConflictRecord};
 use crate::error::{Error, SetupError};
@@ -40,7 +40,7 @@ fn look(device: &Device) -> Option<String> {
 
 fn fails(
     device: &mut Device,
-    work: impl FnOnce(&crate::db::Txn<'_>) -> Result<(), Error>,
+    work: impl FnOnce(&crate::store::Txn<'_>) -> Result<(), Error>,
 ) -> SetupError {
     match device.store.write(work) {
         Err(Error::Setup(error)) => error,
@@ -129,7 +129,7 @@ fn what_cannot_be_restored_stays_on_the_list() {
 /// One pass that finds nothing new: what time it is here, and at the server.
 fn pass(device: &mut Device, now: i64, server: i64) {
     device.write(|txn| {
-        let txn = crate::db::Txn { now, ..*txn };
+        let txn = crate::store::Txn { now, ..*txn };
         conflicts::prune(&txn, server)
     });
 }
@@ -253,6 +253,31 @@ fn a_rejected_edit_is_sent_again_as_the_row_stands() {
     assert!(rejected_of(&mut device).is_empty());
     let error = fails(&mut device, |txn| rejected::retry(txn, id));
     assert!(matches!(error, SetupError::NoSuchEntry { .. }));
+}
+
+/// Found by reading: of a row that was offered again to a server that had lost it, and
+/// refused, the list forgot that it was known. It was made anew on another's delete.
+#[test]
+fn what_was_refused_and_is_tried_again_is_no_new_row() {
+    for is_edited in [false, true] {
+        let (mut device, _) = in_step(DeletePolicy::DeleteWins);
+        let key = uuid(2);
+        device.run(&format!("INSERT INTO t (id, v) VALUES ('{key}', 1)"));
+        let sent = device.freeze();
+        device.settle(&sent, vec![refused()]);
+        if is_edited {
+            device.run(&format!("UPDATE t SET v = 2 WHERE id = '{key}'"));
+        } else {
+            let id = rejected_of(&mut device)[0].id;
+            device.write(|txn| rejected::retry(txn, id));
+        }
+        let again = device.freeze();
+        let done = device.settle(&again, vec![conflict(&key, 2, None)]);
+        assert_eq!(done.conflicts, 1, "the delete wins, and is told of");
+        assert!(device.freeze().is_empty());
+        assert_eq!(device.count("SELECT count(*) FROM t"), 1);
+        assert_eq!(conflicts_of(&mut device).len(), 1);
+    }
 }
 
 #[test]

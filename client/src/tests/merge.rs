@@ -1,7 +1,7 @@
 //! Two edits of one row, on real files: through a page and through an upload's
 //! answer, with every policy's way into the table.
 
-use super::flow::conflict;
+use super::words::conflict;
 use super::{Device, entry, uuid};
 use crate::config::Config;
 use crate::conflicts::{self, ConflictRecord};
@@ -270,7 +270,7 @@ fn a_refused_edit_is_merged_and_tried_again() {
     let mut device = in_step(|config| config);
     device.run("UPDATE t SET title = 'mine'");
     let sent = device.freeze();
-    device.settle(&sent, vec![super::flow::refused()]);
+    device.settle(&sent, vec![super::words::refused()]);
     assert_eq!(device.write(|txn| crate::rejected::list(txn.conn)).len(), 1);
     device.apply(vec![entry(
         "t",
@@ -405,7 +405,7 @@ fn a_row_with_a_value_that_cannot_be_carried_stands_until_it_is_mended() {
 
 #[test]
 fn a_merged_row_waits_for_a_parent_that_the_next_page_may_bring() {
-    let mut device = Device::new(super::flow::FAMILY, &["c", "p", "s", "x"]);
+    let mut device = Device::new(super::words::FAMILY, &["c", "p", "s", "x"]);
     let (old, new, child) = (uuid(1), uuid(2), uuid(3));
     let parent = |id: &str| format!(r#"{{"id":"{id}","v":1}}"#);
     let row = |of: &str| format!(r#"{{"id":"{child}","p_id":"{of}","v":1}}"#);
@@ -430,7 +430,7 @@ fn a_merged_row_waits_for_a_parent_that_the_next_page_may_bring() {
     assert_eq!(device.freeze().len(), 1);
     assert!(list(&mut device).is_empty());
     // It does not come: the server's row stands in line, the edit is kept.
-    let mut device = Device::new(super::flow::FAMILY, &["c", "p", "s", "x"]);
+    let mut device = Device::new(super::words::FAMILY, &["c", "p", "s", "x"]);
     apply(&mut device);
     device.apply(vec![]);
     assert!(device.freeze().is_empty());

@@ -1,11 +1,13 @@
 //! Tests on real files that need no server.
 //!
+//! - `anew`: passes over everything, and rows made anew
+//! - `answers`: what the server says to an upload, one case after the other
 //! - `capture`: random SQL programs, with and without triggers
 //! - `cancel`: calls that are dropped in the middle
 //! - `listener`: sockets that end, fall silent or are refused, and what follows
 //! - `listing`: tables that come and go: off the list, rebuilt, without triggers
 //! - `open`: what is refused at opening, and how
-//! - `flow`: freeze, settle and apply, one case after the other
+//! - `flow`: pages into the tables, one case after the other
 //! - `converge`: random histories of three devices end equal
 //! - `merge`: two edits of one row, through page and upload
 //! - `lists`: what lost or was refused, got back or given up
@@ -18,7 +20,10 @@
 //! - `shapes`: tables of every shape, applications of every age
 //! - `simulator`: random histories of several devices and a server
 //! - `values`: every kind of value there and back
+//! - `words`: tables, rows and answers that several of them use
 
+mod anew;
+mod answers;
 mod cancel;
 mod capture;
 mod converge;
@@ -37,13 +42,14 @@ mod shapes;
 mod simulator;
 mod values;
 mod wake;
+mod words;
 
 use crate::config::Config;
-use crate::db::{Store, Txn};
 use crate::error::Error;
 use crate::outbox::{self, BatchLimits, Frozen};
 use crate::settle::{self, Acknowledged};
 use crate::state::State;
+use crate::store::{Store, Txn};
 use crate::{apply, capture as log, shadow};
 use oversync_shared::wire::{
     ChangeStatus, DownloadChange, DownloadReply, Op, StatusKind, UploadReply,
@@ -107,10 +113,15 @@ impl Device {
 
     /// The application opens the file anew, with another list of tables.
     pub(crate) fn reopen(&mut self, tables: &[&str]) {
+        self.store = self.another(tables);
+    }
+
+    /// Another process opens the file, too.
+    pub(crate) fn another(&self, tables: &[&str]) -> Store {
         let config = tables
             .iter()
             .fold(config(&self._folder), |config, name| config.table(*name));
-        self.store = Store::open(&config).expect("opens");
+        Store::open(&config).expect("opens")
     }
 
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Txn<'_>) -> Result<T, Error>) -> T {
@@ -149,15 +160,12 @@ impl Device {
     }
 
     pub(crate) fn settle(&mut self, sent: &[Frozen], statuses: Vec<ChangeStatus>) -> Acknowledged {
-        let reply = UploadReply {
-            accepted: true,
-            highest_server_seq: ServerId::ZERO,
-            statuses,
-            epoch: None,
-            head: None,
-            highest_source_change_id: None,
-        };
-        settle::acknowledge(&mut self.store, sent, &reply).expect("settles")
+        self.acknowledge(sent, &reply(statuses))
+    }
+
+    /// Takes in an answer to what was sent.
+    pub(crate) fn acknowledge(&mut self, sent: &[Frozen], reply: &UploadReply) -> Acknowledged {
+        settle::acknowledge(&mut self.store, sent, reply).expect("settles")
     }
 
     pub(crate) fn apply(&mut self, changes: Vec<DownloadChange>) -> apply::PageDone {
@@ -197,6 +205,18 @@ pub(crate) fn applied(frozen: &Frozen) -> ChangeStatus {
         server_row: None,
         message: None,
         invalid: None,
+    }
+}
+
+/// An answer with these statuses, as of a server that says nothing else.
+pub(crate) fn reply(statuses: Vec<ChangeStatus>) -> UploadReply {
+    UploadReply {
+        accepted: true,
+        highest_server_seq: ServerId::ZERO,
+        statuses,
+        epoch: None,
+        head: None,
+        highest_source_change_id: None,
     }
 }
 

@@ -80,7 +80,7 @@ fn a_refused_file_stays_as_it_was() {
     )
     .expect("runs");
     let config = super::config(&folder).table("a").table("b");
-    assert!(crate::db::Store::open(&config).is_err());
+    assert!(crate::store::Store::open(&config).is_err());
     let own: i64 = app
         .query_row(
             "SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_sync\\_%' ESCAPE '\\'",
@@ -99,7 +99,7 @@ fn one_owner_and_one_user_a_file() {
         .expect("runs");
     let config = super::config(&folder).table("t");
     // Several may open it, one at a time synchronises it.
-    let _open = [(); 2].map(|()| crate::db::Store::open(&config).expect("opens"));
+    let _open = [(); 2].map(|()| crate::store::Store::open(&config).expect("opens"));
     let (first, second) = [(); 2]
         .map(|()| crate::lock::Lease::new(&config.path))
         .into();
@@ -134,10 +134,10 @@ fn one_owner_and_one_user_a_file() {
     let mut other = config.clone();
     other.user = oversync_shared::UserId::new("user-bob").expect("a name");
     assert!(matches!(
-        crate::db::Store::open(&other),
+        crate::store::Store::open(&other),
         Err(Error::Setup(SetupError::Foreign { what: "user", .. }))
     ));
-    assert!(crate::db::Store::open(&config).is_ok());
+    assert!(crate::store::Store::open(&config).is_ok());
 }
 
 #[test]

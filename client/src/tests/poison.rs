@@ -1,7 +1,7 @@
 //! One row that can never succeed among a thousand: the others arrive, and it
 //! stands in a list with its reason, whatever the reason is.
 
-use super::flow::{conflict, invalid, row};
+use super::words::{conflict, invalid, row};
 use super::{Device, WIDE, applied, entry, uuid};
 use crate::state::State;
 use crate::{capture, parked, rejected, resync, status, upload};

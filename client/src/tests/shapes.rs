@@ -1,7 +1,7 @@
 //! Tables of every shape, and applications of every age: what travels, what the
 //! triggers say, and what a version of the application keeps for the others.
 
-use super::flow::row;
+use super::words::row;
 use super::{Device, entry, uuid};
 use crate::outbox::Frozen;
 use oversync_shared::wire::Op;
@@ -132,7 +132,8 @@ fn what_is_written_through_attach_is_captured() {
 }
 
 /// The triggers run in whatever SQLite the application has: plain inserts, selects
-/// and comparisons, no function, nothing of the last fifteen years.
+/// and comparisons, no function, nothing of the last fifteen years. A real one of 2017
+/// runs them in `tests/it/old_sqlite.rs`.
 #[test]
 fn the_triggers_say_nothing_that_an_old_sqlite_does_not_know() {
     let device = Device::new(
@@ -300,6 +301,32 @@ fn rows_whose_kept_value_makes_a_trigger_roll_back_are_left_out_and_no_others() 
     }
 }
 
+/// What is kept for columns that nobody here knows may be much, and says nothing new.
+#[test]
+fn what_is_kept_is_read_at_opening_only_where_something_waits() {
+    let sql = "CREATE TABLE p (id TEXT PRIMARY KEY);
+        CREATE TABLE t (id TEXT PRIMARY KEY, v, p TEXT REFERENCES p (id))";
+    let mut device = Device::new(sql, &["p", "t"]);
+    let id = uuid(1);
+    let wide = format!(r#"{{"id":"{id}","v":1,"w":5}}"#);
+    device.apply(vec![entry("t", &id, 1, Some(&wide))]);
+    // Whoever reads it finds it unreadable, and sets it aside.
+    device.run("UPDATE _sync_extra SET payload = '?'");
+    device.reopen(&["p", "t"]);
+    let left = "SELECT count(*) FROM _sync_extra WHERE payload = '?'";
+    assert_eq!(device.count(left), 1);
+    // A file of an earlier version is looked through once.
+    for (times, expected) in [(1, 0), (2, 1)] {
+        if times == 1 {
+            device.run("ALTER TABLE _sync_table DROP COLUMN learns");
+        } else {
+            device.run("INSERT INTO _sync_extra SELECT tbl, pk, '?' FROM _sync_row");
+        }
+        device.reopen(&["p", "t"]);
+        assert_eq!(device.count(left), expected, "{times}");
+    }
+}
+
 /// Unknown members, unknown types, members of the wrong kind.
 #[test]
 fn rows_this_schema_cannot_hold_are_parked_and_shown() {
@@ -377,4 +404,36 @@ fn a_kept_value_that_refers_to_a_row_waits_for_it() {
         let kept = device.write(|txn| crate::conflicts::list(txn.conn));
         assert_eq!(kept.len(), 0);
     }
+}
+
+/// Found by reading: each process remembered for itself whether anything waits, and tried
+/// it at every poll.
+#[test]
+fn what_waits_is_in_the_file_and_is_tried_again_only_after_a_write() {
+    let mut device = Device::new("CREATE TABLE notes (id TEXT PRIMARY KEY, v)", &["notes"]);
+    let (note, folder) = (uuid(1), uuid(9));
+    let wide = format!(r#"{{"id":"{note}","v":1,"folder":"{folder}"}}"#);
+    device.apply(vec![entry("notes", &note, 1, Some(&wide))]);
+    device.run(
+        "CREATE TABLE folders (id TEXT PRIMARY KEY, name);
+         ALTER TABLE notes ADD COLUMN folder TEXT REFERENCES folders (id);",
+    );
+    // Another process is the first to see it.
+    let _other = device.another(&["notes"]);
+    device.apply(vec![]);
+    let filled = "SELECT count(*) FROM notes WHERE folder IS NOT NULL";
+    assert_eq!(device.count("SELECT learns FROM _sync_table"), 1);
+    // An empty page costs as much as where nothing waits.
+    let poll = |device: &mut Device| {
+        let changes = |device: &Device| device.store.read(|conn| Ok(conn.total_changes()));
+        let before = changes(device).expect("a number");
+        device.apply(vec![]);
+        changes(device).expect("a number") - before
+    };
+    let waiting = poll(&mut device);
+    device.run(&format!("INSERT INTO folders VALUES ('{folder}', 'mine')"));
+    assert_eq!(device.count(filled), 0);
+    device.apply(vec![]);
+    assert_eq!(device.count(filled), 1, "the application has made the row");
+    assert_eq!(waiting, poll(&mut device));
 }

@@ -1,6 +1,6 @@
 //! The wake on a local commit comes after the commit is visible.
 
-use crate::{db, wake};
+use crate::{store, wake};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -13,8 +13,8 @@ fn a_commit_is_visible_when_it_wakes() {
         .expect("a runtime");
     let folder = tempfile::TempDir::new().expect("a folder");
     let path = folder.path().join("app.db");
-    let writer = db::connect(&path).expect("opens");
-    let reader = db::connect(&path).expect("opens");
+    let writer = store::connect(&path).expect("opens");
+    let reader = store::connect(&path).expect("opens");
     writer
         .execute_batch("CREATE TABLE t (n INTEGER)")
         .expect("runs");
@@ -48,7 +48,7 @@ fn a_commit_is_visible_when_it_wakes() {
 fn a_large_log_is_still_checkpointed() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let path = folder.path().join("app.db");
-    let writer = db::connect(&path).expect("opens");
+    let writer = store::connect(&path).expect("opens");
     wake::watch(&writer, Arc::new(Notify::new())).expect("watches");
     writer
         .execute_batch("CREATE TABLE t (b BLOB)")

@@ -1,13 +1,13 @@
 //! `oversync devices`, `revoke` and `reinstate`: beside running servers on
 //! PostgreSQL, and while none runs on the embedded store.
 
-use super::{DeviceFlags, Flags, UserFlags, block_on, load, start_logs};
+use super::flags::{DeviceFlags, Flags, UserFlags};
+use super::{block_on, load, start_logs};
 use crate::clock::Clock;
 use crate::settings::Settings;
-use crate::store::{self, Access, DeviceRecord, OpenError, Store};
+use crate::store::{self, Access, DeviceRecord, OpenError, Place, Store};
 use anyhow::{Context as _, anyhow, bail};
 use oversync_shared::{DeviceId, UserId};
-use std::path::Path;
 use std::sync::Arc;
 use time::format_description::well_known::Rfc3339;
 
@@ -69,10 +69,10 @@ pub(super) fn with_store<T>(
 async fn open(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let url = &settings.database_url;
     // Opening would make one.
-    if let Some(path) = url.strip_prefix("sqlite://")
-        && !Path::new(path).exists()
+    if let Place::Embedded(path) = Place::of(url)?
+        && !path.exists()
     {
-        bail!("database_url: there is no file {path}");
+        bail!("database_url: there is no file {}", path.display());
     }
     store::open(url, None, Clock::system())
         .await

@@ -1,24 +1,30 @@
 //! `oversync fold`: one pass over all users, or what it would do.
 
 use super::devices::with_store;
-use super::{FoldFlags, load};
-use crate::registration::{Wanted, register};
-use crate::retention::{BEFORE_ALL, Done, is_worth_it, pass};
+use super::flags::FoldFlags;
+use super::load;
+use crate::registration::{Wanted, Writing, register};
+use crate::retention::{BEFORE_ALL, BeforeFold, Done, is_worth_it, pass};
+use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::handler::Handlers;
 use crate::store::retention::Rules;
 use anyhow::bail;
+use oversync_shared::Catalog;
 use std::sync::Arc;
 
 pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
     let settings = load(&wanted.flags)?;
+    settings.check_folding()?;
     let rules = settings.retention.rules();
     with_store(&wanted.flags, async |store| {
-        let tables = register(Wanted::of(&settings), &Handlers::new(), &*store).await?;
+        let tables = register(Wanted::of(&settings), Writing::Nobody, &*store).await?;
         if wanted.dry_run {
             return show(&*store, rules).await;
         }
-        let Some(done) = pass(&*store, &Arc::new(tables), rules).await? else {
+        refuse_handled_rings(&settings, &tables.catalog)?;
+        // No server of this process answers anybody.
+        let nobody: BeforeFold = Box::new(|_| {});
+        let Some(done) = pass(&*store, &Arc::new(tables.catalog), rules, &nobody).await? else {
             bail!("another process is folding this database now");
         };
         let Done {
@@ -31,6 +37,21 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
         );
         Ok(())
     })
+}
+
+/// Only its host knows how the rows of a handled table refer to each other: here a child
+/// could be put before its parent.
+fn refuse_handled_rings(settings: &Settings, catalog: &Catalog) -> anyhow::Result<()> {
+    let mut both = catalog.tables().zip(&settings.tables);
+    let ring = both.find(|((_, table), wanted)| wanted.handled && table.cyclic);
+    match ring {
+        None => Ok(()),
+        Some(((_, table), _)) => bail!(
+            "{} has handled = true, and its rows may refer to each other, which only its \
+             host can read: let the host's server fold (retention.enabled)",
+            table.name
+        ),
+    }
 }
 
 async fn show(store: &dyn Store, rules: Rules) -> anyhow::Result<()> {

@@ -4,12 +4,15 @@ use super::error::ApiError;
 use crate::auth::Identity;
 use crate::rates::Address;
 use crate::service::SyncService;
+use crate::trace::Heard;
 use actix_web::dev::Payload;
 use actix_web::http::header::X_FORWARDED_FOR;
 use actix_web::{FromRequest, HttpRequest, web};
-use oversync_shared::wire::SCHEMA_VERSION_HEADER;
+use oversync_shared::ServerId;
+use oversync_shared::wire::{APPLIED_HEADER, SCHEMA_VERSION_HEADER};
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 /// Who is calling, as the service's authenticator says. As a handler argument
 /// it refuses requests that it does not know, and more of them than the settings
@@ -40,9 +43,22 @@ impl FromRequest for Caller {
                 .await
                 .map_err(|_| ApiError::Unauthenticated)?;
             service.rates().user_request(&identity.user)?;
+            if let Some((place, age)) = applied(&request) {
+                service.applied(&identity.user, &identity.device, place, age);
+            }
             Ok(Self(identity))
         })
     }
+}
+
+/// What a device has applied last, and how long ago: `Oversync-Applied: 17; age=250`.
+/// What is not understood is not there.
+fn applied(request: &HttpRequest) -> Option<(ServerId, Duration)> {
+    let text = request.headers().get(APPLIED_HEADER)?.to_str().ok()?;
+    let (place, age) = text.split_once(';')?;
+    let place: i64 = place.trim().parse().ok()?;
+    let age: u32 = age.trim().strip_prefix("age=")?.parse().ok()?;
+    Some((ServerId::new(place), Duration::from_millis(age.into())))
 }
 
 /// Where a request comes from; unknown of a listener that is no network's.
@@ -65,6 +81,14 @@ pub(super) fn check_not_revoked(
         return Err(ApiError::Unauthenticated);
     }
     Ok(())
+}
+
+/// Notes when the request came and of which trace it is part, where spans are written.
+pub(in crate::http) fn hear(service: &SyncService, request: &HttpRequest) -> Option<Heard> {
+    let traceparent = request.headers().get("traceparent");
+    service
+        .traces()
+        .hear(traceparent.and_then(|value| value.to_str().ok()))
 }
 
 /// Refuses applications that are too old or too new for this server. A device

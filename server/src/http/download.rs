@@ -1,7 +1,7 @@
 //! `GET /sync/download`: a page of the stream, payloads spliced as stored.
 
 use super::answer;
-use super::caller::{Caller, check_not_revoked, check_schema_version};
+use super::caller::{Caller, check_not_revoked, check_schema_version, hear};
 use super::error::ApiError;
 use crate::admission::DownloadError;
 use crate::service::SyncService;
@@ -82,6 +82,7 @@ pub(super) async fn download(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     check_schema_version(&request, &service)?;
+    let heard = hear(&service, &request);
     let query = read_query(request.query_string())?;
     let page_query = PageQuery {
         user: identity.user.clone(),
@@ -106,6 +107,10 @@ pub(super) async fn download(
     if page.is_pruned_for(query.after) {
         crate::meters::history_pruned();
         return Err(ApiError::HistoryPruned(page.floor));
+    }
+    if let Some(heard) = heard {
+        let who = (&identity.user, &identity.device);
+        service.traces().downloaded(&heard, who, &page);
     }
     let until = query.until.unwrap_or(page.head);
     if !page.is_cut {

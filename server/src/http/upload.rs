@@ -1,6 +1,6 @@
 //! `POST /sync/upload`
 
-use super::caller::{Caller, check_not_revoked, check_schema_version};
+use super::caller::{Caller, check_not_revoked, check_schema_version, hear};
 use super::error::ApiError;
 use super::openapi::UploadBody;
 use super::{
@@ -9,6 +9,7 @@ use super::{
 };
 use crate::meters;
 use crate::service::SyncService;
+use crate::trace::Heard;
 use crate::upload::{NotAnUpload, ReadError, Upload, UploadError};
 use actix_web::{HttpRequest, HttpResponse, web};
 use oversync_shared::wire::{ErrorBody, UploadReply};
@@ -45,11 +46,12 @@ pub(super) async fn upload(
     mut payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     check_schema_version(&request, &service)?;
+    let heard = hear(&service, &request);
     let body = read(&service, &request, &mut payload).await?;
     check_not_revoked(&service, &identity)?;
     let upload = service.read_upload(&body.text, &identity.user, &identity.device);
     let upload = upload.map_err(|error| refusal(&service, error))?;
-    apply(&service, upload, body).await
+    apply(&service, upload, body, heard).await
 }
 
 /// Reads the body of a request that changes rows, a device's or the server's own.
@@ -79,12 +81,17 @@ pub(in crate::http) async fn apply(
     service: &SyncService,
     mut upload: Upload,
     body: Body,
+    heard: Option<Heard>,
 ) -> Result<HttpResponse, ApiError> {
     upload.room = Some(body.room);
+    let heard = heard.map(|heard| (heard, upload.user.clone(), upload.device.clone()));
     let reply = service.upload(upload).await.map_err(|error| match error {
         UploadError::AnswerTooLarge => ApiError::TooLarge(service.limits().max_body_bytes),
         other => other.into(),
     })?;
+    if let Some((heard, user, device)) = heard {
+        service.traces().uploaded(&heard, (&user, &device), &reply);
+    }
     // Where there is no room for it: a retry gets the same answer.
     answer::value(&reply, service.outbox())
 }

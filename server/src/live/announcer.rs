@@ -87,7 +87,9 @@ impl Drop for Doubt<'_> {
         };
         runtime.spawn(async move {
             match announcer.heads.now_of(&user).await {
-                Ok((_, head)) => announcer.board.announce(&announcer.notifier, &user, head),
+                Ok(now) => announcer
+                    .board
+                    .announce(&announcer.notifier, &user, now.head),
                 Err(error) => tracing::warn!(%error, "a head could not be read again"),
             }
         });

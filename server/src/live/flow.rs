@@ -5,6 +5,7 @@
 //! the device has read everything before it. Once too much is unproven, hints wait
 //! in their slot; a device that proves nothing for long is a slow consumer.
 
+use super::bucket::Bucket;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,9 @@ const PROBE_EVERY: usize = 4 * 1024;
 /// connection may cost (GUARANTEES, BOUNDED: 64 KiB); the rest is buffers.
 const MAX_UNPROVEN: usize = 16 * 1024;
 
-/// How long a device may prove nothing once sending has stopped for it. Below the
-/// 60 s after which silent devices are dropped without a word.
+/// How long a device may prove nothing once sending has stopped for it. Below
+/// the time after which devices that answer no ping are dropped without a word, as it is
+/// by default.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes of a frame's head, for small frames sent by a server (RFC 6455, 5.2).
@@ -102,32 +104,9 @@ impl Outflow {
     }
 }
 
-/// What comes from the device: a bucket that fills with time.
-#[derive(Debug)]
-pub(super) struct Inflow {
-    left: f64,
-    at: Instant,
-}
-
-impl Inflow {
-    pub(super) fn new(now: Instant) -> Self {
-        Self {
-            left: FRAMES_AT_ONCE,
-            at: now,
-        }
-    }
-
-    /// Whether one more frame is still within bounds.
-    pub(super) fn takes(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.left = (self.left + passed * FRAMES_PER_SECOND).min(FRAMES_AT_ONCE);
-        if self.left < 1.0 {
-            return false;
-        }
-        self.left -= 1.0;
-        true
-    }
+/// What comes from the device, in frames.
+pub(super) fn inflow(now: Instant) -> Bucket {
+    Bucket::full(FRAMES_PER_SECOND, FRAMES_AT_ONCE, now)
 }
 
 #[cfg(test)]
@@ -182,7 +161,7 @@ mod tests {
     #[test]
     fn frames_are_taken_at_a_rate() {
         let start = Instant::now();
-        let mut inflow = Inflow::new(start);
+        let mut inflow = inflow(start);
         let at_once = (0..1_000).filter(|_| inflow.takes(start)).count();
         assert_eq!(at_once, FRAMES_AT_ONCE as usize);
         let later = start + Duration::from_secs(2);

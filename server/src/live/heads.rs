@@ -6,12 +6,13 @@
 //! is the truth, and no question is asked at all. On a shared database a remembered
 //! head only says what has been heard of.
 
+use super::bucket::Bucket;
 use crate::recent::Recent;
-use crate::store::{Store, StoreError};
-use oversync_shared::{ServerId, UserId};
+use crate::store::{Reach, Reached, Store, StoreError};
+use oversync_shared::{DeviceId, ServerId, UserId};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -19,12 +20,53 @@ use tokio::time::timeout;
 /// Users remembered: twice this at most, about 150 bytes each.
 const ROOM: usize = 32_768;
 
+/// Questions in a second, lasting, and at once. Beyond, they wait for each other, and
+/// more share each: it costs 2 ms at most, and the database is asked no more than this.
+const QUESTIONS_PER_SECOND: f64 = 500.0;
+const QUESTIONS_AT_ONCE: f64 = 100.0;
+
+/// Users in one question of a caller that asks about many. Everybody else waits for
+/// the question that is on its way.
+const TOGETHER: usize = 1_000;
+
 /// How long one question may take: on a connection that has gone silent nobody would
 /// be told anything before TCP gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a database said of some users: those never seen are left out.
-type Found = Arc<(Arc<str>, HashMap<UserId, ServerId>)>;
+/// Who is asked about: a user, and perhaps one of its devices.
+type Of = (UserId, Option<DeviceId>);
+
+/// What a database said: users never seen are left out.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Its history.
+    pub(super) epoch: Arc<str>,
+    reaches: HashMap<Of, Reach>,
+}
+
+impl Found {
+    /// What it said of one that was asked about; `None` for a user never seen.
+    pub(super) fn of(&self, user: &UserId, device: Option<&DeviceId>) -> Option<Reach> {
+        self.reaches.get(&(user.clone(), device.cloned())).copied()
+    }
+
+    fn head(&self, user: &UserId) -> ServerId {
+        self.of(user, None)
+            .map_or(ServerId::ZERO, |reach| reach.head)
+    }
+}
+
+/// A user's head as it is now.
+#[derive(Debug, Clone)]
+pub struct Now {
+    /// The history it belongs to.
+    pub epoch: Arc<str>,
+    /// The head; 0 for a user never seen.
+    pub head: ServerId,
+    /// The user's floor, where the database was asked: on the embedded store this
+    /// process alone moves floors.
+    pub floor: Option<ServerId>,
+}
 
 /// Heads of this process's database. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +80,7 @@ struct Inner {
     epoch: Option<Arc<str>>,
     memory: Mutex<Memory>,
     question: Mutex<Question>,
+    pace: Mutex<Bucket>,
     /// Where questions are asked: a caller's own runtime may end before the answer.
     home: Handle,
 }
@@ -50,8 +93,8 @@ struct Memory {
 /// What the next question asks.
 #[derive(Default)]
 struct Question {
-    users: HashSet<UserId>,
-    asking: Vec<oneshot::Sender<Result<Found, StoreError>>>,
+    of: HashSet<Of>,
+    asking: Vec<oneshot::Sender<Result<Arc<Found>, StoreError>>>,
     is_running: bool,
 }
 
@@ -77,6 +120,11 @@ impl Heads {
                 epoch,
                 memory: Mutex::new(memory),
                 question: Mutex::default(),
+                pace: Mutex::new(Bucket::full(
+                    QUESTIONS_PER_SECOND,
+                    QUESTIONS_AT_ONCE,
+                    Instant::now(),
+                )),
                 home: Handle::current(),
             }),
         }
@@ -146,7 +194,8 @@ impl Heads {
     }
 
     /// The heads of users, true at some moment after the call; of users never seen
-    /// 0. From memory where memory is the truth.
+    /// 0. From memory where memory is the truth; of many users by one question after
+    /// another, so that others get theirs in between.
     pub async fn now(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {
         let mut heads = HashMap::with_capacity(users.len());
         if !self.is_shared() {
@@ -159,41 +208,56 @@ impl Heads {
             return Ok(heads);
         }
         let missing = users.iter().filter(|user| !heads.contains_key(user));
-        let missing: Vec<UserId> = missing.cloned().collect();
-        let mark = self.mark();
-        let found = self.ask(&missing).await?;
-        for user in missing {
-            let head = found.1.get(&user).copied().unwrap_or(ServerId::ZERO);
-            self.learn(mark, &user, head);
-            heads.insert(user, head);
+        let missing: Vec<Of> = missing.map(|user| (user.clone(), None)).collect();
+        for part in missing.chunks(TOGETHER) {
+            let mark = self.mark();
+            let found = self.ask(part).await?;
+            for (user, _) in part {
+                let head = found.head(user);
+                self.learn(mark, user, head);
+                heads.insert(user.clone(), head);
+            }
         }
         Ok(heads)
     }
 
     /// A user's head and the history it belongs to, true at some moment after the
     /// call.
-    pub async fn now_of(&self, user: &UserId) -> Result<(Arc<str>, ServerId), StoreError> {
+    pub async fn now_of(&self, user: &UserId) -> Result<Now, StoreError> {
         if let Some(epoch) = &self.inner.epoch {
             let heads = self.now(std::slice::from_ref(user)).await?;
-            return Ok((epoch.clone(), heads[user]));
+            return Ok(Now {
+                epoch: epoch.clone(),
+                head: heads[user],
+                floor: None,
+            });
         }
-        let found = self.ask(std::slice::from_ref(user)).await?;
-        let head = found.1.get(user).copied().unwrap_or(ServerId::ZERO);
-        Ok((found.0.clone(), head))
+        let found = self.ask(&[(user.clone(), None)]).await?;
+        let floor = found.of(user, None).map(|reach| reach.floor);
+        Ok(Now {
+            epoch: found.epoch.clone(),
+            head: found.head(user),
+            floor: Some(floor.unwrap_or(ServerId::ZERO)),
+        })
     }
 
-    /// Puts users into the next question; it is asked after this call.
-    async fn ask(&self, users: &[UserId]) -> Result<Found, StoreError> {
+    /// Puts users, and devices of them, into the next question; it is asked after
+    /// this call.
+    pub(super) async fn ask(&self, of: &[Of]) -> Result<Arc<Found>, StoreError> {
         let (reply, answer) = oneshot::channel();
         let is_first = {
             let mut question = self.question();
-            question.users.extend(users.iter().cloned());
+            question.of.extend(of.iter().cloned());
             question.asking.push(reply);
             !std::mem::replace(&mut question.is_running, true)
         };
         if is_first {
             // Not on the caller's account: it may go away, the others not.
-            self.inner.home.spawn(ask_until_nobody_asks(self.clone()));
+            let asking = Asking {
+                heads: self.clone(),
+                is_done: false,
+            };
+            self.inner.home.spawn(ask_until_nobody_asks(asking));
         }
         answer
             .await
@@ -208,8 +272,8 @@ impl Heads {
     }
 }
 
-/// Held by the task that asks: should it end before its time, those who wait are
-/// told, and the next one asks anew.
+/// Held by the task that asks: should it end before its time, or never begin, those
+/// who wait are told, and the next one asks anew.
 struct Asking {
     heads: Heads,
     is_done: bool,
@@ -223,13 +287,10 @@ impl Drop for Asking {
     }
 }
 
-async fn ask_until_nobody_asks(heads: Heads) {
-    let mut guard = Asking {
-        heads: heads.clone(),
-        is_done: false,
-    };
+async fn ask_until_nobody_asks(mut guard: Asking) {
+    let heads = guard.heads.clone();
     loop {
-        let (users, asking) = {
+        {
             let mut question = heads.question();
             if question.asking.is_empty() {
                 // Under the lock: the next one to ask is the first.
@@ -237,14 +298,25 @@ async fn ask_until_nobody_asks(heads: Heads) {
                 guard.is_done = true;
                 return;
             }
+        }
+        let wait = {
+            let mut pace = heads.inner.pace.lock();
+            let pace = pace.as_mut().expect("BUG: no panic under this lock");
+            pace.take(Instant::now())
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let (of, asking) = {
+            let mut question = heads.question();
             (
-                std::mem::take(&mut question.users),
+                std::mem::take(&mut question.of),
                 std::mem::take(&mut question.asking),
             )
         };
-        let users: Vec<UserId> = users.into_iter().collect();
+        let of: Vec<Of> = of.into_iter().collect();
         crate::meters::heads_question();
-        let found = match timeout(PATIENCE, read(&heads.inner, &users)).await {
+        let found = match timeout(PATIENCE, read(&heads.inner, of)).await {
             Ok(found) => found.map(Arc::new),
             Err(_) => Err(StoreError::Overloaded),
         };
@@ -255,17 +327,15 @@ async fn ask_until_nobody_asks(heads: Heads) {
     }
 }
 
-/// The epoch first: a history that is replaced in between has other heads, or is
-/// noticed by the next question.
-async fn read(
-    inner: &Inner,
-    users: &[UserId],
-) -> Result<(Arc<str>, HashMap<UserId, ServerId>), StoreError> {
-    let epoch = match &inner.epoch {
-        Some(epoch) => epoch.clone(),
-        None => inner.store.epoch().await?,
-    };
-    Ok((epoch, inner.store.heads(users).await?))
+async fn read(inner: &Inner, of: Vec<Of>) -> Result<Found, StoreError> {
+    let Reached { epoch, reaches } = inner.store.heads(&of).await?;
+    let reaches = of.into_iter().zip(reaches);
+    Ok(Found {
+        epoch,
+        reaches: reaches
+            .filter_map(|(of, reach)| Some((of, reach?)))
+            .collect(),
+    })
 }
 
 #[cfg(test)]
@@ -273,6 +343,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::store::EmbeddedStore;
+    use std::pin::pin;
 
     async fn heads(folder: &tempfile::TempDir) -> Heads {
         let file = folder.path().join("server.db");
@@ -311,6 +382,41 @@ mod tests {
             .expect("answers");
         assert_eq!(now[&ann], ServerId::ZERO);
         assert_eq!(heads.remembered(&ann), Some(ServerId::ZERO));
+    }
+
+    /// Every download on a shared database waited for all connected users' heads.
+    #[tokio::test]
+    async fn a_question_about_many_lets_others_in_between() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let heads = heads(&folder).await;
+        let many: Vec<UserId> = (0..3 * TOGETHER)
+            .map(|n| user(&format!("user-{n}")))
+            .collect();
+        let (mut all, ann) = (pin!(heads.now(&many)), [user("ann")]);
+        let one = heads.now(&ann);
+        let found = tokio::select! {
+            // Asked first, and looked at first.
+            biased;
+            _ = &mut all => panic!("the one waits for all"),
+            found = one => found,
+        };
+        assert_eq!(found.expect("an answer")[&ann[0]], ServerId::ZERO);
+        assert_eq!(all.await.expect("an answer").len(), many.len());
+    }
+
+    #[test]
+    fn who_asks_where_nobody_can_answer_any_more_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = tokio::runtime::Runtime::new().expect("a runtime");
+        let heads = home.block_on(heads(&folder));
+        // Where questions are asked has ended; a host may still ask.
+        drop(home);
+        let here = tokio::runtime::Runtime::new().expect("a runtime");
+        for _ in 0..2 {
+            let asked = async { timeout(Duration::from_secs(10), heads.now(&[user("ann")])).await };
+            let answer = here.block_on(asked).expect("it is answered");
+            assert!(matches!(answer, Err(StoreError::Failed(_))), "{answer:?}");
+        }
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@
 
 use oversync_shared::{ServerId, UserId};
 use std::collections::HashMap;
-use std::hash::Hash;
 
 /// What a member has been told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +20,16 @@ enum Told {
 #[derive(Debug, Clone)]
 struct Audience<M> {
     announced: ServerId,
-    members: HashMap<M, Told>,
+    /// Most users have one or two; sorted, since members come in the order of their
+    /// names.
+    members: Vec<(M, Told)>,
+}
+
+impl<M: Copy + Ord> Audience<M> {
+    fn place(&self, member: M) -> Result<usize, usize> {
+        self.members
+            .binary_search_by_key(&member, |(known, _)| *known)
+    }
 }
 
 /// What a session says next.
@@ -44,25 +52,13 @@ pub fn say(told: Option<ServerId>, newest: ServerId, is_full: bool) -> Option<Sa
     }
 }
 
-/// What the shell has to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action<M> {
-    /// Tell the member its first head.
-    Hello {
-        /// Whom.
-        member: M,
-        /// Everything up to here exists.
-        head: ServerId,
-    },
-    /// Tell the member of new changes.
-    Changes {
-        /// Whom.
-        member: M,
-        /// The last head it was told.
-        after: ServerId,
-        /// The head now.
-        head: ServerId,
-    },
+/// A member is to be told of a head: its first, or a higher one than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tell<M> {
+    /// Whom.
+    pub member: M,
+    /// Everything up to here exists.
+    pub head: ServerId,
 }
 
 /// The members of all connected users.
@@ -79,7 +75,7 @@ impl<M> Default for Hub<M> {
     }
 }
 
-impl<M: Copy + Eq + Hash> Hub<M> {
+impl<M: Copy + Ord> Hub<M> {
     /// A member registers. It is told nothing until its head is [`read`](Self::head_read).
     pub fn join(&mut self, user: &UserId, member: M) {
         let audience = self
@@ -87,23 +83,27 @@ impl<M: Copy + Eq + Hash> Hub<M> {
             .entry(user.clone())
             .or_insert_with(|| Audience {
                 announced: ServerId::ZERO,
-                members: HashMap::new(),
+                // Room for one: that is what thousands of connected users have.
+                members: Vec::with_capacity(1),
             });
-        audience.members.insert(member, Told::Nothing);
+        match audience.place(member) {
+            Ok(place) => audience.members[place].1 = Told::Nothing,
+            Err(place) => audience.members.insert(place, (member, Told::Nothing)),
+        }
     }
 
     /// The user's head was read from the database, after the member joined.
-    pub fn head_read(&mut self, user: &UserId, member: M, head: ServerId) -> Option<Action<M>> {
+    pub fn head_read(&mut self, user: &UserId, member: M, head: ServerId) -> Option<Tell<M>> {
         let audience = self.audiences.get_mut(user)?;
-        let told = audience.members.get_mut(&member)?;
+        let place = audience.place(member).ok()?;
         let head = head.max(audience.announced);
-        *told = Told::UpTo(head);
-        Some(Action::Hello { member, head })
+        audience.members[place].1 = Told::UpTo(head);
+        Some(Tell { member, head })
     }
 
     /// The user's stream has reached this head. Lower heads than one announced
     /// before say nothing new.
-    pub fn announce(&mut self, user: &UserId, head: ServerId) -> Vec<Action<M>> {
+    pub fn announce(&mut self, user: &UserId, head: ServerId) -> Vec<Tell<M>> {
         let Some(audience) = self.audiences.get_mut(user) else {
             return Vec::new();
         };
@@ -111,30 +111,38 @@ impl<M: Copy + Eq + Hash> Hub<M> {
             return Vec::new();
         }
         audience.announced = head;
-        let mut actions = Vec::new();
-        for (&member, told) in &mut audience.members {
+        let mut tells = Vec::new();
+        for (member, told) in &mut audience.members {
             if let Told::UpTo(after) = *told
                 && after < head
             {
                 *told = Told::UpTo(head);
-                actions.push(Action::Changes {
-                    member,
-                    after,
+                tells.push(Tell {
+                    member: *member,
                     head,
                 });
             }
         }
-        actions
+        tells
     }
 
     /// A member is gone.
     pub fn leave(&mut self, user: &UserId, member: M) {
         if let Some(audience) = self.audiences.get_mut(user) {
-            audience.members.remove(&member);
+            if let Ok(place) = audience.place(member) {
+                audience.members.remove(place);
+            }
             if audience.members.is_empty() {
                 self.audiences.remove(user);
             }
         }
+    }
+
+    /// A user's members.
+    pub fn members_of(&self, user: &UserId) -> impl Iterator<Item = M> {
+        let audience = self.audiences.get(user);
+        let members = audience.into_iter().flat_map(|audience| &audience.members);
+        members.map(|(member, _)| *member)
     }
 
     /// Users with members.

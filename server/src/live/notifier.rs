@@ -5,16 +5,20 @@
 //! newest head and a wake.
 
 use super::board::{Board, Notice};
+use super::connected::By;
+use super::feed::{Event, Feed};
 use super::heads::Heads;
-use super::hub::{Action, Hub};
+use super::hub::{Hub, Tell};
+use super::members::{Member, MemberId, Members};
+use super::newest::Newest;
+use super::quiet::Quiet;
 use super::session::{Session, ToSession};
+use super::slot::{HintSlot, delay};
 use crate::meters;
 use crate::store::RevokedDevices;
 use actix::prelude::*;
-use oversync_shared::{ServerId, UserId};
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use oversync_shared::{DeviceId, ServerId, UserId};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -26,91 +30,43 @@ const MAX_WAITING: usize = 16_384;
 /// write to the same database: the net below their hints.
 const REREAD: Duration = Duration::from_secs(2);
 
+/// How often those who have joined are greeted at most, each time with one question
+/// for all of them: the first at once. In a storm nobody notices, and the database has
+/// 50 questions in a second.
+const GREET: Duration = Duration::from_millis(20);
+
 /// How soon heads are read again after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// How often members whose end was not noticed are cleared away.
 const SWEEP: Duration = Duration::from_secs(15);
 
-/// Names a member within this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MemberId(u64);
-
-/// What a session is to be told: each wake has it look here.
-#[derive(Debug, Default)]
-pub struct HintSlot {
-    /// The newest head.
-    head: AtomicI64,
-    /// The first commit of this process that the device has not been told of.
-    since: Mutex<Option<Instant>>,
-    /// Once the server stops, how long the device is to stay away, in milliseconds
-    /// and one more.
-    goodbye: AtomicU64,
-}
-
-impl HintSlot {
-    fn raise(&self, head: ServerId, since: Option<Instant>) {
-        self.head.fetch_max(head.get(), Ordering::AcqRel);
-        if since.is_some() {
-            let mut first = self.since.lock().expect("BUG: no panic under this lock");
-            *first = first.or(since);
-        }
-    }
-
-    /// How long ago the first commit was that the device is now told of; none where
-    /// none of this process is among them.
-    pub(super) fn told(&self) -> Option<Duration> {
-        let mut first = self.since.lock().expect("BUG: no panic under this lock");
-        Some(first.take()?.elapsed())
-    }
-
-    /// The newest head.
-    pub fn head(&self) -> ServerId {
-        ServerId::new(self.head.load(Ordering::Acquire))
-    }
-
-    fn say_goodbye(&self, away: Duration) {
-        let away = u64::try_from(away.as_millis()).unwrap_or(u64::MAX - 1);
-        self.goodbye.store(away + 1, Ordering::Release);
-    }
-
-    /// Whether the server stops: for how many milliseconds the device is to stay
-    /// away.
-    pub fn goodbye(&self) -> Option<u64> {
-        self.goodbye.load(Ordering::Acquire).checked_sub(1)
-    }
-}
-
-/// After a restart devices come back over at least this time …
-const SPREAD: Duration = Duration::from_secs(2);
-
-/// … and no more than so many in a second.
-const RETURNS_PER_SECOND: u32 = 1_000;
-
-/// The own delay of the device at this place among `count`: one after another, each
-/// at some moment of its own slot.
-fn delay(place: u32, count: u32, chance: f64) -> Duration {
-    let spread = SPREAD.max(Duration::from_secs(1) * count / RETURNS_PER_SECOND);
-    (spread / count.max(1)).mul_f64(f64::from(place) + chance)
-}
-
-enum Member {
-    Session {
-        slot: Arc<HintSlot>,
-        address: Addr<Session>,
-    },
-    Poll(watch::Sender<ServerId>),
+/// Whether the heads of those who have joined may be read now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    /// Yes.
+    Free,
+    /// They wait for more to join.
+    Pausing,
+    /// Heads are being read.
+    Reading,
+    /// The database has failed: not before some time has passed.
+    Failed,
 }
 
 /// Knows every connected device of this process.
 pub struct Notifier {
     heads: Heads,
+    quiet: Quiet,
+    newest: Newest,
     board: Board,
+    feed: Arc<Feed>,
     hub: Hub<MemberId>,
-    members: HashMap<MemberId, (UserId, Member)>,
-    last_member: u64,
-    to_greet: Vec<(UserId, MemberId)>,
-    reading: bool,
+    members: Members,
+    to_greet: Vec<(UserId, Option<DeviceId>, MemberId)>,
+    greeting: Greeting,
+    /// When somebody was greeted last.
+    greeted: Option<Instant>,
     rereading: bool,
     is_closing: bool,
 }
@@ -120,6 +76,7 @@ pub struct Notifier {
 #[rtype(result = "MemberId")]
 pub struct JoinSession {
     pub(super) user: UserId,
+    pub(super) device: DeviceId,
     pub(super) slot: Arc<HintSlot>,
     pub(super) address: Addr<Session>,
 }
@@ -155,69 +112,105 @@ pub struct LookAtRevoked(pub Arc<RevokedDevices>);
 
 impl Notifier {
     /// An actor for one store's heads and board; to be started.
-    pub fn new(heads: Heads, board: Board) -> Self {
+    pub fn new(heads: Heads, quiet: Quiet, newest: Newest, board: Board, feed: Arc<Feed>) -> Self {
         Self {
             heads,
+            quiet,
+            newest,
             board,
+            feed,
             hub: Hub::default(),
-            members: HashMap::new(),
-            last_member: 0,
+            members: Members::default(),
             to_greet: Vec::new(),
-            reading: false,
+            greeting: Greeting::Free,
+            greeted: None,
             rereading: false,
             is_closing: false,
         }
     }
 
-    fn join(&mut self, user: UserId, member: Member, ctx: &mut Context<Self>) -> MemberId {
-        self.last_member += 1;
-        let id = MemberId(self.last_member);
+    /// A session says which device it is, and is spared the first page when there is
+    /// nothing new for it.
+    fn join(
+        &mut self,
+        user: UserId,
+        device: Option<DeviceId>,
+        member: Member,
+        ctx: &mut Context<Self>,
+    ) -> MemberId {
+        let id = self.members.add(user.clone(), member);
         self.hub.join(&user, id);
-        self.members.insert(id, (user.clone(), member));
-        self.to_greet.push((user, id));
+        self.newest.asks(&user);
+        self.to_greet.push((user, device, id));
         self.read_heads(ctx);
         id
     }
 
     fn leave(&mut self, id: MemberId) {
-        if let Some((user, _)) = self.members.remove(&id) {
+        if let Some(user) = self.members.remove(id) {
             self.hub.leave(&user, id);
         }
     }
 
     /// Reads the heads of all who have joined since the last reading, at once.
     fn read_heads(&mut self, ctx: &mut Context<Self>) {
-        if self.reading || self.to_greet.is_empty() {
+        match self.greeting {
+            Greeting::Reading | Greeting::Failed => return,
+            Greeting::Free | Greeting::Pausing if self.to_greet.is_empty() => return,
+            Greeting::Free | Greeting::Pausing => {}
+        }
+        let early = self
+            .greeted
+            .map_or(Duration::ZERO, |last| GREET.saturating_sub(last.elapsed()));
+        // A poll is a request that somebody waits for.
+        let mut devices = self.to_greet.iter().map(|(_, device, _)| device);
+        if !early.is_zero() && devices.all(Option::is_some) {
+            if self.greeting == Greeting::Free {
+                self.greet_after(early, Greeting::Pausing, ctx);
+            }
             return;
         }
-        self.reading = true;
+        self.greeting = Greeting::Reading;
+        self.greeted = Some(Instant::now());
         let joined = std::mem::take(&mut self.to_greet);
-        let users: Vec<UserId> = joined
+        let who: Vec<_> = joined
             .iter()
-            .map(|(user, _)| user.clone())
-            .collect::<HashSet<_>>()
-            .into_iter()
+            .map(|(user, device, _)| (user.clone(), device.clone()))
             .collect();
-        let source = self.heads.clone();
-        let read = async move { source.now(&users).await };
+        let source = self.quiet.clone();
+        let read = async move { source.greet(&who).await };
         ctx.spawn(read.into_actor(self).map(move |heads, actor, ctx| {
-            actor.reading = false;
             match heads {
                 Ok(heads) => {
-                    for (user, member) in joined {
+                    for (user, _, member) in joined {
                         let head = heads.get(&user).copied().unwrap_or(ServerId::ZERO);
-                        let action = actor.hub.head_read(&user, member, head);
-                        actor.perform(action, None);
+                        let tell = actor.hub.head_read(&user, member, head);
+                        actor.perform(tell, None);
                     }
+                    actor.greeting = Greeting::Free;
                     actor.read_heads(ctx);
                 }
                 Err(error) => {
                     tracing::warn!(%error, sessions = joined.len(), "heads could not be read; trying again");
                     actor.to_greet.extend(joined);
-                    ctx.run_later(RETRY, |actor, ctx| actor.read_heads(ctx));
+                    // Devices come and go while the database is away.
+                    let members = &actor.members;
+                    actor.to_greet.retain(|(_, _, id)| members.contains(*id));
+                    actor.greet_after(RETRY, Greeting::Failed, ctx);
                 }
             }
         }));
+    }
+
+    /// Reads heads after some time, unless it has come to that before.
+    fn greet_after(&mut self, wait: Duration, meanwhile: Greeting, ctx: &mut Context<Self>) {
+        self.greeting = meanwhile;
+        ctx.run_later(wait, move |actor, ctx| {
+            if actor.greeting == meanwhile {
+                actor.greeting = Greeting::Free;
+                actor.read_heads(ctx);
+            }
+        });
     }
 
     fn reread_heads(&mut self, ctx: &mut Context<Self>) {
@@ -246,39 +239,45 @@ impl Notifier {
 
     /// Whether it was news to anybody.
     fn announce(&mut self, user: &UserId, notice: Notice) -> bool {
-        let actions = self.hub.announce(user, notice.head);
-        let is_news = !actions.is_empty();
-        self.perform(actions, notice.since);
+        let tells = self.hub.announce(user, notice.head);
+        let is_news = !tells.is_empty();
+        if is_news {
+            self.feed.tell(user, self.hint_of(&tells, notice.head));
+        }
+        self.perform(tells, notice.since);
         is_news
     }
 
-    fn perform(
-        &mut self,
-        actions: impl IntoIterator<Item = Action<MemberId>>,
-        since: Option<Instant>,
-    ) {
-        for action in actions {
-            let (Action::Hello { member, head } | Action::Changes { member, head, .. }) = action;
-            match self.members.get(&member) {
-                Some((_, Member::Session { slot, address })) => {
-                    slot.raise(head, since);
-                    let message = match action {
-                        Action::Hello { .. } => ToSession::Hello,
-                        Action::Changes { .. } => ToSession::Changes,
-                    };
-                    match address.try_send(message) {
-                        Ok(()) => {}
-                        // A full mailbox holds a wake already; a closed one is swept.
-                        Err(SendError::Full(_)) => meters::hint_coalesced(),
-                        Err(SendError::Closed(_)) => meters::hint_dropped(),
-                    }
-                }
-                Some((_, Member::Poll(sender))) => {
-                    sender.send_replace(head);
-                }
+    fn perform(&mut self, tells: impl IntoIterator<Item = Tell<MemberId>>, since: Option<Instant>) {
+        for Tell { member, head } in tells {
+            self.members.tell(member, head, since);
+        }
+    }
+
+    fn hint_of(&self, tells: &[Tell<MemberId>], head: ServerId) -> Event {
+        let (mut sessions, mut polls) = (0, 0);
+        for tell in tells {
+            match self.members.by(tell.member) {
+                Some(By::Session) => sessions += 1,
+                Some(By::Poll) => polls += 1,
                 None => {}
             }
         }
+        Event::Hint {
+            head,
+            sessions,
+            polls,
+        }
+    }
+
+    /// Everybody, and how.
+    pub(super) fn connected(&self) -> impl Iterator<Item = (&UserId, By)> {
+        self.members.connected()
+    }
+
+    /// The device of each of a user's sessions.
+    pub(super) fn sessions_of(&self, user: &UserId) -> impl Iterator<Item = &DeviceId> {
+        self.members.devices_of(self.hub.members_of(user))
     }
 
     fn take_announcements(&mut self) {
@@ -289,16 +288,7 @@ impl Notifier {
 
     fn sweep(&mut self) {
         self.take_announcements();
-        let gone: Vec<MemberId> = self
-            .members
-            .iter()
-            .filter(|(_, (_, member))| match member {
-                Member::Session { address, .. } => !address.connected(),
-                Member::Poll(sender) => sender.is_closed(),
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
+        for id in self.members.ended() {
             self.leave(id);
         }
     }
@@ -326,10 +316,11 @@ impl Handler<JoinSession> for Notifier {
             let _ = join.address.try_send(ToSession::Look);
         }
         let member = Member::Session {
+            device: join.device.clone(),
             slot: join.slot,
             address: join.address,
         };
-        MessageResult(self.join(join.user, member, ctx))
+        MessageResult(self.join(join.user, Some(join.device), member, ctx))
     }
 }
 
@@ -340,7 +331,7 @@ impl Handler<Watch> for Notifier {
         let (sender, receiver) = watch::channel(ServerId::ZERO);
         // One that comes after the bye is answered at once, as those before it were.
         if !self.is_closing {
-            self.join(watch.user, Member::Poll(sender), ctx);
+            self.join(watch.user, None, Member::Poll(sender), ctx);
         }
         MessageResult(receiver)
     }
@@ -366,14 +357,7 @@ impl Handler<LookAtRevoked> for Notifier {
     type Result = ();
 
     fn handle(&mut self, LookAtRevoked(list): LookAtRevoked, _: &mut Self::Context) {
-        for (user, member) in self.members.values() {
-            if let Member::Session { address, .. } = member
-                && list.any_of(user)
-            {
-                // A full mailbox holds a wake already, and each has it look.
-                let _ = address.try_send(ToSession::Look);
-            }
-        }
+        self.members.look_at(&list);
     }
 }
 
@@ -382,45 +366,9 @@ impl Handler<ShutDown> for Notifier {
 
     fn handle(&mut self, _: ShutDown, _: &mut Self::Context) {
         self.is_closing = true;
-        let sessions = self
-            .members
-            .values()
-            .filter_map(|(_, member)| match member {
-                Member::Session { slot, address } => Some((slot, address)),
-                Member::Poll(_) => None,
-            });
-        let count = u32::try_from(sessions.clone().count()).unwrap_or(u32::MAX);
-        for (place, (slot, address)) in (0..).zip(sessions) {
-            slot.say_goodbye(delay(place, count, rand::random()));
-            // A full mailbox holds a wake already.
-            let _ = address.try_send(ToSession::Look);
-        }
-        let polls = self
-            .members
-            .iter()
-            .filter(|(_, (_, member))| matches!(member, Member::Poll(_)));
-        for id in polls.map(|(id, _)| *id).collect::<Vec<_>>() {
+        self.members.say_goodbye();
+        for id in self.members.polls() {
             self.leave(id);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_come_back_one_after_another() {
-        for (count, seconds) in [(1, 2), (100, 2), (2_000, 2), (5_000, 5), (20_000, 20)] {
-            let whole = Duration::from_secs(seconds);
-            let delays = (0..count).map(|place| delay(place, count, 0.5));
-            for (place, delay) in (0..).zip(delays) {
-                let slot = whole / count;
-                assert!(
-                    delay >= slot * place && delay <= slot * (place + 1),
-                    "{delay:?}"
-                );
-            }
         }
     }
 }

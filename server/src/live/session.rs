@@ -3,9 +3,12 @@
 //! The session holds at most one unsent hint: a slot with the newest head. It
 //! never reads rows. The only module that knows actix-web-actors.
 
-use super::flow::{Inflow, Outflow, PATIENCE};
+use super::bucket::Bucket;
+use super::flow::{Outflow, PATIENCE, inflow};
 use super::hub::{Saying, say};
-use super::notifier::{HintSlot, JoinSession, Leave, MemberId, Notifier};
+use super::members::MemberId;
+use super::notifier::{JoinSession, Leave, Notifier};
+use super::slot::HintSlot;
 use crate::auth::{Authenticator, Identity, Revoked};
 use crate::clock::Clock;
 use crate::meters::{self, Counted};
@@ -21,12 +24,8 @@ use oversync_shared::wire::{
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often the device is pinged (PROTOCOL.md section 7 leaves it open; below
-/// the 60 s after which common proxies cut silent connections).
-const PING: Duration = Duration::from_secs(25);
-
-/// A device that has been silent for two pings is gone.
-const SILENT: Duration = Duration::from_secs(60);
+/// A device that has let so many pings pass without a sign of life is gone.
+const MISSES: u8 = 2;
 
 /// How long a device that is let go should stay away.
 const AWAY_MS: u64 = 2_000;
@@ -35,12 +34,13 @@ const AWAY_MS: u64 = 2_000;
 const MAX_WAITING: usize = 16;
 
 /// Messages to a session. They carry nothing: the head is in the slot, and so is
-/// the server's end; who is revoked is in a list that is looked at with each.
+/// the server's end; who is revoked is in a list. Both are looked at with each.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(super) enum ToSession {
-    Hello,
-    Changes,
+    /// There is a head to be told.
+    Say,
+    /// There is none.
     Look,
 }
 
@@ -56,10 +56,13 @@ pub struct Session {
     slot: Arc<HintSlot>,
     member: Option<MemberId>,
     told: Option<ServerId>,
-    heard: Instant,
+    /// How often it is pinged.
+    ping: Duration,
+    /// Pings since it was heard last.
+    unheard: u8,
     expiry: Option<SpawnHandle>,
     outflow: Outflow,
-    inflow: Inflow,
+    inflow: Bucket,
     /// Whether it is being watched as a slow consumer.
     is_watched: bool,
     /// While hints wait for it.
@@ -72,7 +75,7 @@ impl Session {
         Self {
             identity,
             _places: places,
-            epoch: service.epoch().clone(),
+            epoch: service.epoch(),
             notifier: service.notifier().clone(),
             auth: service.auth().clone(),
             revoked: service.revoked().clone(),
@@ -80,10 +83,11 @@ impl Session {
             slot: Arc::default(),
             member: None,
             told: None,
-            heard: Instant::now(),
+            ping: Duration::from_secs(service.limits().ping_seconds),
+            unheard: 0,
             expiry: None,
             outflow: Outflow::default(),
-            inflow: Inflow::new(Instant::now()),
+            inflow: inflow(Instant::now()),
             is_watched: false,
             stalled: None,
         }
@@ -223,15 +227,18 @@ impl Actor for Session {
         meters::session_opened();
         ctx.set_mailbox_capacity(MAX_WAITING);
         self.watch_expiry(ctx);
-        ctx.run_interval(PING, |session, ctx| {
-            if session.heard.elapsed() >= SILENT {
+        ctx.run_interval(self.ping, |session, ctx| {
+            if session.unheard >= MISSES {
+                tracing::info!(device = %session.identity.device, "a silent device is let go");
                 ctx.stop();
             } else {
+                session.unheard += 1;
                 ctx.ping(b"");
             }
         });
         let join = JoinSession {
             user: self.identity.user.clone(),
+            device: self.identity.device.clone(),
             slot: self.slot.clone(),
             address: ctx.address(),
         };
@@ -270,15 +277,15 @@ impl Handler<ToSession> for Session {
         }
         match message {
             ToSession::Look => {}
-            ToSession::Hello | ToSession::Changes => self.say_head(ctx),
+            ToSession::Say => self.say_head(ctx),
         }
     }
 }
 
 impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
     fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
-        self.heard = Instant::now();
-        if !self.inflow.takes(self.heard) {
+        self.unheard = 0;
+        if !self.inflow.takes(Instant::now()) {
             tracing::info!(device = %self.identity.device, "too many frames");
             ctx.close(Some(ws::CloseCode::Policy.into()));
             ctx.stop();

@@ -13,12 +13,15 @@ pub(super) const TURNS_WAITING: &str = "oversync_turns_waiting";
 pub(super) const COMMITS_WAITING: &str = "oversync_commits_waiting";
 pub(super) const COMMIT_UPLOADS: &str = "oversync_commit_uploads";
 pub(super) const CHANGES: &str = "oversync_changes_total";
+pub(super) const OVER_QUOTA: &str = "oversync_over_quota_total";
 pub(super) const PROJECTION_FAILURES: &str = "oversync_projection_failures_total";
 pub(super) const DOWNLOADS: &str = "oversync_downloads_total";
 pub(super) const DOWNLOAD_SECONDS: &str = "oversync_download_seconds";
 pub(super) const DOWNLOAD_STAGE_SECONDS: &str = "oversync_download_stage_seconds";
 pub(super) const DOWNLOADS_IN_FLIGHT: &str = "oversync_downloads_in_flight";
 pub(super) const QUIET_DOWNLOADS: &str = "oversync_quiet_downloads_total";
+pub(super) const NEWEST: &str = "oversync_newest_downloads_total";
+pub(super) const NEWEST_BYTES: &str = "oversync_newest_bytes";
 pub(super) const SENT_AWAY: &str = "oversync_downloads_sent_away_total";
 pub(super) const POLLS_WAITING: &str = "oversync_polls_waiting";
 pub(super) const ANSWER_BYTES: &str = "oversync_answer_bytes_in_flight";
@@ -30,6 +33,7 @@ pub(super) const HINTS: &str = "oversync_hints_total";
 pub(super) const HINTS_COALESCED: &str = "oversync_hints_coalesced_total";
 pub(super) const HINTS_DROPPED: &str = "oversync_hints_dropped_total";
 pub(super) const HINT_SECONDS: &str = "oversync_hint_seconds";
+pub(super) const VISIBLE_SECONDS: &str = "oversync_visible_seconds";
 pub(super) const HEAD_QUESTIONS: &str = "oversync_head_questions_total";
 pub(super) const HEADS_HEARD: &str = "oversync_heads_heard_total";
 pub(super) const HEADS_MISSED: &str = "oversync_heads_missed_total";
@@ -121,6 +125,13 @@ pub(super) const ALL: &[Meter] = &[
         &["applied", "conflict", "invalid"],
         "Changes of answered uploads",
     ),
+    by(
+        OVER_QUOTA,
+        Counter,
+        "quota",
+        &["user_rows", "user_bytes", "user_devices"],
+        "Changes refused because their user has as much as it may have; of oversync_changes_total{status=\"invalid\"}",
+    ),
     plain(
         PROJECTION_FAILURES,
         Counter,
@@ -154,6 +165,18 @@ pub(super) const ALL: &[Meter] = &[
         QUIET_DOWNLOADS,
         Counter,
         "Downloads that found nothing new, answered without reading a page",
+    ),
+    by(
+        NEWEST,
+        Counter,
+        "found",
+        &["yes", "no"],
+        "Downloads of something new: whether the changes were in memory, or a page was to be read",
+    ),
+    plain(
+        NEWEST_BYTES,
+        Gauge,
+        "Memory in bytes that users' newest changes hold, about",
     ),
     by(
         SENT_AWAY,
@@ -201,6 +224,11 @@ pub(super) const ALL: &[Meter] = &[
         HINT_SECONDS,
         Seconds,
         "From a commit of this process to its hint in a session's hands; of several commits in one hint the first counts",
+    ),
+    plain(
+        VISIBLE_SECONDS,
+        Seconds,
+        "From a commit of this process to the row in another device's file, by what devices say with their next request; of several changes applied together the last counts",
     ),
     plain(
         HEAD_QUESTIONS,

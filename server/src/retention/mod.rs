@@ -11,10 +11,10 @@ mod readers;
 
 pub use readers::Readers;
 
-use crate::store::retention::{Moment, Part, Retention, Ripe, Rules, STEP};
+use crate::store::retention::{Moment, Part, Removed, Retention, Ripe, Rules, STEP};
 use crate::store::{DeviceKey, FoldNumber, Store, StoreError, UserKey};
 use oversync_shared::upload::{Fold, Folded, Leaves};
-use oversync_shared::{Catalog, ServerId, TableIx};
+use oversync_shared::{Catalog, ServerId, TableIx, UserId};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -43,6 +43,9 @@ pub struct Done {
     pub forgotten: u64,
 }
 
+/// Told of a user before its next fold is put in place.
+pub type BeforeFold = Box<dyn Fn(&UserId) + Send + Sync>;
+
 /// The job in the background; it ends with this.
 pub struct Job {
     task: JoinHandle<()>,
@@ -59,6 +62,7 @@ impl Job {
         readers: Arc<Readers>,
         rules: Option<Rules>,
         pause: Duration,
+        before_fold: BeforeFold,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -79,7 +83,7 @@ impl Job {
                 };
                 // Every step is a transaction: it may end between any two.
                 let done = tokio::select! {
-                    done = pass(&*store, &catalog, rules) => done,
+                    done = pass(&*store, &catalog, rules, &before_fold) => done,
                     () = end_of(stopped.clone()) => continue,
                 };
                 match done {
@@ -139,14 +143,17 @@ async fn write_down(store: &dyn Store, readers: &Readers) -> Result<(), StoreErr
         }
         unwritten.drain(..written);
     }
+    readers.written();
     Ok(())
 }
 
-/// Goes over all users once; `None` while another process does.
+/// Goes over all users once; `None` while another process does. `before_fold` is told of
+/// each user whose fold is about to be replaced.
 pub async fn pass(
     store: &dyn Store,
     catalog: &Arc<Catalog>,
     rules: Rules,
+    before_fold: &BeforeFold,
 ) -> Result<Option<Done>, StoreError> {
     let Some(mut retention) = store.retention().await? else {
         return Ok(None);
@@ -171,13 +178,14 @@ pub async fn pass(
         after = (last.folded_at, last.user);
         for ripe in &users {
             done.removed += if ripe.is_swept {
-                let folded = fold(retention, catalog, ripe, rules).await?;
+                let folded = fold(retention, catalog, ripe, rules, before_fold).await?;
                 done.users += u64::from(folded.is_some());
                 folded.unwrap_or(0)
             } else {
                 // Somebody was cut off here.
                 let kept = read_kept(retention, ripe).await?;
-                sweep(retention, ripe.user, ripe.fold, ripe.floor, &kept).await?
+                let sweeping = (ripe.fold, ripe.floor);
+                sweep(retention, ripe.user, sweeping, &kept, rules.removed).await?
             };
         }
     }
@@ -185,8 +193,7 @@ pub async fn pass(
 
 /// Whether folding a user is worth what it writes.
 pub fn is_worth_it(ripe: &Ripe) -> bool {
-    let more = ripe.ceiling.get() - ripe.floor.get();
-    more > 0 && more >= ripe.size / PART
+    ripe.entries > 0 && ripe.entries >= ripe.size / PART
 }
 
 /// Folds one user's log up to the ceiling: how many entries were removed; `None`
@@ -196,6 +203,7 @@ async fn fold(
     catalog: &Arc<Catalog>,
     ripe: &Ripe,
     rules: Rules,
+    before_fold: &BeforeFold,
 ) -> Result<Option<u64>, StoreError> {
     if !is_worth_it(ripe) {
         return Ok(None);
@@ -209,12 +217,14 @@ async fn fold(
         let place = ServerId::new(first + step as i64 * STEP);
         retention.write(ripe.user, next, place, entries).await?;
     }
+    before_fold(&ripe.user_id);
     if !retention.put_in_place(ripe, ripe.ceiling, rules).await? {
         return Ok(None);
     }
     crate::meters::folded_user();
     let kept: HashSet<ServerId> = order.into_iter().collect();
-    let removed = sweep(retention, ripe.user, next, ripe.ceiling, &kept).await?;
+    let sweeping = (next, ripe.ceiling);
+    let removed = sweep(retention, ripe.user, sweeping, &kept, rules.removed).await?;
     Ok(Some(removed))
 }
 
@@ -292,9 +302,9 @@ async fn read_kept(
 async fn sweep(
     retention: &mut dyn Retention,
     user: UserKey,
-    fold: FoldNumber,
-    floor: ServerId,
+    (fold, floor): (FoldNumber, ServerId),
     kept: &HashSet<ServerId>,
+    replaced_are: Removed,
 ) -> Result<u64, StoreError> {
     let (mut removed, mut after) = (0, ServerId::ZERO);
     loop {
@@ -306,7 +316,9 @@ async fn sweep(
             .filter(|entry| !kept.contains(entry))
             .collect();
         if !replaced.is_empty() {
-            let gone = retention.remove(user, fold, &replaced).await?;
+            let gone = retention
+                .remove(user, fold, &replaced, replaced_are)
+                .await?;
             crate::meters::folded_entries(gone);
             removed += gone;
         }

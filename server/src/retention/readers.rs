@@ -4,10 +4,11 @@
 use crate::store::retention::{Heard, Stand};
 use oversync_shared::{DeviceId, ServerId, UserId};
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Devices remembered between two writes, about 250 bytes each. One that finds no
-/// room is written down after another request; until then it counts as it did.
+/// Devices remembered between two writes, about 250 bytes each; while a write runs, as
+/// many again. One that finds no room is written down after another request; until then
+/// it counts as it did.
 const ROOM: usize = 65_536;
 
 /// What is known of a device since the last write.
@@ -18,10 +19,18 @@ struct News {
     has_moved: bool,
 }
 
-/// The devices that have been heard of since the last write.
+/// The devices that have been heard of since the last write, and those of a write that
+/// runs: until it has committed, nobody else knows of them.
 #[derive(Debug, Default)]
 pub struct Readers {
-    heard: Mutex<HashMap<(UserId, DeviceId), News>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    heard: HashMap<(UserId, DeviceId), News>,
+    /// What [`Readers::take`] gave away last, until it is written down or put back.
+    writing: Arc<HashMap<(UserId, DeviceId), News>>,
 }
 
 impl Readers {
@@ -41,6 +50,13 @@ impl Readers {
         });
     }
 
+    /// What was taken is written down.
+    pub fn written(&self) {
+        // Every request waits for this lock: the map goes after it.
+        let written = std::mem::take(&mut self.lock().writing);
+        drop(written);
+    }
+
     /// Takes back what could not be written down. What was heard since then is newer.
     pub fn put_back(&self, unwritten: Vec<Heard>) {
         for old in unwritten {
@@ -50,10 +66,12 @@ impl Readers {
                 news.has_moved |= old.has_moved;
             });
         }
+        self.written();
     }
 
     fn note(&self, user: &UserId, device: &DeviceId, change: impl FnOnce(&mut News)) {
-        let mut heard = self.heard.lock().expect("BUG: no panic under this lock");
+        let mut kept = self.lock();
+        let heard = &mut kept.heard;
         let is_full = heard.len() >= ROOM;
         let name = (user.clone(), device.clone());
         if let Some(known) = heard.get_mut(&name) {
@@ -63,18 +81,38 @@ impl Readers {
         }
     }
 
-    /// Takes what has been heard.
+    /// How far a user's devices have read, of those that may not be written down yet. Goes
+    /// over all that are remembered: for operators, not for requests.
+    pub fn cursors(&self, user: &UserId) -> HashMap<DeviceId, ServerId> {
+        let kept = self.lock();
+        // The newer ones last: they stand.
+        let all = kept.writing.iter().chain(kept.heard.iter());
+        all.filter(|((of, _), _)| of == user)
+            .filter_map(|((_, device), news)| Some((device.clone(), news.stand?.cursor)))
+            .collect()
+    }
+
+    /// Takes what has been heard, to write it down: [`written`](Self::written) or
+    /// [`put_back`](Self::put_back) follows.
     pub fn take(&self) -> Vec<Heard> {
-        let mut heard = self.heard.lock().expect("BUG: no panic under this lock");
-        let all = std::mem::take(&mut *heard).into_iter();
+        let taken = {
+            let mut kept = self.lock();
+            kept.writing = Arc::new(std::mem::take(&mut kept.heard));
+            Arc::clone(&kept.writing)
+        };
+        let all = taken.iter();
         all.map(|((user, device), news)| Heard {
-            user,
-            device,
+            user: user.clone(),
+            device: device.clone(),
             asked: news.asked,
             stand: news.stand,
             has_moved: news.has_moved,
         })
         .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("BUG: no panic under this lock")
     }
 }
 
@@ -120,6 +158,30 @@ mod tests {
         readers.wrote(&user, &device);
         readers.put_back(taken.clone());
         assert_eq!(readers.take(), taken);
+    }
+
+    #[test]
+    fn what_is_being_written_down_is_known_until_it_is_written() {
+        let readers = Readers::default();
+        let (user, device) = names();
+        let known = || readers.cursors(&user).remove(&device).map(ServerId::get);
+        read(&readers, 5, stand(5));
+        assert_eq!(known(), Some(5));
+        let taken = readers.take();
+        assert_eq!(known(), Some(5), "the write has not committed");
+        // What is heard meanwhile is newer; an upload alone says nothing of cursors.
+        readers.wrote(&user, &device);
+        assert_eq!(known(), Some(5));
+        read(&readers, 7, stand(7));
+        assert_eq!(known(), Some(7));
+        readers.put_back(taken);
+        assert_eq!(known(), Some(7));
+        readers.take();
+        readers.written();
+        assert_eq!(known(), None, "the database knows");
+        let other = UserId::new("other".to_owned()).expect("a name");
+        read(&readers, 9, stand(9));
+        assert!(readers.cursors(&other).is_empty());
     }
 
     #[test]

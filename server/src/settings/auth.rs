@@ -2,14 +2,16 @@
 
 use super::{Settings, SettingsError, is_known, value};
 use crate::auth::Algorithm;
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Which tokens are taken.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthSettings {
-    /// How they are signed; HS256 unless set. Keys in a JWK set have their own.
+    /// How they are signed: `HS256` (unless set), `HS384`, `HS512`, `RS256`, `ES256` or
+    /// `EdDSA`. Keys in a JWK set have their own.
     pub algorithm: Option<Algorithm>,
     /// A public key, PEM, for RS256, ES256 or EdDSA; read again when it changes.
     pub public_key_file: Option<PathBuf>,

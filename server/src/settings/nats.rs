@@ -1,12 +1,13 @@
 //! Settings of NATS, by which processes tell each other of commits.
 
 use super::{Secret, Settings, SettingsError, value};
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Where processes of one deployment meet; PostgreSQL's LISTEN and NOTIFY unless a
 /// server is set.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, DocumentedFields)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsSettings {
     /// As in `nats://user:password@host:4222`, or `tls://…`; never printed.

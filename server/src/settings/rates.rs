@@ -1,12 +1,13 @@
 //! Settings of limits per user and per address. All of them are off unless set.
 
 use super::{Settings, SettingsError, value};
+use documented::DocumentedFields;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 
 /// How much one user and one address may ask for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateSettings {
     /// Requests of one user, all its devices together.
@@ -24,7 +25,7 @@ pub struct RateSettings {
 }
 
 /// A lasting rate, and what may come at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, DocumentedFields)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Requests per second, lasting.

@@ -2,12 +2,13 @@
 
 use super::{Settings, SettingsError, value};
 use crate::certificates::Certificates;
+use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// With which certificate the server speaks HTTPS; plain HTTP unless set. Both files
 /// are read again when they change.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, DocumentedFields)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSettings {
     /// The certificate and those that vouch for it, in PEM, the server's own first.

@@ -1,13 +1,14 @@
-//! What `verify` asks of a database: to read all that the server keeps about a
-//! user, from one snapshot.
+//! What `verify` and `history` ask of a database: to read all that the server keeps
+//! about a user, from one snapshot or step by step.
 //!
 //! It runs beside serving processes, so it takes no lock that one of them would
 //! wait for; it never writes and never migrates. What it reads may be damaged:
 //! nothing here trusts that the constraints hold.
 
 use super::embedded::EmbeddedAudit;
+use super::history::{Only, Written};
 use super::postgres::PostgresAudit;
-use super::{DeviceKey, FoldNumber, OpenError, StoreError};
+use super::{DeviceKey, FoldNumber, OpenError, Place, StoreError};
 use crate::projection::{BusinessTable, Projection};
 use async_trait::async_trait;
 use oversync_shared::upload::RowState;
@@ -49,6 +50,8 @@ pub struct Book {
     pub fold: FoldNumber,
     /// Whether nothing is left of what it replaced.
     pub is_swept: bool,
+    /// Places that restores have left out: above the one, up to the other.
+    pub jumps: HashMap<ServerId, ServerId>,
     /// The highest change id on record of each device.
     pub devices: HashMap<DeviceKey, ChangeId>,
     /// All tables that were ever registered with this database.
@@ -129,7 +132,10 @@ pub struct Stray {
 
 /// A database that is read and nothing else.
 #[async_trait]
-pub trait Audit: Send {
+pub trait Audit: Send + Sync {
+    /// See [`super::Store::is_shared`].
+    fn is_shared(&self) -> bool;
+
     /// See [`super::Store::describe`].
     async fn describe(
         &self,
@@ -145,6 +151,16 @@ pub trait Audit: Send {
         &mut self,
         user: &UserId,
     ) -> Result<Option<(Book, Box<dyn Snapshot + '_>)>, StoreError>;
+
+    /// A step of all that was ever written to a user's rows, as far as it is kept: what
+    /// is wanted of it above `after`, in the order of the stream, empty at the end; `None`
+    /// for a user never seen.
+    async fn history(
+        &mut self,
+        user: &UserId,
+        after: ServerId,
+        only: &Only,
+    ) -> Result<Option<Vec<Written>>, StoreError>;
 
     /// Rows and entries of no known user, and owner records without a live row.
     /// `owned` are the projected tables without an owner column.
@@ -185,12 +201,8 @@ pub trait Snapshot: Send {
 
 /// Opens the database behind a URL, to read.
 pub async fn open(url: &str) -> Result<Box<dyn Audit>, OpenError> {
-    if let Some(path) = url.strip_prefix("sqlite://") {
-        return Ok(Box::new(EmbeddedAudit::open(path.as_ref())?));
-    }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(Box::new(PostgresAudit::open(url).await?));
-    }
-    let scheme = url.split("://").next().unwrap_or_default();
-    Err(OpenError::UnknownScheme(scheme.to_owned()))
+    Ok(match Place::of(url)? {
+        Place::Embedded(path) => Box::new(EmbeddedAudit::open(&path)?),
+        Place::Postgres(url) => Box::new(PostgresAudit::open(&url).await?),
+    })
 }

@@ -5,38 +5,48 @@
 //! tables may share the file; `business.users` is then the table `users`.
 
 mod audit;
+mod business_row;
 mod compare;
 mod describe;
 mod devices;
 mod failures;
 mod file;
 mod handled;
+mod history;
 mod lookup;
+pub(crate) mod moving;
+mod owner;
 mod project;
 mod read;
+pub(crate) mod recovery;
 mod retention;
 mod standing;
 mod storage;
 mod threads;
+mod usage;
+mod view;
 mod write;
 
 pub(super) use audit::EmbeddedAudit;
+pub(super) use view::EmbeddedView;
 
 use super::{
     Access, Ask, Bus, Commit, DeviceRecord, FailureFilter, InFold, Loaded, OpenError, Outcome,
-    Page, PageQuery, PoolUse, Referred, Revocations, RevokedDevices, Store, StoreError, Stored,
-    StoredRow, UserKey,
+    Page, PageQuery, PoolUse, Reached, Referred, Revocations, RevokedDevices, Store, StoreError,
+    Stored, StoredRow, UserKey,
 };
 use crate::clock::Clock;
 use crate::projection::{Business, BusinessTable, Failure, Handled, Lookup, Projection, Retried};
 use crate::store::retention::{Heard, Retention};
+use crate::store::usage::Usage;
+use crate::store::view::View;
 use crate::unknown::UnknownColumns;
 use async_trait::async_trait;
 use oversync_shared::catalog::ColumnIx;
 use oversync_shared::upload::{Holder, RowAt};
 use oversync_shared::{Catalog, DeviceId, ServerId, TableName, UserId};
 use project::Writer;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
@@ -86,7 +96,8 @@ impl Tables {
 
 impl EmbeddedStore {
     /// Creates or opens the file (and its folder), locks it against a second
-    /// process, runs `schema_sql`, and brings the schema up to date.
+    /// process, runs `schema_sql`, and brings the schema up to date. A backup that was
+    /// copied into place is refused: no new history has begun in it.
     pub fn open(path: &Path, schema_sql: Option<&str>, clock: Clock) -> Result<Self, OpenError> {
         if path.as_os_str().is_empty() {
             let problem = "database_url names no file: write sqlite://data/oversync.db";
@@ -119,11 +130,6 @@ impl EmbeddedStore {
             clock,
             lock,
         })
-    }
-
-    /// The time as it is stored.
-    fn micros(&self) -> i64 {
-        (self.clock.now().unix_timestamp_nanos() / 1_000) as i64
     }
 
     fn tables(&self) -> Arc<Tables> {
@@ -219,19 +225,14 @@ impl Store for EmbeddedStore {
             }
             let user = ask.user.clone();
             self.writer
-                .run(move |connection| {
-                    let sql =
-                        "INSERT INTO _oversync_users (user_id) VALUES (?1) ON CONFLICT DO NOTHING";
-                    connection.execute(sql, [user.as_str()])?;
-                    Ok(())
-                })
+                .run(move |connection| new_user(connection, &user))
                 .await?;
         }
     }
 
     async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Outcome>, StoreError> {
         let tables = self.tables();
-        let ts = self.micros();
+        let ts = self.clock.micros();
         self.writer
             .run(move |connection| write::commit(connection, &commits, &tables, ts))
             .await
@@ -251,7 +252,7 @@ impl Store for EmbeddedStore {
         let user_id = user_id.clone();
         self.readers
             .run(move |connection| {
-                project::in_business(connection, &tables.projections, user.0, &user_id, &rows)
+                business_row::in_business(connection, &tables.projections, user.0, &user_id, &rows)
             })
             .await
     }
@@ -290,6 +291,22 @@ impl Store for EmbeddedStore {
             .await
     }
 
+    async fn usage(&self, user: UserKey, since: Option<ServerId>) -> Result<Usage, StoreError> {
+        self.readers
+            .run(move |connection| usage::usage(connection, user, since))
+            .await
+    }
+
+    async fn sizes(
+        &self,
+        user: UserKey,
+        entries: Vec<ServerId>,
+    ) -> Result<HashMap<ServerId, u64>, StoreError> {
+        self.readers
+            .run(move |connection| usage::sizes(connection, user, &entries))
+            .await
+    }
+
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
         self.readers
             .run(move |connection| read::page(connection, &query))
@@ -304,21 +321,10 @@ impl Store for EmbeddedStore {
             .await
     }
 
-    async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {
-        let users = users.to_vec();
+    async fn heads(&self, of: &[(UserId, Option<DeviceId>)]) -> Result<Reached, StoreError> {
+        let of = of.to_vec();
         self.readers
-            .run(move |connection| {
-                let mut statement = connection
-                    .prepare_cached("SELECT head FROM _oversync_users WHERE user_id = ?1")?;
-                let mut heads = HashMap::with_capacity(users.len());
-                for user in users {
-                    let head: Option<i64> = statement
-                        .query_row([user.as_str()], |row| row.get(0))
-                        .optional()?;
-                    heads.extend(head.map(|head| (user, ServerId::new(head))));
-                }
-                Ok(heads)
-            })
+            .run(move |connection| read::heads(connection, &of))
             .await
     }
 
@@ -335,14 +341,14 @@ impl Store for EmbeddedStore {
         device: &DeviceId,
         access: Access,
     ) -> Result<(), StoreError> {
-        let (user, device, ts) = (user.clone(), device.clone(), self.micros());
+        let (user, device, ts) = (user.clone(), device.clone(), self.clock.micros());
         self.writer
             .run(move |connection| devices::set_access(connection, &user, &device, access, ts))
             .await
     }
 
     async fn heard(&self, readers: Vec<Heard>) -> Result<(), StoreError> {
-        let ts = self.micros();
+        let ts = self.clock.micros();
         self.writer
             .run(move |connection| retention::heard(connection, &readers, ts))
             .await
@@ -355,7 +361,7 @@ impl Store for EmbeddedStore {
         at: InFold,
         floor: ServerId,
     ) -> Result<(), StoreError> {
-        let (user, device, ts) = (user.clone(), device.clone(), self.micros());
+        let (user, device, ts) = (user.clone(), device.clone(), self.clock.micros());
         self.writer
             .run(move |connection| retention::reads_fold(connection, &user, &device, at, floor, ts))
             .await
@@ -384,6 +390,10 @@ impl Store for EmbeddedStore {
         PoolUse::default()
     }
 
+    fn view(&self) -> Arc<dyn View> {
+        Arc::new(EmbeddedView::of(&self.readers, &self.clock))
+    }
+
     async fn storage(&self) -> Result<Vec<Stored>, StoreError> {
         self.readers
             .run(|connection| storage::sizes(connection))
@@ -398,6 +408,25 @@ impl Store for EmbeddedStore {
             tracing::warn!(%error, "the lock on the database file stays");
         }
     }
+}
+
+/// A user that was never seen. After a restore its stream begins above what the lost
+/// history may have used.
+fn new_user(connection: &mut Connection, user: &UserId) -> Result<(), StoreError> {
+    let tx = connection.transaction()?;
+    let made = tx.execute(
+        "INSERT INTO _oversync_users (user_id, head) SELECT ?1, first_head FROM _oversync_meta WHERE true \
+         ON CONFLICT DO NOTHING",
+        [user.as_str()],
+    )?;
+    if made > 0 {
+        tx.execute(
+            "INSERT INTO _oversync_jumps (user_key, after, through) \
+             SELECT user_key, 0, head FROM _oversync_users WHERE user_id = ?1 AND head > 0",
+            [user.as_str()],
+        )?;
+    }
+    Ok(tx.commit()?)
 }
 
 fn register(connection: &mut Connection, names: &[TableName]) -> Result<Vec<i64>, StoreError> {

@@ -4,9 +4,11 @@
 
 use super::devices::{Access, DeviceRecord, Revocations, RevokedDevices};
 use super::retention::{Heard, Retention};
+use super::usage::Usage;
+use super::view::View;
 use super::{
-    Ask, Bus, Commit, FailureFilter, InFold, Loaded, Outcome, Page, PageQuery, PoolUse, Referred,
-    Store, StoreError, Stored, StoredRow, UserKey,
+    Ask, Bus, Commit, FailureFilter, InFold, Loaded, Outcome, Page, PageQuery, PoolUse, Reached,
+    Referred, Store, StoreError, Stored, StoredRow, UserKey,
 };
 use crate::meters;
 use crate::projection::{Business, BusinessTable, Failure, Retried};
@@ -107,6 +109,22 @@ impl Store for MeteredStore {
         ask("retry", self.0.retry(user, failure)).await
     }
 
+    async fn usage(&self, user: UserKey, since: Option<ServerId>) -> Result<Usage, StoreError> {
+        let verb = match since {
+            None => "usage",
+            Some(_) => "usage_since",
+        };
+        ask(verb, self.0.usage(user, since)).await
+    }
+
+    async fn sizes(
+        &self,
+        user: UserKey,
+        entries: Vec<ServerId>,
+    ) -> Result<HashMap<ServerId, u64>, StoreError> {
+        ask("sizes", self.0.sizes(user, entries)).await
+    }
+
     async fn page(&self, query: PageQuery) -> Result<Page, StoreError> {
         ask("page", self.0.page(query)).await
     }
@@ -115,8 +133,8 @@ impl Store for MeteredStore {
         ask("row", self.0.row(user, row)).await
     }
 
-    async fn heads(&self, users: &[UserId]) -> Result<HashMap<UserId, ServerId>, StoreError> {
-        ask("heads", self.0.heads(users)).await
+    async fn heads(&self, of: &[(UserId, Option<DeviceId>)]) -> Result<Reached, StoreError> {
+        ask("heads", self.0.heads(of)).await
     }
 
     async fn devices(&self, user: &UserId) -> Result<Vec<DeviceRecord>, StoreError> {
@@ -159,6 +177,11 @@ impl Store for MeteredStore {
 
     fn pool(&self) -> PoolUse {
         self.0.pool()
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        // People ask, and not often: what devices cost is not to be hidden among it.
+        self.0.view()
     }
 
     async fn storage(&self) -> Result<Vec<Stored>, StoreError> {

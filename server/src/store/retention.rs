@@ -52,6 +52,15 @@ pub struct Stand {
     pub wants_own: bool,
 }
 
+/// What becomes of entries that folding removes from the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// They are gone.
+    Gone,
+    /// They are moved to the history, in the same transaction.
+    Kept,
+}
+
 /// What may be folded.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -63,6 +72,8 @@ pub struct Rules {
     pub age: Duration,
     /// A user is left alone with fewer entries than this that could be folded.
     pub at_least: i64,
+    /// What becomes of entries that are removed.
+    pub removed: Removed,
 }
 
 /// A user with something to fold or to remove.
@@ -76,6 +87,9 @@ pub struct Ripe {
     pub floor: ServerId,
     /// Up to where it may be; the floor, or above it.
     pub ceiling: ServerId,
+    /// How many entries were ever written between the two: places that a restore has
+    /// left out are none.
+    pub entries: i64,
     /// The fold that is read.
     pub fold: FoldNumber,
     /// How many rows that has.
@@ -197,6 +211,7 @@ pub trait Retention: Send {
         user: UserKey,
         fold: FoldNumber,
         entries: &[ServerId],
+        removed: Removed,
     ) -> Result<u64, StoreError>;
 
     /// Removes the records of changes that their devices have settled, and says

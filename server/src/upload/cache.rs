@@ -7,7 +7,7 @@
 
 use super::Upload;
 use crate::store::{Ask, DeviceKey, Head, KnownDevice, Loaded, Store, StoreError};
-use oversync_shared::upload::{Base, Change, Needs, RowAt, RowState, RowWrite, View, needs};
+use oversync_shared::upload::{Base, Change, Needs, Room, RowAt, RowState, RowWrite, View, needs};
 use oversync_shared::wire::Op;
 use oversync_shared::{ChangeId, DeviceId};
 use std::collections::{HashMap, HashSet};
@@ -117,6 +117,7 @@ impl UserCache {
                 recorded,
                 in_business: HashSet::new(),
                 holders: HashMap::new(),
+                room: Room::Unlimited,
             },
             head: known.head.clone(),
             epoch: known.epoch.clone(),

@@ -6,9 +6,12 @@
 //! actor, or directly when actors are bypassed: the result is the same.
 
 mod cache;
+mod deciding;
 mod own;
 mod parse;
+mod quota;
 mod reply;
+mod shown;
 
 pub use cache::UserCache;
 pub use own::{NotAWrite, ServerChange, read_write, write_of};
@@ -16,20 +19,19 @@ pub use parse::NotAnUpload;
 pub use reply::reply;
 
 use crate::commit::Lanes;
+use crate::quotas::Quotas;
 use crate::store::{
-    Commit, DeviceKey, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Referred, Revision, Show,
-    Store, StoreError,
+    Commit, DeviceWrite, Head, KnownDevice, NewEntry, Outcome, Revision, Show, Store, StoreError,
 };
 use bytestring::ByteString;
 use cache::{Snapshot, Trust};
-use oversync_shared::catalog::ForeignKeys;
-use oversync_shared::upload::{
-    Change, Decision, Fault, Link, RawChange, RowAt, Verdict, check, decide,
-};
+use deciding::{decided, is_delete, proves_assumptions, referred, writer};
+use oversync_shared::upload::{Change, Decision, Fault, RawChange, Verdict, check};
 use oversync_shared::wire::Limits;
 use oversync_shared::{Catalog, ChangeId, DeviceId, ServerId, UserId};
 use parse::Envelope;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use shown::{entries_to_show, own_texts, shown_from_plan};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -94,8 +96,8 @@ pub struct Applied {
     pub shown: HashMap<ServerId, Option<String>>,
     /// The user's head afterwards.
     pub head: ServerId,
-    /// Whether the head moved.
-    pub wrote: bool,
+    /// Entries that were written; with none the head has not moved.
+    pub entries: usize,
     /// The database's history.
     pub epoch: Arc<str>,
     /// The device's highest change id on record.
@@ -184,15 +186,32 @@ fn checked(
     check(raw, catalog, limits.max_payload_bytes, scratch)
 }
 
+/// What every upload goes through.
+#[derive(Clone, Copy)]
+pub(crate) struct Way<'a> {
+    /// The database.
+    pub(crate) store: &'a dyn Store,
+    /// The way to write.
+    pub(crate) lanes: &'a Lanes,
+    /// The registered tables.
+    pub(crate) catalog: &'a Catalog,
+    /// What users may have.
+    pub(crate) quotas: &'a Quotas,
+}
+
 /// Applies an upload: everything that can be applied is durable when this
 /// returns. An error leaves open whether it was; sent again, it is answered.
-pub async fn apply(
-    store: &dyn Store,
-    lanes: &Lanes,
-    catalog: &Catalog,
+pub(crate) async fn apply(
+    way: Way<'_>,
     cache: &mut UserCache,
     upload: &Upload,
 ) -> Result<Applied, UploadError> {
+    let Way {
+        store,
+        lanes,
+        catalog,
+        quotas,
+    } = way;
     let mut trust = Trust::NewRows;
     for round in 0..MAX_ROUNDS {
         // Until its end is known, nothing is remembered.
@@ -203,6 +222,11 @@ pub async fn apply(
             .as_deref()
             .is_some_and(|epoch| epoch != &*snapshot.epoch)
         {
+            if !snapshot.is_fresh {
+                // What is remembered may be the lost history of a restored database.
+                trust = Trust::Nothing;
+                continue;
+            }
             return Err(UploadError::EpochMismatch(snapshot.epoch));
         }
         let referred = referred(catalog, &snapshot, upload);
@@ -212,31 +236,17 @@ pub async fn apply(
             snapshot.view.holders = store.holders(user, &upload.user, referred, at_most).await?;
             snapshot.is_fresh = false;
         }
-        let mut decision = decide(catalog, &snapshot.view, &upload.changes);
-        let mut missing = missing_parents(&decision, upload);
-        // Asked in vain, or asked twice: the second time for all that is left.
-        for asks_for_all in [false, true] {
-            if missing.is_empty() {
-                break;
-            }
-            snapshot.is_fresh = false;
-            let user = snapshot.head.user;
-            let found = store.in_business(user, &upload.user, &missing).await?;
-            if found.is_empty() {
-                break;
-            }
-            snapshot.view.in_business.extend(found);
-            decision = decide(catalog, &snapshot.view, &upload.changes);
-            // A change that now stands may have taken another one's change id, and
-            // with it the row that a third one rests on.
-            let unasked = |row: &RowAt| !missing.contains(row);
-            let more = missing_parents(&decision, upload);
-            missing = if asks_for_all || !more.iter().any(unasked) {
-                Vec::new()
-            } else {
-                parents(&upload.changes).filter(unasked).collect()
-            };
-        }
+        let decision = decided(store, catalog, &mut snapshot, upload).await?;
+        let held = quota::hold(store, catalog, quotas, &mut snapshot, upload, decision).await?;
+        let Some(quota::Held {
+            mut decision,
+            counted,
+        }) = held
+        else {
+            trust = Trust::Nothing;
+            pause(round).await;
+            continue;
+        };
         if upload.device.is_server() {
             let highest = snapshot.device.map(|device| device.highest);
             own::give_ids(&mut decision, highest.unwrap_or_default());
@@ -263,8 +273,12 @@ pub async fn apply(
         let device = writer(upload, &decision, &snapshot);
         let commit = commit_of(&decision, &snapshot, device, upload, show);
         match lanes.commit(commit).await? {
-            Outcome::Done { mut shown } => {
+            Outcome::Done { mut shown, .. } => {
                 if writes {
+                    if let Some(counted) = counted {
+                        let now = counted.after(&decision, &snapshot, upload);
+                        quotas.remember(&upload.user, now);
+                    }
                     let revision = Revision(snapshot.head.revision.0 + 1);
                     let head = Head {
                         user: snapshot.head.user,
@@ -288,132 +302,18 @@ pub async fn apply(
             Outcome::LeftOut => {
                 current.clear();
                 trust = Trust::Nothing;
-                if round > 0 {
-                    tokio::time::sleep(FIRST_PAUSE * (1 << round.min(5))).await;
-                }
+                pause(round).await;
             }
         }
     }
     Err(StoreError::Overloaded.into())
 }
 
-fn is_delete(change: &&Change) -> bool {
-    !change.op.is_upsert()
-}
-
-/// The values that this upload refers to, where business tables must be asked
-/// for them: all at once, since which of them matter depends on the others.
-///
-/// Business rows are not under the guard, those of other programs least of all:
-/// they may come and go between this question and the commit, and later too.
-/// What synchronisation itself writes there is guarded by the user's head, so
-/// the answers are not fresh enough to be given without it.
-fn referred(catalog: &Catalog, snapshot: &Snapshot, upload: &Upload) -> Vec<Referred> {
-    if catalog.mode() == ForeignKeys::Disabled {
-        return Vec::new();
+/// Before the next round, but for the first.
+async fn pause(round: u32) {
+    if round > 0 {
+        tokio::time::sleep(FIRST_PAUSE * (1 << round.min(5))).await;
     }
-    let new = upload
-        .changes
-        .iter()
-        .flatten()
-        .filter(|change| !snapshot.view.recorded.contains_key(&change.id));
-    let values: HashSet<Referred> = new
-        .flat_map(Change::values)
-        .map(|(column, value)| (column, value.clone()))
-        .collect();
-    values.into_iter().collect()
-}
-
-/// The rows that some change was refused for not being there. They may still be
-/// in the business table, which only these rare cases ask.
-fn missing_parents(decision: &Decision, upload: &Upload) -> Vec<RowAt> {
-    let refused =
-        |verdict: &Verdict| matches!(verdict, Verdict::Invalid(Fault::ForeignKeyMissing(_)));
-    let changes = decision.verdicts.iter().zip(&upload.changes);
-    let refused = changes.filter(|(verdict, _)| refused(verdict));
-    let missing: HashSet<RowAt> = refused
-        .flat_map(|(_, change)| parents(std::slice::from_ref(change)))
-        .collect();
-    missing.into_iter().collect()
-}
-
-/// The rows whose keys these changes refer to.
-fn parents(changes: &[Result<Change, Fault>]) -> impl Iterator<Item = RowAt> {
-    let links = changes.iter().flatten().flat_map(|change| &change.links);
-    links.filter_map(|link| match link {
-        Link::Key { parent, .. } => Some(*parent),
-        Link::NotKey | Link::Column { .. } | Link::TooLong { .. } => None,
-    })
-}
-
-/// Whether every row that was taken for new unread is written as new.
-fn proves_assumptions(decision: &Decision, snapshot: &Snapshot) -> bool {
-    let written: HashSet<RowAt> = decision.plan.rows.iter().map(|write| write.row).collect();
-    snapshot.assumed_new.iter().all(|row| written.contains(row))
-}
-
-/// The device as it stands after this upload.
-fn writer(upload: &Upload, decision: &Decision, snapshot: &Snapshot) -> KnownDevice {
-    let new = if upload.device.is_server() {
-        DeviceKey::SERVER
-    } else {
-        snapshot.next_device
-    };
-    let highest_here = decision.plan.log.iter().map(|entry| entry.change_id).max();
-    let highest_before = snapshot.device.map(|device| device.highest);
-    KnownDevice {
-        key: snapshot.device.map_or(new, |device| device.key),
-        highest: highest_here.max(highest_before).unwrap_or_default(),
-    }
-}
-
-/// Log entries whose payloads a conflict shows; those of this upload's own plan
-/// are at hand.
-fn entries_to_show(decision: &Decision, head: ServerId) -> Show {
-    let mut entries: BTreeMap<ServerId, usize> = BTreeMap::new();
-    for verdict in &decision.verdicts {
-        if let Verdict::Conflict(current) = verdict
-            && !current.state.deleted
-            && current.state.at <= head
-        {
-            *entries.entry(current.state.at).or_default() += 1;
-        }
-    }
-    Show {
-        entries,
-        max_bytes: 0,
-    }
-}
-
-/// A payload of this very upload that conflicts show.
-struct OwnShown {
-    text: ByteString,
-    times: usize,
-}
-
-fn shown_from_plan(decision: &Decision, upload: &Upload) -> HashMap<ServerId, OwnShown> {
-    let mut times: HashMap<ServerId, usize> = HashMap::new();
-    for verdict in &decision.verdicts {
-        if let Verdict::Conflict(current) = verdict {
-            *times.entry(current.state.at).or_default() += 1;
-        }
-    }
-    decision
-        .plan
-        .log
-        .iter()
-        .filter_map(|entry| {
-            let times = *times.get(&entry.server_id)?;
-            let text = upload.payloads[entry.position].clone()?;
-            Some((entry.server_id, OwnShown { text, times }))
-        })
-        .collect()
-}
-
-fn own_texts(own: HashMap<ServerId, OwnShown>) -> HashMap<ServerId, Option<String>> {
-    own.into_iter()
-        .map(|(id, shown)| (id, Some(shown.text.to_string())))
-        .collect()
 }
 
 fn commit_of(
@@ -470,7 +370,7 @@ fn applied(
     Applied {
         ids,
         head: decision.plan.head,
-        wrote: !decision.plan.log.is_empty(),
+        entries: decision.plan.log.len(),
         verdicts: decision.verdicts,
         shown,
         epoch: snapshot.epoch.clone(),

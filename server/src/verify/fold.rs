@@ -89,13 +89,23 @@ impl<'a> Fold<'a> {
         self.last = entry.server_id;
     }
 
-    /// Ids are dense above the floor, ascending everywhere.
+    /// The last place before the next entry: a restore may have left out some.
+    fn before_next(&self) -> ServerId {
+        let mut last = self.last.max(self.book.floor);
+        // Each goes up.
+        while let Some(through) = self.book.jumps.get(&last).filter(|to| **to > last) {
+            last = *through;
+        }
+        last
+    }
+
+    /// Ids are dense above the floor but for jumps, ascending everywhere.
     fn check_place(&self, entry: &Logged, findings: &mut Findings<'_>) {
         let id = entry.server_id;
         let next = if id <= self.book.floor {
             id.max(self.last.next())
         } else {
-            self.last.max(self.book.floor).next()
+            self.before_next().next()
         };
         if id > next {
             let missing = format!("no entry from {next} to {}", id.get() - 1);
@@ -225,12 +235,12 @@ impl<'a> Fold<'a> {
     /// Ends the log: the head row and the devices' highest change ids. Gives
     /// what every row should be.
     pub(super) fn end(self, findings: &mut Findings<'_>) -> Expected {
-        let last = self.last.max(self.book.floor);
+        let last = self.before_next();
         if self.book.head != last {
             findings.of_user(
                 Finding::Head,
                 format!("head {}", self.book.head),
-                format!("head {last}, the last entry of the log"),
+                format!("head {last}, the last entry of the log or of a restore's jump"),
             );
         }
         let mut used: Vec<_> = self.used.iter().collect();
@@ -345,6 +355,7 @@ mod tests {
             floor: ServerId::new(floor),
             fold: FoldNumber(1),
             is_swept: true,
+            jumps: [].into(),
             devices: [(DeviceKey(1), ChangeId::new(100))].into(),
             tables: [(TableKey(1), table)].into(),
             failures: [].into(),
@@ -452,5 +463,29 @@ mod tests {
             "10 is missing"
         );
         assert_eq!(found(&book(10, 10), &[], None), []);
+    }
+
+    #[test]
+    fn only_a_restore_leaves_places_out() {
+        let log = [
+            entry(1, 7, 1, Some("{}")),
+            entry(102, 7, 2, Some("{}")),
+            entry(103, 8, 1, Some("{}")),
+        ];
+        let jump = |after, through| (ServerId::new(after), ServerId::new(through));
+        let mut restored = book(103, 0);
+        restored.devices = [(DeviceKey(1), ChangeId::new(103))].into();
+        restored.jumps = [jump(1, 11), jump(11, 101)].into();
+        assert_eq!(found(&restored, &log, None), []);
+        // Once more, and nothing written since.
+        restored.jumps.extend([jump(103, 203)]);
+        assert_eq!(found(&restored, &log, None), [Finding::Head]);
+        restored.head = ServerId::new(203);
+        assert_eq!(found(&restored, &log, None), []);
+        restored.jumps.remove(&ServerId::new(11));
+        assert_eq!(found(&restored, &log, None), [Finding::MissingEntry]);
+        // The floor has passed them.
+        restored.floor = ServerId::new(102);
+        assert_eq!(found(&restored, &log, None), []);
     }
 }

@@ -13,7 +13,7 @@ mod runs;
 pub use report::{Checked, Difference, Finding, Report, Wanted};
 
 use crate::projection::Projection;
-use crate::registration::{self, RegistrationError};
+use crate::registration::{self, Found, RegistrationError};
 use crate::settings::Settings;
 use crate::store::audit::{self, Audit, Book, BusinessFault, RowName, Snapshot, TableKey};
 use crate::store::{OpenError, StoreError};
@@ -55,13 +55,14 @@ pub async fn verify(
     wanted: Wanted,
     progress: &mut (dyn FnMut(&Checked) + Send),
 ) -> Result<Report, VerifyError> {
-    let names = registration::names(&settings.tables)?;
     let mut audit = audit::open(&settings.database_url).await?;
     let wanted_tables = registration::Wanted::of(settings);
-    let mut described = audit.describe(&names).await?;
-    let outside = registration::outside(wanted_tables, &names, &described)?;
-    described.extend(audit.describe(&outside).await?);
-    let (catalog, business) = registration::fit(wanted_tables, &names, &described)?;
+    let Found {
+        catalog, business, ..
+    } = registration::found(wanted_tables, audit.is_shared(), async |tables| {
+        audit.describe(tables).await
+    })
+    .await?;
     let projections = business
         .projections
         .into_iter()

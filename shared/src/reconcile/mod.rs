@@ -74,8 +74,8 @@ pub enum ShadowAction {
     Apply,
     /// The edit says the same: both are settled, nothing is written.
     Adopt,
-    /// The server's row is what the edit was made on, under another version:
-    /// the edit stands, based on this version.
+    /// The server's row is what the edit was made on, under another version, or of a
+    /// life that the edit knew nothing of: the edit stands, based on this version.
     Rebase,
     /// A real conflict: ask the resolver.
     Resolve,
@@ -88,6 +88,8 @@ pub enum Meeting {
     SameContent,
     /// The server's row says what the edit was made on.
     UnchangedSinceBase,
+    /// The edit has made the row anew ([`is_made_anew`]); the server's row is a tombstone.
+    MadeAnew,
     /// Both have changed.
     BothChanged,
 }
@@ -101,7 +103,7 @@ pub fn shadow(version: RowVersion, held: Held, unsent: Unsent, meeting: Meeting)
         // A refused edit whose row has moved on is a conflict like any other.
         Unsent::Pending | Unsent::Rejected => match meeting {
             Meeting::SameContent => ShadowAction::Adopt,
-            Meeting::UnchangedSinceBase => ShadowAction::Rebase,
+            Meeting::UnchangedSinceBase | Meeting::MadeAnew => ShadowAction::Rebase,
             Meeting::BothChanged => ShadowAction::Resolve,
         },
     }
@@ -183,8 +185,8 @@ impl InvalidReason {
 pub enum Answer {
     /// In the stream; no version for the delete of a row never seen.
     Applied(Option<RowVersion>),
-    /// The row stands at this version; none when the server sent no row.
-    Conflict(Option<RowVersion>),
+    /// The row stands there like this; none when the server sent no row.
+    Conflict(Option<Held>),
     /// Not as it is.
     Invalid(InvalidReason),
 }
@@ -194,9 +196,10 @@ impl Answer {
     pub fn of(status: &ChangeStatus) -> Self {
         match status.status {
             StatusKind::Applied => Self::Applied(status.new_server_version),
-            StatusKind::Conflict => {
-                Self::Conflict(status.server_row.as_ref().map(|row| row.server_version))
-            }
+            StatusKind::Conflict => Self::Conflict(status.server_row.as_ref().map(|row| Held {
+                version: row.server_version,
+                deleted: row.deleted,
+            })),
             StatusKind::Invalid => Self::Invalid(InvalidReason::of(
                 status
                     .invalid
@@ -214,6 +217,21 @@ pub struct Sent {
     pub op: Op,
     /// The version it was based on.
     pub base: RowVersion,
+    /// Whether the device knew the row when it was edited, or may have, also where it
+    /// holds no version of it any more.
+    pub knew_row: bool,
+}
+
+/// Whether an edit has made a row under a key of which the device knew nothing: it stands
+/// on a tombstone, whether a page or an answer tells of that.
+pub fn is_made_anew(exists: bool, base: RowVersion, knew_row: bool) -> bool {
+    exists && base == RowVersion::NEVER_SEEN && !knew_row
+}
+
+impl Sent {
+    fn is_made_anew(self) -> bool {
+        is_made_anew(self.op.is_upsert(), self.base, self.knew_row)
+    }
 }
 
 /// Whether a row that the server misses is on its way from this device.
@@ -245,6 +263,9 @@ pub enum Settlement {
     Forgotten,
     /// Remember the server's row and let the resolver decide.
     Conflict,
+    /// The row was made under a key that was used before, for a row that is gone and
+    /// that the device never knew: send it again on this tombstone.
+    MakeAnew(Held),
     /// The number was used up by another change of this device (a copy of the
     /// file, a restored file): send the same edit under a new one.
     Renumber,
@@ -267,11 +288,14 @@ pub fn settle(sent: Sent, answer: Answer, parent: Parent, numbering: Numbering) 
         }),
         Answer::Applied(None) => Settlement::Forgotten,
         // The row has not moved since: the number clashed, not the content.
-        Answer::Conflict(Some(version)) if version == sent.base => Settlement::Renumber,
+        Answer::Conflict(Some(row)) if row.version == sent.base => Settlement::Renumber,
         // A server that is behind what it told before, in the same history: the
         // edit would meet the same row for ever.
-        Answer::Conflict(Some(version)) if version < sent.base => {
+        Answer::Conflict(Some(row)) if row.version < sent.base => {
             Settlement::Reject(InvalidReason::Other("server_behind".to_owned()))
+        }
+        Answer::Conflict(Some(row)) if row.deleted && sent.is_made_anew() => {
+            Settlement::MakeAnew(row)
         }
         Answer::Conflict(Some(_)) => Settlement::Conflict,
         Answer::Conflict(None) => start_over(sent, InvalidReason::Internal),

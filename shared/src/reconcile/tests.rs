@@ -43,6 +43,7 @@ fn a_shadow_is_never_dropped_while_it_is_news() {
         for (meeting, expected) in [
             (Meeting::SameContent, ShadowAction::Adopt),
             (Meeting::UnchangedSinceBase, ShadowAction::Rebase),
+            (Meeting::MadeAnew, ShadowAction::Rebase),
             (Meeting::BothChanged, ShadowAction::Resolve),
         ] {
             for seen in 1..=3 {
@@ -74,14 +75,17 @@ fn every_answer_has_its_meaning() {
     let known = Sent {
         op: Op::Update,
         base: version(4),
+        knew_row: true,
     };
     let fresh = Sent {
         op: Op::Insert,
         base: RowVersion::NEVER_SEEN,
+        knew_row: false,
     };
     let delete = Sent {
         op: Op::Delete,
         base: version(4),
+        knew_row: true,
     };
     let settle = |sent, answer, parent| super::settle(sent, answer, parent, Numbering::Sound);
     let here = Parent::OnItsWay;
@@ -99,8 +103,19 @@ fn every_answer_has_its_meaning() {
         settle(delete, Answer::Applied(None), away),
         Settlement::Forgotten
     );
-    let conflict = |n| Answer::Conflict(Some(version(n)));
+    let conflict = |n| Answer::Conflict(Some(held(n, false)));
     assert_eq!(settle(known, conflict(6), away), Settlement::Conflict);
+    assert_eq!(settle(fresh, conflict(6), away), Settlement::Conflict);
+    let gone = held(6, true);
+    let tombstone = || Answer::Conflict(Some(gone));
+    assert_eq!(settle(fresh, tombstone(), away), Settlement::MakeAnew(gone));
+    assert_eq!(settle(known, tombstone(), away), Settlement::Conflict);
+    assert_eq!(settle(delete, tombstone(), away), Settlement::Conflict);
+    let edited = Sent {
+        knew_row: true,
+        ..fresh
+    };
+    assert_eq!(settle(edited, tombstone(), away), Settlement::Conflict);
     assert_eq!(settle(known, conflict(4), away), Settlement::Renumber);
     // Asked again, a server that has fallen behind would answer the same for ever.
     let behind = InvalidReason::Other("server_behind".to_owned());

@@ -156,6 +156,8 @@ pub struct Change {
     pub base: Base,
     /// Of its content.
     pub fingerprint: Fingerprint,
+    /// Of its payload, as it was sent.
+    pub bytes: usize,
     /// What the payload refers to.
     pub links: Vec<Link>,
     /// What it can be referred to by, besides its key.
@@ -223,6 +225,7 @@ pub fn check(
         key,
         base: Base::Version(RowVersion::new(raw.server_version)),
         fingerprint: Fingerprint::new(&name, key, op, scratch),
+        bytes: raw.payload.map_or(0, str::len),
         links,
         offers,
     })

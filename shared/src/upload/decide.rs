@@ -8,8 +8,9 @@ use super::change::{Base, Change, Link};
 use super::done::Done;
 use super::fault::Fault;
 use super::order;
-use super::plan::{CurrentRow, Decision, Verdict};
+use super::plan::{CurrentRow, Decision, Plan, Verdict};
 use super::ring::{self, Hoped};
+use super::room::{Exceeded, Room};
 use super::value::ColumnValue;
 use super::view::{Holder, RowAt, View};
 use crate::catalog::{Catalog, ColumnIx, ForeignKeys};
@@ -18,6 +19,9 @@ use crate::key::RowKey;
 
 /// Decides one upload against one committed state of its user.
 pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>]) -> Decision {
+    if let Room::Closed(exceeded) = view.room {
+        return refuse_all(view, changes, exceeded);
+    }
     let sound: Vec<(usize, &Change)> = changes
         .iter()
         .enumerate()
@@ -55,6 +59,7 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
             let alone = Hopes {
                 present: &Hoped::default(),
                 fallen: None,
+                charge: Charge::Each,
             };
             verdicts[position] = Some(run.execute(position, change_at(position), alone));
             continue;
@@ -76,6 +81,21 @@ pub fn decide(catalog: &Catalog, view: &View, changes: &[Result<Change, Fault>])
     }
 }
 
+/// Nothing may be changed, whatever it is.
+fn refuse_all(view: &View, changes: &[Result<Change, Fault>], exceeded: Exceeded) -> Decision {
+    let refused = |change: &Result<Change, Fault>| match change {
+        Ok(_) => Verdict::Invalid(Fault::QuotaExceeded(exceeded)),
+        Err(fault) => Verdict::Invalid(fault.clone()),
+    };
+    Decision {
+        verdicts: changes.iter().map(refused).collect(),
+        plan: Plan {
+            head: view.head,
+            ..Plan::default()
+        },
+    }
+}
+
 /// How often a ring is tried that is not plain ([`ring::is_plain`]) before all of
 /// it falls: rows of a real one settle in two or three.
 const MAX_TRIES: usize = 64;
@@ -86,6 +106,18 @@ struct Hopes<'h, 'a> {
     present: &'h Hoped<'a>,
     /// Everything hoped for, once it is known that not all can come true.
     fallen: Option<&'h Hoped<'a>>,
+    charge: Charge,
+}
+
+/// When it is asked whether there is room for what a change adds.
+#[derive(Debug, Clone, Copy)]
+enum Charge {
+    /// Before it is written.
+    Each,
+    /// When all of its ring is written: rows that need each other are charged together.
+    Together,
+    /// It has been asked, and there is none for the ring.
+    Refused(Exceeded),
 }
 
 struct Run<'a> {
@@ -109,13 +141,20 @@ impl<'a> Run<'a> {
             let hopes = Hopes {
                 present: &present,
                 fallen: (attempt > 0).then_some(&all),
+                charge: Charge::Together,
             };
-            let verdicts: Vec<(usize, Verdict)> = ring
-                .iter()
-                .map(|(position, change)| (*position, self.execute(*position, change, hopes)))
-                .collect();
+            let verdicts = self.try_ring(ring, hopes);
             if !present.keep_true(&self.done) {
-                return verdicts;
+                let Some(exceeded) = self.done.exceeded_since(before) else {
+                    return verdicts;
+                };
+                self.done.back_to(before);
+                let hopes = Hopes {
+                    present: &present,
+                    fallen: (attempt > 0).then_some(&all),
+                    charge: Charge::Refused(exceeded),
+                };
+                return self.try_ring(ring, hopes);
             }
             self.done.back_to(before);
             if is_plain {
@@ -132,13 +171,24 @@ impl<'a> Run<'a> {
         unreachable!("BUG: what is hoped for becomes less each time")
     }
 
+    fn try_ring(
+        &mut self,
+        ring: &[(usize, &'a Change)],
+        hopes: Hopes<'_, 'a>,
+    ) -> Vec<(usize, Verdict)> {
+        let members = ring.iter();
+        members
+            .map(|(position, change)| (*position, self.execute(*position, change, hopes)))
+            .collect()
+    }
+
     /// Whether nothing but its links is between a change and its row.
     fn could_be_first(&self, change: &Change) -> bool {
         self.done.recorded(change.id).is_none()
             && self.refused_by_gate(change, change.row()).is_none()
     }
 
-    /// Idempotency, then foreign keys, then the version gate.
+    /// Idempotency, then foreign keys, then the version gate, then the limits.
     fn execute(&mut self, position: usize, change: &'a Change, hopes: Hopes<'_, 'a>) -> Verdict {
         let row = change.row();
         if let Some(recorded) = self.done.recorded(change.id) {
@@ -165,7 +215,19 @@ impl<'a> Run<'a> {
             (Ok(()), None) if !change.op.is_upsert() && self.done.state(row).is_none() => {
                 Verdict::Applied(None)
             }
-            (Ok(()), None) => Verdict::Applied(Some(self.done.write(position, change))),
+            (Ok(()), None) => match self.has_no_room(change, hopes.charge) {
+                Some(exceeded) => Verdict::Invalid(Fault::QuotaExceeded(exceeded)),
+                None => Verdict::Applied(Some(self.done.write(position, change))),
+            },
+        }
+    }
+
+    /// The limit that stands against writing a change.
+    fn has_no_room(&self, change: &Change, charge: Charge) -> Option<Exceeded> {
+        match charge {
+            Charge::Each => self.done.exceeded(change),
+            Charge::Together => None,
+            Charge::Refused(exceeded) => Some(exceeded),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::change::Change;
 use super::plan::{LogEntry, Plan, RowWrite};
+use super::room::{Exceeded, Tally};
 use super::view::{Recorded, RowAt, RowState, View};
 use crate::catalog::ColumnIx;
 use crate::ids::{ChangeId, RowVersion, ServerId};
@@ -28,6 +29,8 @@ pub(super) struct Done<'a> {
     names: HashMap<(RowAt, ColumnIx), &'a str>,
     /// How many rows are called so that count as parents.
     called: HashMap<(ColumnIx, &'a str), usize>,
+    /// What is in use, where that is limited.
+    tally: Option<Tally<'a>>,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,7 @@ impl<'a> Done<'a> {
             ids: HashMap::new(),
             names: HashMap::new(),
             called: HashMap::new(),
+            tally: Tally::of(&view.room),
         }
     }
 
@@ -88,10 +92,24 @@ impl<'a> Done<'a> {
         self.log.len()
     }
 
+    /// The limit that a change would pass if it were written now.
+    pub(super) fn exceeded(&self, change: &Change) -> Option<Exceeded> {
+        let tally = self.tally.as_ref()?;
+        tally.exceeded(change, self.is_live(change.row()))
+    }
+
+    /// The limit that everything since the mark has passed.
+    pub(super) fn exceeded_since(&self, mark: usize) -> Option<Exceeded> {
+        self.tally.as_ref()?.exceeded_since(mark)
+    }
+
     pub(super) fn write(&mut self, position: usize, change: &'a Change) -> RowVersion {
         let row = change.row();
         // Where the change names a base, the gate has compared it with this.
         let before = self.state(row);
+        if let Some(tally) = &mut self.tally {
+            tally.write(change, before.is_some_and(|state| !state.deleted));
+        }
         let version = before
             .map_or(RowVersion::NEVER_SEEN, |state| state.version)
             .next();
@@ -133,6 +151,9 @@ impl<'a> Done<'a> {
     /// Takes back everything since the mark.
     pub(super) fn back_to(&mut self, mark: usize) {
         self.log.truncate(mark);
+        if let Some(tally) = &mut self.tally {
+            tally.back_to(mark);
+        }
         while self.undo.len() > mark {
             let undo = self.undo.pop().expect("BUG: there are more than the mark");
             for (column, name) in undo.names.into_iter().rev() {

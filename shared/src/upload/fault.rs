@@ -2,6 +2,7 @@
 //!
 //! Codes, texts and details are those of PROTOCOL.md section 3.
 
+use super::room::{Exceeded, Quota};
 use crate::ids::ChangeId;
 use crate::json::JsonFault;
 use crate::key::RowKey;
@@ -54,6 +55,8 @@ pub enum Fault {
         /// The row.
         key: RowKey,
     },
+    /// The user has as much as it may have.
+    QuotaExceeded(Exceeded),
     /// The whole batch has more changes than the limit.
     BatchTooLarge {
         /// Changes sent.
@@ -80,6 +83,7 @@ impl Fault {
             Self::Unregistered(_) => reason::UNREGISTERED_TABLE,
             Self::ForeignKeyMissing(_) => reason::FK_MISSING,
             Self::NoServerRow { .. } => reason::INTERNAL_ERROR,
+            Self::QuotaExceeded(_) => reason::PRECHECK_ERROR,
             Self::BatchTooLarge { .. } => reason::BATCH_TOO_LARGE,
         }
     }
@@ -103,6 +107,23 @@ impl Fault {
             Self::ReferenceNotKey { table, key } => format!("bad payload for {table} pk={key}"),
             Self::NoServerRow { table, key } => {
                 format!("conflict without server_row for {table} pk={key}")
+            }
+            Self::QuotaExceeded(exceeded) => {
+                let Exceeded {
+                    quota,
+                    limit,
+                    used,
+                    adds,
+                } = exceeded;
+                let name = quota.as_str();
+                match quota {
+                    Quota::Rows | Quota::Bytes => {
+                        format!("quota exceeded: {name} {limit}, in use {used}, this change {adds}")
+                    }
+                    Quota::Devices => {
+                        format!("quota exceeded: {name} {limit}, in use {used}, this one is new")
+                    }
+                }
             }
             Self::BatchTooLarge { changes, limit } => {
                 format!("batch too large: changes={changes} limit={limit}")

@@ -14,6 +14,7 @@ mod fold;
 mod order;
 mod plan;
 mod ring;
+mod room;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -24,5 +25,6 @@ pub use decide::decide;
 pub use fault::Fault;
 pub use fold::{Fold, Folded, Leaves, parents};
 pub use plan::{CurrentRow, Decision, LogEntry, Plan, RowWrite, Verdict};
+pub use room::{Allowed, Amount, Exceeded, Limited, Quota, Room};
 pub use value::{ColumnValue, MAX_VALUE_BYTES};
 pub use view::{Holder, Needs, Recorded, RowAt, RowState, View, needs};

@@ -6,6 +6,7 @@
 
 use super::change::{Change, Fingerprint, Link};
 use super::fault::Fault;
+use super::room::Room;
 use super::value::ColumnValue;
 use crate::catalog::{ColumnIx, TableIx};
 use crate::ids::{ChangeId, RowVersion, ServerId};
@@ -57,6 +58,8 @@ pub struct View {
     /// tables, as far as this user may see them. Of many holders of one value, more than
     /// the upload has deletes are enough.
     pub holders: HashMap<(ColumnIx, ColumnValue), Vec<Holder>>,
+    /// How much more the user may have.
+    pub room: Room,
 }
 
 /// A business row that holds a value somebody refers to.

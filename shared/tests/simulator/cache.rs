@@ -116,6 +116,7 @@ impl UserCache {
                 recorded,
                 in_business: Default::default(),
                 holders: Default::default(),
+                room: Default::default(),
             },
             head: known.head,
             revision: known.revision,

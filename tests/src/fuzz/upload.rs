@@ -4,7 +4,8 @@
 use super::Target;
 use super::body::{body, plainly, strict};
 use crate::backend::{Backend, Database};
-use crate::server::{self, Config, SECRET, Server};
+use crate::config::Config;
+use crate::server::{self, SECRET, Server};
 use crate::target::Target as Remote;
 use actix_web::rt::{System, SystemRunner};
 use bytestring::ByteString;

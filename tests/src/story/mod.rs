@@ -11,7 +11,7 @@ pub mod acts;
 pub mod ending;
 pub mod play;
 
-use crate::server::Config;
+use crate::config::Config;
 use toml::{Table, Value};
 
 /// The application's tables, and its own note of how far the story is.

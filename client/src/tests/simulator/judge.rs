@@ -34,6 +34,8 @@ pub(super) struct Written {
     pub(super) key: String,
     /// The column and its new value; `None`: the row was deleted.
     pub(super) cell: Option<(&'static str, String)>,
+    /// Whether the file knew before that the server has the row, or was sending it.
+    pub(super) is_known: bool,
 }
 
 /// What changed between two looks at the tables.
@@ -44,6 +46,7 @@ pub(super) fn difference(before: &Contents, after: &Contents) -> Vec<Written> {
             table,
             key: key.clone(),
             cell,
+            is_known: false,
         });
     };
     for (table, key) in before.keys() {
@@ -93,6 +96,16 @@ fn is_open(phone: &Phone, table: &str, key: &str) -> bool {
              OR EXISTS (SELECT 1 FROM _sync_parked WHERE wire_table = '{table}' AND pk = '{key}')"
     );
     phone.count(&sql) == 1
+}
+
+/// Whether a change of the row is frozen, or the server is known to have it.
+pub(super) fn is_known(phone: &Phone, table: &str, key: &str) -> bool {
+    let tbl = format!("(SELECT n FROM _sync_table WHERE name = '{table}')");
+    let pk = format!("x'{}'", key.replace('-', ""));
+    phone.count(&format!(
+        "SELECT EXISTS (SELECT 1 FROM _sync_outbox WHERE tbl = {tbl} AND pk = {pk})
+             OR EXISTS (SELECT 1 FROM _sync_row WHERE tbl = {tbl} AND pk = {pk} AND version > 0 AND deleted = 0)"
+    )) == 1
 }
 
 /// The version this device holds of a row, when it holds one of this history.
@@ -182,8 +195,10 @@ fn says(entry: &Entry, column: &str, value: &str, table: &str) -> bool {
 /// FATE: whatever an application wrote is on the server, superseded by a later
 /// write of the same device, or in a list.
 ///
-/// A file that was put back (`is_restored`) may delete a row of which it no longer
-/// knows that the server has it: then there is nothing to send.
+/// Two deletes leave no trace (`untold.rs` says why). Of a row that a restore has
+/// taken from the server, and that another device offers again. And, in a file that was
+/// put back (`is_restored`) or on its way into a restored server's history, of a row of
+/// which the file does not know that the server has it: there is nothing to send.
 pub(super) fn every_write_has_its_fate(
     phone: &Phone,
     server: &Server,
@@ -207,9 +222,8 @@ pub(super) fn every_write_has_its_fate(
         let mut told = server.ever.iter().filter(|entry| entry.row == row);
         let on_server = match &one.cell {
             Some((column, value)) => told.any(|entry| says(entry, column, value, one.table)),
-            // Once restored, a server knows nothing of a row that another device
-            // will offer again: its delete leaves no trace (PROTOCOL.md section 3).
-            None if is_restored || server.restores > 0 => true,
+            None if server.lost.contains(&row) => true,
+            None if !one.is_known && (is_restored || server.restores > 0) => true,
             None => {
                 let mut own = told.clone().filter(|entry| entry.device == phone.number);
                 // A row that the server never knew needs no delete.

@@ -9,6 +9,7 @@ mod judge;
 mod mutants;
 mod phone;
 mod server;
+mod untold;
 mod world;
 
 use super::from_env;

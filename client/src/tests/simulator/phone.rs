@@ -3,10 +3,10 @@
 
 use super::super::config as client_config;
 use super::server::Server;
-use crate::db::{Store, Txn};
 use crate::error::Error;
 use crate::outbox::{self, BatchLimits, Frozen};
 use crate::state::{Resync, State};
+use crate::store::{Store, Txn};
 use crate::{apply, capture, resync, settle, shadow};
 use oversync_shared::DeviceId;
 use oversync_shared::wire::{DownloadReply, UploadReply};

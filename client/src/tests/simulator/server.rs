@@ -10,7 +10,7 @@ use oversync_shared::wire::{
 };
 use oversync_shared::{Catalog, ChangeId, RowKey, RowVersion, ServerId, TableName};
 use serde_json::value::RawValue;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub(super) const SCHEMA: &str = "public";
 
@@ -35,6 +35,8 @@ pub(super) struct Server {
     rows: HashMap<RowAt, RowState>,
     recorded: HashMap<(usize, ChangeId), Recorded>,
     pub(super) restores: u32,
+    /// Rows of which a restore has left nothing.
+    pub(super) lost: HashSet<RowAt>,
 }
 
 fn name(table: &str) -> TableName {
@@ -64,6 +66,7 @@ impl Server {
             rows: HashMap::new(),
             recorded: HashMap::new(),
             restores: 0,
+            lost: HashSet::new(),
         }
     }
 
@@ -99,7 +102,11 @@ impl Server {
     /// A backup is put back: everything above `head` never was.
     pub(super) fn restore(&mut self, head: usize) {
         self.restores += 1;
-        let kept: Vec<Entry> = self.log.drain(..).take(head).collect();
+        let mut kept: Vec<Entry> = self.log.drain(..).collect();
+        let gone = kept.split_off(head);
+        let is_left = |row: &RowAt| kept.iter().any(|entry| entry.row == *row);
+        let gone = gone.into_iter().map(|entry| entry.row);
+        self.lost.extend(gone.filter(|row| !is_left(row)));
         self.rows.clear();
         self.recorded.clear();
         for entry in kept {

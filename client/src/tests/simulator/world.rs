@@ -1,7 +1,7 @@
 //! One history: a function of its seed.
 
 use super::judge::{
-    Checked, Violated, Written, all_are_equal, difference, every_write_has_its_fate,
+    Checked, Violated, Written, all_are_equal, difference, every_write_has_its_fate, is_known,
     rows_are_as_told,
 };
 use super::mutants::{Moment, Mutant};
@@ -113,10 +113,16 @@ impl World {
     /// One or a few statements of the application.
     fn edit(&mut self, phone: usize) {
         let before = self.phones[phone].contents();
+        let is_known_there =
+            |(table, key): &&(&'static str, String)| is_known(&self.phones[phone], table, key);
+        let known: Vec<_> = self.keys.iter().filter(is_known_there).cloned().collect();
         let sql = self.statements();
         self.phones[phone].run(&sql);
         let after = self.phones[phone].contents();
-        let written = difference(&before, &after);
+        let mut written = difference(&before, &after);
+        for one in &mut written {
+            one.is_known = known.contains(&(one.table, one.key.clone()));
+        }
         say!(self, "device {phone} writes: {sql}");
         self.written[phone].extend(written);
     }

@@ -8,11 +8,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 pub(super) async fn row(
     service: web::Data<SyncService>,
-    _: Operator,
+    operator: Operator,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let find = |name: &str| super::parameter(&request, name).unwrap_or_default();
     let user = super::user(&find("user"))?;
+    operator.looks_at(&user, "a row");
     let found = service
         .row(&user, &find("schema"), &find("table"), &find("pk"))
         .await;

@@ -4,6 +4,7 @@
 //! server gives out its own. The answer is an upload's.
 
 use super::operator::Operator;
+use crate::http::caller::hear;
 use crate::http::{ApiError, upload};
 use crate::service::SyncService;
 use crate::upload::NotAWrite;
@@ -11,10 +12,11 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 pub(super) async fn write(
     service: web::Data<SyncService>,
-    _: Operator,
+    operator: Operator,
     request: HttpRequest,
     mut payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
+    let heard = hear(&service, &request);
     let body = upload::read(&service, &request, &mut payload).await?;
     let write = service
         .read_write(&body.text)
@@ -24,5 +26,7 @@ pub(super) async fn write(
                 ApiError::Invalid(named.to_string().into())
             }
         })?;
-    upload::apply(&service, write, body).await
+    let (peer, user) = (operator.peer, write.user.clone());
+    tracing::info!(peer, %user, "an operator writes a user's rows");
+    upload::apply(&service, write, body, heard).await
 }

@@ -300,35 +300,32 @@ impl World {
         match mutant {
             Mutant::JoinsAsGreeted => {
                 let announced = audience.announced;
-                audience.members.insert(n, Told::UpTo(announced));
+                let place = audience.place(n).expect("it has joined");
+                audience.members[place].1 = Told::UpTo(announced);
             }
-            Mutant::ForgetsOthersAtJoin => audience.members.retain(|member, _| *member == n),
+            Mutant::ForgetsOthersAtJoin => audience.members.retain(|(member, _)| *member == n),
             _ => {}
         }
     }
 
-    fn announce(&mut self, head: ServerId, mutant: Mutant) -> Vec<Action<usize>> {
+    fn announce(&mut self, head: ServerId, mutant: Mutant) -> Vec<Tell<usize>> {
         let Some(audience) = self.hub.audiences.get_mut(&user()) else {
             return self.hub.announce(&user(), head);
         };
         let nobody = !audience
             .members
-            .values()
-            .any(|told| matches!(told, Told::UpTo(_)));
+            .iter()
+            .any(|(_, told)| matches!(told, Told::UpTo(_)));
         match mutant {
             Mutant::NotesNothingBeforeHello if nobody => vec![],
             Mutant::TellsOfOlderHeads if head < audience.announced => {
-                let members = audience.members.keys();
-                let tell = |&member: &usize| Action::Changes {
-                    member,
-                    after: ServerId::ZERO,
-                    head,
-                };
+                let members = audience.members.iter();
+                let tell = |&(member, _): &(usize, Told)| Tell { member, head };
                 members.map(tell).collect()
             }
             Mutant::LowersTheHead => {
                 audience.announced = head.min(audience.announced);
-                for told in audience.members.values_mut() {
+                for (_, told) in &mut audience.members {
                     if let Told::UpTo(up_to) = told {
                         *up_to = head.min(*up_to);
                     }
@@ -349,9 +346,9 @@ impl World {
     }
 
     /// As the notifier does it: raises the slot, wakes.
-    fn perform(&mut self, actions: Vec<Action<usize>>) -> Result<(), String> {
+    fn perform(&mut self, actions: Vec<Tell<usize>>) -> Result<(), String> {
         for action in actions {
-            let (Action::Hello { member, head } | Action::Changes { member, head, .. }) = action;
+            let Tell { member, head } = action;
             let session = &mut self.sessions[member];
             if session.stage != Stage::Connected {
                 return Err(format!(
@@ -462,9 +459,8 @@ fn an_announced_head_only_rises() {
     assert_eq!(hub.announce(&user(), id(4)), vec![]);
     assert_eq!(
         hub.announce(&user(), id(6)),
-        vec![Action::Changes {
+        vec![Tell {
             member: 1,
-            after: id(5),
             head: id(6)
         }]
     );

@@ -3,13 +3,14 @@
 //! mode it stops nobody.
 
 use super::threads::Threads;
-use super::{compare, describe, file};
+use super::{compare, describe, file, history};
 use crate::projection::{BusinessTable, Projection};
 use crate::store::audit::{
     Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, Placed, RowName,
     Snapshot, Stray, TableKey,
 };
-use crate::store::{DeviceKey, FoldNumber, StoreError, op_from_code};
+use crate::store::history::{Only, Written};
+use crate::store::{DeviceKey, FoldNumber, OpenError, StoreError, op_from_code, stored_user};
 use async_trait::async_trait;
 use oversync_shared::upload::RowState;
 use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
@@ -28,12 +29,10 @@ pub(in crate::store) struct EmbeddedAudit {
 
 impl EmbeddedAudit {
     /// Opens the file, and makes sure that its schema is the one this code knows.
-    pub(in crate::store) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(in crate::store) fn open(path: &Path) -> Result<Self, OpenError> {
         if !path.exists() {
-            return Err(StoreError::Failed(format!(
-                "{} does not exist",
-                path.display()
-            )));
+            let problem = format!("{} does not exist", path.display());
+            return Err(StoreError::Failed(problem).into());
         }
         let connection = file::open_reader(path)?;
         file::check_steps(&connection)?;
@@ -51,6 +50,10 @@ impl Drop for EmbeddedAudit {
 
 #[async_trait]
 impl Audit for EmbeddedAudit {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn describe(
         &self,
         tables: &[TableName],
@@ -73,10 +76,7 @@ impl Audit for EmbeddedAudit {
                     statement.query(params![after.as_ref().map(UserId::as_str), CHUNK_ROWS])?;
                 let mut users = Vec::new();
                 while let Some(row) = rows.next()? {
-                    let user = UserId::new(row.get::<_, String>(0)?).map_err(|error| {
-                        StoreError::Failed(format!("a stored user name {error}"))
-                    })?;
-                    users.push(user);
+                    users.push(stored_user(row.get(0)?)?);
                 }
                 Ok(users)
             })
@@ -100,6 +100,22 @@ impl Audit for EmbeddedAudit {
             };
             (book, Box::new(snapshot) as Box<dyn Snapshot>)
         }))
+    }
+
+    async fn history(
+        &mut self,
+        user: &UserId,
+        after: ServerId,
+        only: &Only,
+    ) -> Result<Option<Vec<Written>>, StoreError> {
+        let (user, only) = (user.clone(), only.clone());
+        self.reader
+            .run(move |connection| {
+                // No snapshot for long: the server could not shorten its log of writes.
+                end(connection)?;
+                history::read(connection, &user, after, &only)
+            })
+            .await
     }
 
     async fn strays(&mut self, owned: &[TableName]) -> Result<Vec<Stray>, StoreError> {
@@ -189,7 +205,14 @@ fn begin(connection: &Connection, user: &UserId) -> Result<Option<(i64, Book)>, 
             Ok((row_name(row)?, RowVersion::new(row.get(2)?)))
         })?
         .collect::<Result<HashSet<_>, _>>()?;
+    let jumps = connection
+        .prepare_cached("SELECT after, through FROM _oversync_jumps WHERE user_key = ?1")?
+        .query_map([user_key], |row| {
+            Ok((ServerId::new(row.get(0)?), ServerId::new(row.get(1)?)))
+        })?
+        .collect::<Result<_, _>>()?;
     let book = Book {
+        jumps,
         head: ServerId::new(head),
         floor: ServerId::new(floor),
         fold: FoldNumber(fold),

@@ -1,7 +1,8 @@
 //! Business rows compared with what their payloads are projected to, by the
 //! same conversion that wrote them.
 
-use super::project::{There, Trouble, find, owner_of, quoted, value};
+use super::business_row::{There, find, owner_of, quoted, value};
+use super::project::Trouble;
 use crate::projection::{Kind, ProjectedColumn, Projection};
 use crate::store::StoreError;
 use crate::store::audit::{BusinessFault, TableKey};

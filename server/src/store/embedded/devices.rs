@@ -1,9 +1,8 @@
 //! A user's devices in the embedded store: listed, revoked, reinstated.
 
-use crate::store::{Access, DeviceRecord, Revocations, RevokedDevices, StoreError};
+use crate::store::{Access, DeviceRecord, Revocations, RevokedDevices, StoreError, moment};
 use oversync_shared::{ChangeId, DeviceId, UserId};
 use rusqlite::{Connection, TransactionBehavior, params};
-use time::OffsetDateTime;
 
 /// The list, unless it is still the one that is known.
 pub(super) fn revoked(
@@ -75,14 +74,9 @@ pub(super) fn list(
         devices.push(DeviceRecord {
             device: DeviceId::new(row.get::<_, String>(0)?).map_err(bad_name)?,
             highest_change_id: highest.map(ChangeId::new),
-            last_change_at: row.get::<_, Option<i64>>(2)?.map(time).transpose()?,
-            revoked_at: row.get::<_, Option<i64>>(3)?.map(time).transpose()?,
+            last_change_at: row.get::<_, Option<i64>>(2)?.map(moment).transpose()?,
+            revoked_at: row.get::<_, Option<i64>>(3)?.map(moment).transpose()?,
         });
     }
     Ok(devices)
-}
-
-fn time(micros: i64) -> Result<OffsetDateTime, StoreError> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
-        .map_err(|error| StoreError::Failed(format!("a device holds the time {micros}: {error}")))
 }

@@ -4,11 +4,10 @@ use super::Tables;
 use super::project::{Attempt, ROLLED_BACK, Work, attempt, clear};
 use crate::projection::{Failure, Retried};
 use crate::store::handler::Before;
-use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError, op_from_code};
+use crate::store::{FAILURE_PIECE_BYTES, FailureFilter, StoreError, moment, op_from_code};
 use oversync_shared::{RowKey, RowVersion, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, params};
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
@@ -37,10 +36,7 @@ pub(super) fn list(
 fn read_failure(row: &Row<'_>) -> Result<Failure, StoreError> {
     let payload: Option<String> = row.get(7)?;
     let micros: i64 = row.get(9)?;
-    let first_seen = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
-        .map_err(|error| {
-            StoreError::Failed(format!("a failure holds the time {micros}: {error}"))
-        })?;
+    let first_seen = moment(micros)?;
     Ok(Failure {
         id: row.get(0)?,
         user_id: row.get(1)?,

@@ -1,6 +1,8 @@
 //! The embedded store's file: its lock, its pragmas, its schema.
 
 use super::super::{OpenError, StoreError};
+use super::owner;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -13,6 +15,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0003_revocation.sql"),
     include_str!("../../../../migrations/sqlite/0004_failure_numbers.sql"),
     include_str!("../../../../migrations/sqlite/0005_retention.sql"),
+    include_str!("../../../../migrations/sqlite/0006_recovery.sql"),
+    include_str!("../../../../migrations/sqlite/0007_history.sql"),
 ];
 
 /// How long a statement waits for another connection's lock, in milliseconds.
@@ -21,18 +25,28 @@ const BUSY_MS: u32 = 5_000;
 
 /// Locks the file against a second server process. The lock is the system's:
 /// it ends with the process, however that ends.
-pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let failed = |error: &dyn std::fmt::Display| {
         StoreError::Failed(format!("{}: {error}", name.to_string_lossy()))
     };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(|error| failed(&error))?;
+    // First as one that nobody has: what is there may be a link.
+    let file = match File::create_new(&name) {
+        Ok(file) => {
+            // The server that comes next may be another user's.
+            if let Err(error) = owner::hand_over(&file, path) {
+                tracing::warn!(%error, lock = %name.to_string_lossy(), "the lock file keeps its owner");
+            }
+            file
+        }
+        Err(_) => File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&name)
+            .map_err(|error| failed(&error))?,
+    };
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.display().to_string())),
@@ -40,9 +54,25 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Refuses a file that `oversync backup` has made. Its streams end where devices have
+/// read on since: served under its old epoch, it would hand out the same places for other
+/// changes, and nobody would notice.
+pub(super) fn refuse_backup(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    if !connection.table_exists(None, "_oversync_backup")? {
+        return Ok(());
+    }
+    Err(StoreError::Failed(format!(
+        "{} is a backup that was copied into place: run `oversync restore --in-place` to begin a new history \
+         in it, or keep it as it is and run `oversync restore --from` with it",
+        path.display()
+    )))
+}
+
 /// Opens the one connection that writes.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(path)?;
+    // Before anything of the file is changed.
+    refuse_backup(&connection, path)?;
     // Readers never wait for the writer, nor it for them.
     connection.pragma_update(None, "journal_mode", "wal")?;
     // An acknowledged upload survives power loss: each commit is flushed.
@@ -65,6 +95,9 @@ fn prepare(connection: &Connection) -> Result<(), StoreError> {
     connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS.into()))?;
     // 16 MiB: the hot part of the row states stays in memory.
     connection.pragma_update(None, "cache_size", -16_384)?;
+    // A plan does not depend on what is bound: else SQLite (since 3.46) prepares a
+    // statement anew whenever another value is bound to its LIMIT.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // Every statement of this store is prepared once per connection, those of
     // the business tables included.
     connection.set_prepared_statement_cache_capacity(256);
@@ -115,14 +148,14 @@ fn steps(connection: &Connection) -> Result<usize, StoreError> {
 }
 
 /// For who only reads: the schema must be up to date already.
-pub(super) fn check_steps(connection: &Connection) -> Result<(), StoreError> {
-    let done = steps(connection)?;
-    if done == MIGRATIONS.len() {
+pub(super) fn check_steps(connection: &Connection) -> Result<(), OpenError> {
+    let is_ours = connection
+        .table_exists(None, "_oversync_migrations")
+        .map_err(StoreError::from)?;
+    let done = if is_ours { steps(connection)? } else { 0 };
+    let known = MIGRATIONS.len();
+    if done == known {
         return Ok(());
     }
-    Err(StoreError::Failed(format!(
-        "the database has {done} schema steps, this program knows {}: start a server of this version first, \
-                 or wait until the one that is starting has finished",
-        MIGRATIONS.len()
-    )))
+    Err(OpenError::Steps { done, known })
 }

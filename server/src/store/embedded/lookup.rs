@@ -5,7 +5,7 @@
 //! cannot be written is nowhere.
 
 use super::Tables;
-use super::project::{as_text, owner_of, quoted, spellings, value};
+use super::business_row::{as_text, owner_of, quoted, spellings, value};
 use crate::projection::{Lookup, ProjectedColumn, Projection};
 use crate::store::{Referred, StoreError};
 use oversync_shared::upload::{ColumnValue, Holder};

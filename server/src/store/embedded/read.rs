@@ -2,14 +2,14 @@
 
 use super::super::{
     Ask, DeviceKey, Entry, FoldNumber, Head, InFold, KnownDevice, Loaded, Needless, Page,
-    PageQuery, Revision, StoreError, StoredRow, UserKey, fingerprint_from, has_place, op_from_code,
+    PageQuery, Reach, Reached, Revision, StoreError, StoredRow, UserKey, fingerprint_from,
+    has_place, moment, op_from_code,
 };
 use oversync_shared::upload::{Recorded, RowState};
-use oversync_shared::{ChangeId, RowKey, RowVersion, ServerId, TableName, UserId};
+use oversync_shared::{ChangeId, DeviceId, RowKey, RowVersion, ServerId, TableName, UserId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use std::collections::HashMap;
 use std::sync::Arc;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 struct UserRow {
@@ -163,6 +163,34 @@ pub(super) fn row(
     Ok(found.optional()?)
 }
 
+/// How far users' streams reach, and what is known of one device of each.
+pub(super) fn heads(
+    connection: &mut Connection,
+    of: &[(UserId, Option<DeviceId>)],
+) -> Result<Reached, StoreError> {
+    let tx = connection.transaction()?;
+    let mut reaches = Vec::with_capacity(of.len());
+    for (user, device) in of {
+        let Some(user) = user_row(&tx, user.as_str())? else {
+            reaches.push(None);
+            continue;
+        };
+        let device = match device {
+            Some(device) => known_device(&tx, user.key, device.as_str())?,
+            None => None,
+        };
+        reaches.push(Some(Reach {
+            head: ServerId::new(user.head),
+            floor: ServerId::new(user.floor),
+            highest_change_id: device.map(|device| device.highest),
+        }));
+    }
+    Ok(Reached {
+        epoch: epoch(&tx)?,
+        reaches,
+    })
+}
+
 pub(super) fn page(connection: &mut Connection, query: &PageQuery) -> Result<Page, StoreError> {
     let tx = connection.transaction()?;
     let epoch = epoch(&tx)?;
@@ -308,9 +336,6 @@ impl Names {
             .clone();
         let pk: [u8; 16] = row.get(4)?;
         let micros: i64 = row.get(8)?;
-        let ts = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).map_err(
-            |error| StoreError::Failed(format!("the log holds the time {micros}: {error}")),
-        )?;
         Ok(Entry {
             server_id: ServerId::new(row.get(0)?),
             table,
@@ -319,7 +344,7 @@ impl Names {
             version: RowVersion::new(row.get(5)?),
             source,
             change_id: ChangeId::new(row.get(7)?),
-            ts,
+            ts: moment(micros)?,
             payload: row.get(9)?,
         })
     }

@@ -5,10 +5,10 @@ use super::Tables;
 use super::threads::Threads;
 use crate::clock::Clock;
 use crate::store::retention::{
-    Heard, Moment, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES,
-    Scanned,
+    Heard, Moment, Part, Removed, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP,
+    STEP_BYTES, Scanned,
 };
-use crate::store::{DeviceKey, FoldNumber, InFold, StoreError, UserKey};
+use crate::store::{DeviceKey, FoldNumber, InFold, StoreError, UserKey, stored_user};
 use async_trait::async_trait;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
@@ -31,7 +31,7 @@ pub(super) struct EmbeddedRetention {
 impl EmbeddedRetention {
     /// The time so long ago, as it is stored.
     fn ago(&self, time: Duration) -> i64 {
-        let now = (self.clock.now().unix_timestamp_nanos() / 1_000) as i64;
+        let now = self.clock.micros();
         now.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
     }
 
@@ -172,17 +172,14 @@ impl Retention for EmbeddedRetention {
                 ])?;
                 let mut ripe = Vec::new();
                 while let Some(row) = rows.next()? {
-                    let user_id = UserId::new(row.get::<_, String>(1)?).map_err(|error| {
-                        StoreError::Failed(format!("a stored user name {error}"))
-                    })?;
-                    let (floor, old): (i64, i64) = (row.get(3)?, row.get(7)?);
-                    let (needed, first): (Option<i64>, Option<i64>) = (row.get(8)?, row.get(9)?);
+                    let (floor, first): (i64, Option<i64>) = (row.get(2)?, row.get(7)?);
                     let (fold, swept): (i64, i64) = (row.get(4)?, row.get(5)?);
                     ripe.push(Ripe {
                         user: UserKey(row.get(0)?),
-                        user_id,
+                        user_id: stored_user(row.get(1)?)?,
                         floor: ServerId::new(floor),
-                        ceiling: ServerId::new(floor.max(old.min(needed.unwrap_or(old)))),
+                        ceiling: ServerId::new(row.get(3)?),
+                        entries: row.get(8)?,
                         fold: FoldNumber(fold),
                         size: first.map_or(0, |first| floor - first + 1),
                         is_swept: swept == fold,
@@ -359,10 +356,11 @@ impl Retention for EmbeddedRetention {
         user: UserKey,
         fold: FoldNumber,
         entries: &[ServerId],
+        removed: Removed,
     ) -> Result<u64, StoreError> {
         let (entries, now) = (entries.to_vec(), self.ago(Duration::ZERO));
         self.writer
-            .run(move |connection| remove(connection, user, fold, &entries, now))
+            .run(move |connection| remove(connection, user, fold, &entries, removed, now))
             .await
     }
 
@@ -407,6 +405,7 @@ fn remove(
     user: UserKey,
     fold: FoldNumber,
     entries: &[ServerId],
+    removed: Removed,
     now: i64,
 ) -> Result<u64, StoreError> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -433,11 +432,20 @@ fn remove(
              WHERE l.user_key = ?1 AND l.server_id = ?2 AND l.device_key <> 0 \
              ON CONFLICT DO NOTHING",
         )?;
+        let mut history = tx.prepare_cached(
+            "INSERT INTO _oversync_history (user_key, server_id, device_key, change_id, table_key, pk, op, version, ts, \
+                 fingerprint, payload) \
+             SELECT user_key, server_id, device_key, change_id, table_key, pk, op, version, ts, fingerprint, payload \
+             FROM _oversync_log WHERE user_key = ?1 AND server_id = ?2",
+        )?;
         let mut delete =
             tx.prepare_cached("DELETE FROM _oversync_log WHERE user_key = ?1 AND server_id = ?2")?;
         for entry in entries.iter().filter(|entry| entry.get() <= floor) {
             keep.execute(params![user.0, entry.get()])?;
             there.execute(params![user.0, entry.get(), now])?;
+            if removed == Removed::Kept {
+                history.execute(params![user.0, entry.get()])?;
+            }
             gone += delete.execute(params![user.0, entry.get()])? as u64;
         }
     }

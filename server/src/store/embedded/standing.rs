@@ -3,8 +3,9 @@
 //! The server's connection enforces no foreign keys, but the host's own may: there
 //! such a row would hold its parent, and tell of the other user.
 
+use super::business_row::{as_text, find, is_visible, quoted};
 use super::lookup::{self, key_of};
-use super::project::{Trouble, Work, as_text, find, is_visible, quoted};
+use super::project::{Trouble, Work};
 use crate::projection::{Footing, ProjectedColumn, Projection, STANDS_ON_ANOTHERS};
 use oversync_shared::upload::RowAt;
 use rusqlite::Transaction;

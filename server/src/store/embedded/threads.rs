@@ -62,21 +62,24 @@ impl Threads {
                 let _ = reply.send(result);
             }
         });
-        let queue = self
-            .queue
-            .lock()
-            .expect("BUG: no panic under this lock")
-            .clone();
+        self.send(job)?;
+        answer
+            .await
+            .map_err(|_| StoreError::Failed("a store thread ended without an answer".to_owned()))?
+    }
+
+    /// Not part of `run`: who waits for an answer must not hold the queue open, or
+    /// `stop`, on the thread that would fetch the answer, waits for ever.
+    fn send(&self, job: Job) -> Result<(), StoreError> {
+        let queue = self.queue.lock().expect("BUG: no panic under this lock");
+        let queue = queue.as_ref();
         let queue = queue.ok_or_else(|| StoreError::Failed("the store is closed".to_owned()))?;
         queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Overloaded,
             TrySendError::Disconnected(_) => {
                 StoreError::Failed("the store's threads have ended".to_owned())
             }
-        })?;
-        answer
-            .await
-            .map_err(|_| StoreError::Failed("a store thread ended without an answer".to_owned()))?
+        })
     }
 
     /// Lets the queue run dry and joins the threads.
@@ -96,5 +99,36 @@ impl Threads {
             // A thread that panicked has reported itself.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    /// The server's main thread stops the store; questions of its own tasks may be on
+    /// their way, and nobody fetches their answers before it has stopped.
+    #[tokio::test]
+    async fn it_stops_while_somebody_waits_for_an_answer() {
+        let connection = Connection::open_in_memory().expect("opens");
+        let threads = Threads::start("test", vec![connection], 4).expect("starts");
+        let threads = Arc::new(threads);
+        let mut asked = Box::pin(threads.run(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(7)
+        }));
+        assert!((&mut asked).now_or_never().is_none(), "it is at work");
+        let (done, stopped) = mpsc::channel();
+        let stopping = threads.clone();
+        std::thread::spawn(move || {
+            stopping.stop();
+            done.send(())
+        });
+        let stopped = stopped.recv_timeout(Duration::from_secs(20));
+        assert!(stopped.is_ok(), "it waits for who waits for it");
+        assert_eq!(asked.await.expect("its work was done"), 7);
     }
 }

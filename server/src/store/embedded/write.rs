@@ -1,6 +1,6 @@
 //! Writing the uploads of many users in one SQLite transaction.
 
-use super::super::{Commit, NewEntry, Outcome, StoreError, op_code};
+use super::super::{Commit, NewEntry, Outcome, StoreError, moment, op_code};
 use super::Tables;
 use super::project::{self, GivenUp, Projected, Work};
 use crate::store::handler::Before;
@@ -75,7 +75,10 @@ fn commit_one(
         return Ok(Outcome::TooMuchToShow);
     };
     if commit.entries.is_empty() {
-        return Ok(Outcome::Done { shown });
+        return Ok(Outcome::Done {
+            shown,
+            at: moment(ts)?,
+        });
     }
 
     tx.prepare_cached(
@@ -139,7 +142,10 @@ fn commit_one(
             write.state.deleted,
         ])?;
     }
-    Ok(Outcome::Done { shown })
+    Ok(Outcome::Done {
+        shown,
+        at: moment(ts)?,
+    })
 }
 
 /// The rows of this upload that have a business table, as they stand after it.

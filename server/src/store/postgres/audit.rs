@@ -1,13 +1,14 @@
 //! Reading for `verify`: one REPEATABLE READ, READ ONLY transaction per user.
 
 use super::expressions::{column_value, is_owner, key_value, quoted, quoted_table};
-use super::{connect_options, describe};
+use super::{connect_options, describe, history};
 use crate::projection::{BusinessTable, Kind, Projection};
 use crate::store::audit::{
     Audit, Book, BusinessFault, CHUNK_BYTES, CHUNK_ROWS, Logged, MAX_STRAYS, Placed, RowName,
     Snapshot, Stray, TableKey,
 };
-use crate::store::{DeviceKey, FoldNumber, StoreError, op_from_code};
+use crate::store::history::{Only, Written};
+use crate::store::{DeviceKey, FoldNumber, OpenError, StoreError, op_from_code, stored_user};
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::upload::RowState;
@@ -27,7 +28,7 @@ pub(in crate::store) struct PostgresAudit {
 
 impl PostgresAudit {
     /// Connects, and makes sure that the schema is the one this code knows.
-    pub(in crate::store) async fn open(url: &str) -> Result<Self, StoreError> {
+    pub(in crate::store) async fn open(url: &str) -> Result<Self, OpenError> {
         let options = connect_options(url)?.options([("default_transaction_read_only", "on")]);
         // A pool keeps trying and then only says that time is up; the first
         // connection says why.
@@ -48,12 +49,9 @@ impl PostgresAudit {
         } else {
             0
         };
-        if done != migrator.iter().count() as i64 {
-            return Err(StoreError::Failed(format!(
-                "the database has {done} schema steps, this program knows {}: start a server of this version first, \
-                 or wait until the one that is starting has finished",
-                migrator.iter().count()
-            )));
+        let (done, known) = (done.unsigned_abs() as usize, migrator.iter().count());
+        if done != known {
+            return Err(OpenError::Steps { done, known });
         }
         Ok(Self { pool })
     }
@@ -61,6 +59,10 @@ impl PostgresAudit {
 
 #[async_trait]
 impl Audit for PostgresAudit {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn describe(
         &self,
         tables: &[TableName],
@@ -76,13 +78,7 @@ impl Audit for PostgresAudit {
         .bind(CHUNK_ROWS)
         .fetch_all(&self.pool)
         .await?;
-        names
-            .into_iter()
-            .map(|name| {
-                UserId::new(name)
-                    .map_err(|error| StoreError::Failed(format!("a stored user name {error}")))
-            })
-            .collect()
+        names.into_iter().map(stored_user).collect()
     }
 
     async fn snapshot(
@@ -136,7 +132,16 @@ impl Audit for PostgresAudit {
             .iter()
             .map(|row| Ok((row_name(row)?, RowVersion::new(row.try_get(2)?))))
             .collect::<Result<HashSet<_>, StoreError>>()?;
+        let jumps: Vec<(i64, i64)> =
+            sqlx::query_as("SELECT after, through FROM oversync.jumps WHERE user_key = $1")
+                .bind(user_key)
+                .fetch_all(&mut *tx)
+                .await?;
+        let jumps = jumps.into_iter();
         let book = Book {
+            jumps: jumps
+                .map(|(after, through)| (ServerId::new(after), ServerId::new(through)))
+                .collect(),
             head: ServerId::new(known.try_get(1)?),
             floor: ServerId::new(known.try_get(2)?),
             fold: FoldNumber(known.try_get::<i32, _>(3)?.into()),
@@ -151,6 +156,15 @@ impl Audit for PostgresAudit {
             user_id: user.clone(),
         };
         Ok(Some((book, Box::new(snapshot))))
+    }
+
+    async fn history(
+        &mut self,
+        user: &UserId,
+        after: ServerId,
+        only: &Only,
+    ) -> Result<Option<Vec<Written>>, StoreError> {
+        history::read(&self.pool, user, after, only).await
     }
 
     async fn strays(&mut self, owned: &[TableName]) -> Result<Vec<Stray>, StoreError> {

@@ -66,4 +66,4 @@ WITH want AS MATERIALIZED (
     WHERE r.user_key = c.user_key AND r.table_key = c.table_key AND r.pk = c.pk
       AND c.user_key IN (SELECT h.user_key FROM held h)
 )
-SELECT h.user_key FROM held h
+SELECT h.user_key, now() FROM held h

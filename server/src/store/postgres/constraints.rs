@@ -6,8 +6,8 @@
 //! looks, and validates nothing again. It runs once per start and stops it in no
 //! case: what cannot be changed is a warning.
 
-use super::SCHEMA_LOCK;
 use super::expressions::{query, quoted};
+use super::open::SCHEMA_LOCK;
 use crate::store::StoreError;
 use oversync_shared::TableName;
 use sqlx::{PgPool, Row as _};

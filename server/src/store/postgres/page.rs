@@ -149,7 +149,7 @@ async fn fetch(
     Ok(rows.fetch_all(pool).await?)
 }
 
-fn no_epoch() -> StoreError {
+pub(super) fn no_epoch() -> StoreError {
     StoreError::Failed("oversync.meta is empty".to_owned())
 }
 

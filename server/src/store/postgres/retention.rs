@@ -4,10 +4,10 @@
 
 use super::{PostgresStore, connect_options};
 use crate::store::retention::{
-    Heard, Moment, Part, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP, STEP_BYTES,
-    Scanned, Stand,
+    Heard, Moment, Part, Removed, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP,
+    STEP_BYTES, Scanned, Stand,
 };
-use crate::store::{DeviceKey, FoldNumber, InFold, StoreError, UserKey};
+use crate::store::{DeviceKey, FoldNumber, InFold, StoreError, UserKey, stored_user};
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
@@ -159,13 +159,12 @@ impl Retention for PostgresRetention {
             .await?;
         rows.iter()
             .map(|row| {
-                let user_id = UserId::new(row.try_get::<String, _>(1)?)
-                    .map_err(|error| StoreError::Failed(format!("a stored user name {error}")))?;
                 Ok(Ripe {
                     user: UserKey(row.try_get(0)?),
-                    user_id,
+                    user_id: stored_user(row.try_get(1)?)?,
                     floor: ServerId::new(row.try_get(2)?),
                     ceiling: ServerId::new(row.try_get(3)?),
+                    entries: row.try_get(8)?,
                     fold: FoldNumber(row.try_get::<i32, _>(4)?.into()),
                     size: row.try_get(5)?,
                     is_swept: row.try_get(6)?,
@@ -327,12 +326,14 @@ impl Retention for PostgresRetention {
         user: UserKey,
         fold: FoldNumber,
         entries: &[ServerId],
+        removed: Removed,
     ) -> Result<u64, StoreError> {
         let ids: Vec<i64> = entries.iter().map(|id| id.get()).collect();
         let gone: i64 = sqlx::query_scalar(include_str!("retention_remove.sql"))
             .bind(user.0)
             .bind(number(fold))
             .bind(ids)
+            .bind(removed == Removed::Kept)
             .fetch_one(&mut self.connection)
             .await?;
         Ok(gone as u64)

@@ -2,12 +2,13 @@
 -- to where may be folded: to what is old enough, and not beyond what any device needs
 -- that counts. A device needs the first entry above its cursor that it does not leave
 -- out as its own; one in the middle of the fold, the fold; one that is at the start,
--- nothing; and one whose place is gone already, nothing either.
+-- nothing; and one whose place is gone already, nothing either. Entries are counted,
+-- not the places that a restore has left out.
 -- $1, $2 after these: when folded last, user; $3 folded before; $4 seconds of
 -- silence, $5 seconds of age, $6 entries at least, $7 seconds in which a device counts
 -- that is in the middle of a fold, $8 limit
-SELECT u.user_key, u.user_id, u.floor, greatest(u.floor, least(aged.head, needed.place)) AS ceiling, u.fold,
-       coalesce(u.floor - size.first + 1, 0) AS size, u.swept = u.fold AS is_swept, u.folded_at
+SELECT u.user_key, u.user_id, u.floor, reach.ceiling, u.fold,
+       coalesce(u.floor - size.first + 1, 0) AS size, u.swept = u.fold AS is_swept, u.folded_at, foldable.entries
 FROM oversync.users u
 CROSS JOIN LATERAL (
     SELECT coalesce((
@@ -36,8 +37,22 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT min(f.place) AS first FROM oversync.folded f WHERE f.user_key = u.user_key AND f.fold = u.fold
 ) size
+CROSS JOIN LATERAL (SELECT greatest(u.floor, least(aged.head, needed.place)) AS ceiling OFFSET 0) reach
+CROSS JOIN LATERAL (
+    SELECT reach.ceiling - u.floor - coalesce((
+        SELECT sum(least(j.through, reach.ceiling) - greatest(j.after, u.floor)) FROM oversync.jumps j
+        WHERE j.user_key = u.user_key AND j.through > u.floor AND j.after < reach.ceiling
+    ), 0)::bigint AS entries
+    -- Asked once for each user.
+    OFFSET 0
+) foldable
 WHERE (u.folded_at, u.user_key) > ($1, $2) AND u.folded_at <= $3
-  AND (u.swept < u.fold
-       OR u.head - u.floor >= $6 AND least(aged.head, needed.place) - u.floor >= $6)
+  -- Said apart, so that of users with little above the floor nothing else is read.
+  AND (u.swept < u.fold OR u.head - u.floor >= $6)
+  AND (u.swept < u.fold OR u.head - u.floor - coalesce((
+        SELECT sum(least(j.through, u.head) - greatest(j.after, u.floor)) FROM oversync.jumps j
+        WHERE j.user_key = u.user_key AND j.through > u.floor AND j.after < u.head
+    ), 0)::bigint >= $6)
+  AND (u.swept < u.fold OR foldable.entries >= $6)
 ORDER BY u.folded_at, u.user_key
 LIMIT $8

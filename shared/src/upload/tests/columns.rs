@@ -1,7 +1,13 @@
 //! References that are not to keys, rule by rule, and the modes.
 
-use super::*;
-use Op::{Delete, Insert, Update};
+use super::model::{Model, letters};
+use super::written::{LinkTo, Name, Sent, catalog, catalog_with, checked, ix, key, row_at, sent};
+use crate::catalog::{Compared, ForeignKeys, Reference, RefersTo, TableSpec};
+use crate::names::TableName;
+use crate::upload::{Fault, RawChange, Verdict, View, check, decide};
+use crate::wire::Op::{Delete, Insert, Update};
+use crate::{Catalog, RowKey};
+use std::collections::HashSet;
 
 /// A user without history, with the business rows of the model.
 fn in_mode(mode: ForeignKeys, upload: &[Sent]) -> String {

@@ -1,6 +1,14 @@
 //! Rows that need each other, and long chains of them.
 
-use super::*;
+use super::agree::compare;
+use super::model::{Model, after, letters, verdicts};
+use super::written::{Sent, catalog, catalog_with, checked, ix, sent};
+use crate::catalog::ForeignKeys;
+use crate::upload::{Change, Fault, RawChange, View, check, decide};
+use crate::wire::Op;
+use crate::{Catalog, RowKey, ServerId};
+use proptest::prelude::*;
+use uuid::Uuid;
 
 #[test]
 fn a_ring_stands_or_falls_together() {

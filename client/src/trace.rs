@@ -1,0 +1,101 @@
+//! Spans for OpenTelemetry: one per request, handed on to the server as
+//! `traceparent`, and one per change in that change's own trace, which the server and
+//! the other devices write into too.
+//!
+//! Only where [`Config::traces`](crate::Config::traces) asks for them, and to the
+//! tracer provider that the application has installed. Which there are:
+//! `docs/TRACING.md`.
+
+use crate::clock::unix_now_ms;
+use opentelemetry::KeyValue;
+use opentelemetry::global::{self, BoxedSpan, BoxedTracer};
+use opentelemetry::trace::{Span as _, SpanBuilder, SpanKind};
+use oversync_shared::trace::ChangeTrace;
+use oversync_shared::{ChangeId, UserId};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Writes spans, where that is wanted.
+pub(crate) struct Traces {
+    tracer: Option<BoxedTracer>,
+}
+
+/// A request on its way: a span until it is dropped.
+pub(crate) struct Request(BoxedSpan);
+
+/// One change, as its span tells of it.
+pub(crate) struct Told {
+    /// The device that made it.
+    pub(crate) source: String,
+    pub(crate) change: ChangeId,
+    pub(crate) attributes: Vec<KeyValue>,
+}
+
+impl Traces {
+    pub(crate) fn new(on: bool) -> Self {
+        Self {
+            tracer: on.then(|| global::tracer("oversqlite")),
+        }
+    }
+
+    /// When something began that is to be told of; none where nothing is told.
+    pub(crate) fn begin(&self) -> Option<SystemTime> {
+        self.tracer.as_ref().map(|_| now())
+    }
+
+    /// A request begins.
+    pub(crate) fn request(&self, name: &'static str) -> Option<Request> {
+        let tracer = self.tracer.as_ref()?;
+        let span = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Client)
+            .with_start_time(now())
+            .start(tracer);
+        Some(Request(span))
+    }
+
+    /// What has become of changes since `from`.
+    pub(crate) fn changes(
+        &self,
+        name: &'static str,
+        user: &UserId,
+        from: SystemTime,
+        changes: Vec<Told>,
+    ) {
+        let Some(tracer) = &self.tracer else { return };
+        for told in changes {
+            let trace = ChangeTrace::of(user, &told.source, told.change);
+            let mut attributes = told.attributes;
+            attributes.push(KeyValue::new("oversync.change", told.change.get()));
+            attributes.push(KeyValue::new("oversync.source", told.source));
+            let mut span = SpanBuilder::from_name(name)
+                .with_kind(SpanKind::Internal)
+                .with_start_time(from)
+                .with_attributes(attributes)
+                .start_with_context(tracer, &trace.context());
+            span.end_with_timestamp(now());
+        }
+    }
+}
+
+impl Request {
+    /// What the server is told.
+    pub(crate) fn traceparent(&self) -> String {
+        let context = self.0.span_context();
+        format!(
+            "00-{}-{}-{:02x}",
+            context.trace_id(),
+            context.span_id(),
+            context.trace_flags().to_u8()
+        )
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.end_with_timestamp(now());
+    }
+}
+
+fn now() -> SystemTime {
+    let since = u64::try_from(unix_now_ms()).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_millis(since)
+}

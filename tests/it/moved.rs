@@ -1,0 +1,293 @@
+//! `oversync migrate`: a server moves from the embedded store to PostgreSQL, and its
+//! devices notice nothing.
+
+use crate::history::{history, keeping};
+use oversync_tests::conformance::business_tables;
+use oversync_tests::device::{delete, insert, update};
+use oversync_tests::folding::{count, folded_up_to};
+use oversync_tests::target::{fresh_key, fresh_user};
+use oversync_tests::{App, Backend, Config, Database, HttpDevice, Port, Server, within};
+use serde_json::{Value, json};
+use std::process::Output;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tables that rows of theirs refer to, beside the suite's; not in the file.
+const NODES: &str = "CREATE SCHEMA tree;
+    CREATE TABLE tree.nodes (id uuid PRIMARY KEY, parent_id uuid REFERENCES tree.nodes (id))";
+
+/// Two databases and a server on the first.
+struct Pair {
+    file: Database,
+    target: Database,
+    server: Server,
+}
+
+impl Pair {
+    async fn set() -> Self {
+        Self::set_to(config()).await
+    }
+
+    async fn set_to(config: Config) -> Self {
+        let file = Backend::Embedded.database().await;
+        file.execute(business_tables(Backend::Embedded)).await;
+        let target = Backend::Postgres.database().await;
+        target.execute(business_tables(Backend::Postgres)).await;
+        target.execute(NODES).await;
+        let server = Server::answering(&file, config).await;
+        Self {
+            file,
+            target,
+            server,
+        }
+    }
+
+    fn command(&self) -> [&str; 6] {
+        let (from, to) = (self.file.url(), self.target.url());
+        ["migrate", "--json", "--from", from, "--to", to]
+    }
+
+    async fn refused(&self) -> String {
+        let output: Output = self.server.run(&self.command()).await;
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    /// Where it listened before, on the new database.
+    async fn restart_on_target(&mut self) {
+        let settings = config().set("database_url", self.target.url());
+        std::fs::write(self.server.config(), settings.to_toml()).expect("written");
+        self.server.restart(Port::Same).await;
+    }
+}
+
+fn config() -> Config {
+    Config::default().operators()
+}
+
+async fn everything(device: &HttpDevice) -> Value {
+    device
+        .download("after=0&limit=1000&include_self=true")
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_notice_nothing() {
+    let mut pair = Pair::set().await;
+    let (target, user) = (pair.server.target(), fresh_user());
+    let ada = App::start(&target, &user, "ada").await;
+    let bob = App::start(&target, &user, "bob").await;
+    for n in 0..30 {
+        ada.add(&fresh_key(), &format!("row {n}"));
+    }
+    within(PATIENCE, "bob has all", || async {
+        (bob.people().len() == 30).then_some(())
+    })
+    .await;
+    let cursor = bob.client.status().await.expect("a status").cursor;
+    bob.client.stop().await;
+    // Another user, with everything that a server keeps: a tombstone, a chain of rows
+    // whose children may be carried over first, a failure, a device that is refused,
+    // and text of every kind.
+    let (lean, reader) = target.two_devices();
+    let nodes: Vec<String> = (0..12).map(|_| fresh_key()).collect();
+    let mut changes: Vec<Value> = (0..12)
+        .map(|n| {
+            let parent = (n > 0).then(|| nodes[n - 1].clone());
+            let row = json!({"id": nodes[n], "parent_id": parent});
+            insert(n as i64 + 1, "tree.nodes", &nodes[n], row)
+        })
+        .collect();
+    let (gone, edited, book, bad) = (fresh_key(), fresh_key(), fresh_key(), fresh_key());
+    let odd = "tab\t, line\n, back\\slash, \\N, quote\", nul\u{0}, \u{1F600}";
+    changes.extend([
+        insert(20, "business.users", &gone, json!({})),
+        delete(21, "business.users", &gone, 1),
+        insert(
+            22,
+            "public.notes",
+            &edited,
+            json!({"text": odd, "n": 9007199254740993_i64}),
+        ),
+        update(
+            23,
+            "public.notes",
+            &edited,
+            1,
+            json!({"text": odd, "n": 1.5}),
+        ),
+        insert(
+            24,
+            "shelf.books",
+            &book,
+            json!({"id": book, "title": "a book"}),
+        ),
+        insert(25, "shelf.books", &bad, json!({"id": bad, "title": ""})),
+    ]);
+    let statuses = lean.statuses(&changes).await;
+    assert!(
+        statuses.iter().all(|status| status["status"] == "applied"),
+        "{statuses:?}"
+    );
+    pair.server.admin().revoke(&lean.sibling("lost")).await;
+    let failures = lean.get("/admin/materialize-failures").await.ok();
+    assert_eq!(failures.as_array().map(Vec::len), Some(1), "{failures}");
+    let before = [
+        everything(&reader).await,
+        everything(&target.device(&user, "reader")).await,
+    ];
+
+    assert!(pair.refused().await.contains("in use"));
+    pair.server.terminate().await;
+    // On both sides, while nobody can send it.
+    ada.add(&fresh_key(), "from ada");
+    let sql = format!(
+        "INSERT INTO users (id, name) VALUES ('{}', 'from bob')",
+        fresh_key()
+    );
+    rusqlite::Connection::open(bob.path())
+        .and_then(|file| file.execute_batch(&sql))
+        .expect("the row is inserted");
+    let moved = pair.server.told(&pair.command()).await;
+    assert_eq!(moved["users"], 2, "{moved}");
+    assert_eq!(moved["epoch"], before[0]["epoch"], "{moved}");
+    assert!(pair.refused().await.contains("already"), "twice");
+    pair.restart_on_target().await;
+
+    let after = everything(&reader).await;
+    assert_eq!(after, before[0], "not a byte");
+    // An upload whose answer was lost, sent again over the move.
+    assert_eq!(lean.statuses(&changes).await, statuses);
+    let other = insert(24, "shelf.books", &fresh_key(), json!({"title": "another"}));
+    assert_ne!(lean.upload_one(other).await["status"], "applied");
+    let refused = lean.sibling("lost").download_raw("after=0").await;
+    refused.refused(401, "authentication_failed");
+    let still = lean.get("/admin/materialize-failures").await.ok();
+    assert_eq!(still[0]["id"], failures[0]["id"], "{still}");
+    assert_eq!(still.as_array().map(Vec::len), Some(1), "{still}");
+    for (table, rows) in [("tree.nodes", "12"), ("shelf.books", "1")] {
+        let count = pair
+            .target
+            .ask(&format!("SELECT count(*) FROM {table}"))
+            .await;
+        assert_eq!(count.as_deref(), Some(rows), "{table}");
+    }
+
+    let bob = bob.reopen(&pair.server.target()).await;
+    bob.client.start().expect("the engine starts");
+    ada.add(&fresh_key(), "after");
+    within(PATIENCE, "both have all", || async {
+        (ada.people() == bob.people() && bob.people().len() == 33).then_some(())
+    })
+    .await;
+    for device in [&ada, &bob] {
+        device.sent().await;
+    }
+    // It went on from where it was: nothing was read twice, no history was new.
+    let whole = everything(&pair.server.target().device(&user, "reader")).await;
+    let head = whole["head"].as_i64().expect("a head");
+    assert_eq!(head, before[1]["head"].as_i64().expect("a head") + 3);
+    assert!(bob.client.status().await.expect("a status").cursor >= cursor);
+    let known = before[1]["changes"].as_array().expect("changes");
+    assert_eq!(
+        &whole["changes"].as_array().expect("changes")[..known.len()],
+        &known[..]
+    );
+    // New users and devices get numbers of their own.
+    let new = pair.server.target().one_device();
+    assert_eq!(
+        new.upload_one(insert(1, "business.users", &fresh_key(), json!({})))
+            .await["status"],
+        "applied"
+    );
+    assert_eq!(
+        reader
+            .upload_one(insert(1, "business.users", &fresh_key(), json!({})))
+            .await["status"],
+        "applied"
+    );
+    pair.server.verified().await;
+}
+
+/// What folding has removed from the log, and an audit wants.
+#[tokio::test]
+async fn history_kept_for_audit_arrives() {
+    let mut pair = Pair::set_to(keeping()).await;
+    let (writer, other) = pair.server.target().two_devices();
+    let (key, tabs) = (
+        fresh_key(),
+        json!({"text": "tab\t, back\\slash, \u{1F600}"}),
+    );
+    for version in 0..20 {
+        let edit = update(version + 1, "public.notes", &key, version, tabs.clone());
+        let device = if version % 2 == 0 { &writer } else { &other };
+        assert_eq!(device.upload_one(edit).await["status"], "applied");
+    }
+    let gone = delete(30, "public.notes", &key, 20);
+    assert_eq!(writer.upload_one(gone).await["status"], "applied");
+    folded_up_to(&pair.file, 21).await;
+    pair.server.terminate().await;
+    let before = history(&pair.server, writer.user(), &[]).await;
+    assert_eq!(before.len(), 21, "{before:?}");
+    let kept = count(&pair.file, "history").await;
+    assert!(kept >= 20, "{kept}");
+
+    pair.server.told(&pair.command()).await;
+    assert_eq!(count(&pair.target, "history").await, kept);
+    let there = ["--database-url", pair.target.url()];
+    let after = history(&pair.server, writer.user(), &there).await;
+    assert_eq!(after, before, "not a byte");
+}
+
+/// What arrives is looked at before a server may have it.
+#[tokio::test]
+async fn what_is_damaged_does_not_arrive() {
+    let mut pair = Pair::set().await;
+    let device = pair.server.target().one_device();
+    device
+        .upload(&[insert(1, "business.users", &fresh_key(), json!({"n": 1}))])
+        .await;
+    pair.server.terminate().await;
+    pair.file
+        .execute("UPDATE _oversync_log SET payload = '{\"n\":2}'")
+        .await;
+    let said = pair.refused().await;
+    assert!(said.contains("not right"), "{said}");
+    let arguments = [
+        "devices",
+        "--user",
+        device.user(),
+        "--database-url",
+        pair.target.url(),
+    ];
+    let output = pair.server.run(&arguments).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{output:?}");
+    assert!(said.contains("has not been finished"), "{said}");
+    assert!(!said.contains("--in-place"), "{said}");
+    // Nor does a new history make it whole.
+    let at_target = ["--database-url", pair.target.url()];
+    let in_place = [&["restore", "--in-place"], &at_target[..]].concat();
+    let output = pair.server.run(&in_place).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("oversync migrate"), "{said}");
+    let epoch = pair.target.ask("SELECT epoch FROM oversync.meta").await;
+    let epoch = epoch.expect("an epoch");
+    assert!(epoch.starts_with("unfinished move "), "{epoch}");
+    let to = pair.file.url().replacen("sqlite://", "", 1) + ".backup";
+    let backup = [&["backup", "--to", &to], &at_target[..]].concat();
+    let output = pair.server.run(&backup).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    // The file is as it was.
+    pair.file
+        .execute("UPDATE _oversync_log SET payload = '{\"n\":1}'")
+        .await;
+    pair.server.restart(Port::Same).await;
+    pair.server.verified().await;
+    assert_eq!(
+        everything(&device).await["changes"][0]["payload"],
+        json!({"n": 1})
+    );
+}
