@@ -77,8 +77,10 @@ async fn calls_that_are_dropped_lose_and_double_nothing(backend: Backend) {
     let again = ada.second(&server.target()).await;
     let bob = App::open(&server.target(), &user, "bob").await;
     let mut chance = Seed::from_env().rng(0);
-    let (mut rows, mut dropped) = (0, 0);
-    for round in 0..120 {
+    let (mut rows, mut dropped, mut round) = (0, 0, 0);
+    // As many rounds as it takes: how many calls are dropped is up to the machine.
+    while round < 120 || dropped < 30 {
+        assert!(round < 2_000, "calls are dropped: {dropped}");
         for app in [&ada, &bob] {
             for _ in 0..chance.random_range(0..4) {
                 app.add(&fresh_key(), "x");
@@ -107,8 +109,8 @@ async fn calls_that_are_dropped_lose_and_double_nothing(backend: Backend) {
             Ok(Ok(()) | Err(Error::Setup(SetupError::InUse { .. }))) => {}
             Ok(Err(error)) => panic!("round {round}: {error}"),
         }
+        round += 1;
     }
-    assert!(dropped > 20, "calls were dropped: {dropped}");
     for app in [&ada, &bob, &again, &bob, &ada] {
         eventually("everything is exchanged", || async {
             app.client
