@@ -10,7 +10,7 @@ use actix_web::HttpMessage as _;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Uri;
-use tracing::field::{Empty, display};
+use tracing::field::Empty;
 use tracing::{Span, info_span};
 use tracing_actix_web::{DefaultRootSpanBuilder, RequestId, RootSpanBuilder};
 
@@ -25,26 +25,29 @@ impl RootSpanBuilder for Requests {
                  it belongs into the Authorization header"
             );
         }
-        let span = info_span!(
+        // All at once: text is made of the fields again each time that one is added.
+        info_span!(
             "HTTP request",
             http.method = %request.method(),
             http.route = request.match_pattern().unwrap_or_default(),
-            http.peer = Empty,
+            http.peer = request
+                .peer_addr()
+                .map(|peer| tracing::field::display(peer.ip())),
+            request_id = request
+                .extensions()
+                .get::<RequestId>()
+                .map(tracing::field::display),
             http.status_code = Empty,
-            request_id = Empty,
             exception.message = Empty,
-        );
-        if let Some(peer) = request.peer_addr() {
-            span.record("http.peer", display(peer.ip()));
-        }
-        if let Some(id) = request.extensions().get::<RequestId>() {
-            span.record("request_id", display(id));
-        }
-        span
+        )
     }
 
     fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
-        DefaultRootSpanBuilder::on_request_end(span, outcome);
+        // What went well is told by no line, and its span is gone now.
+        let went_well = matches!(outcome, Ok(reply) if reply.response().error().is_none());
+        if !went_well {
+            DefaultRootSpanBuilder::on_request_end(span, outcome);
+        }
     }
 }
 
