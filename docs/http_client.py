@@ -71,7 +71,7 @@ class Device:
                 self.settle(*edit, status)
 
     def send(self, edits):
-        """Without an answer they go again just as they are: the server knows the ids it has seen."""
+        """Without an answer they go again as they are: the server knows the ids it has seen."""
         changes = [{"schema": table.split(".")[0], "table": table.split(".")[-1], "pk": pk,
                     "source_change_id": id, "server_version": base, "payload": json.loads(payload),
                     "op": "DELETE" if payload == "null" else "UPDATE"}
