@@ -6,97 +6,161 @@
     http_device.py FILE list business.users | lost | sync | watch
 
 It then reads everything again, beside the rows that the application goes on to see, and compares at the end: what it
-has and the server lost is offered again. A child may also be sent before its parent.
+has and the server lost is offered again. It sends many edits at once, and a child may be sent before its parent.
 """
 import sys
 sys.dont_write_bytecode = True
-import contextlib, http_client, random, time, uuid
-from http_client import Refused, reason
+import contextlib, http.client, http_client, json, random, re, sqlite3, time, urllib.error, urllib.request, uuid
 
 SCHEMA = """-- All states of all rows, while everything is read again.
-CREATE TABLE IF NOT EXISTS fresh (tbl, pk, version INTEGER, payload, PRIMARY KEY (tbl, pk, version));
+CREATE TABLE IF NOT EXISTS fresh (tbl, pk, payload, version, PRIMARY KEY (tbl, pk, version));
 -- A file that the small client has used needs no first pass.
-INSERT OR IGNORE INTO state SELECT 'hydrated', EXISTS (SELECT 1 FROM state WHERE name = 'cursor');
--- Of an earlier version, which did not read beside the rows.
-UPDATE row SET version = abs(version) WHERE version < 0;
-UPDATE state SET value = 0 WHERE name = 'cursor' AND (SELECT value FROM state WHERE name = 'hydrated') = 0
-    AND NOT EXISTS (SELECT 1 FROM fresh);"""
+INSERT OR IGNORE INTO state SELECT 'hydrated', EXISTS (SELECT 1 FROM state WHERE name = 'cursor');"""
 
 # What this file has of a row, where the server's new history has another state under the same version.
-DIVERGED = "row JOIN fresh USING (tbl, pk, version) WHERE row.payload IS NOT fresh.payload"
+DIVERGED = "row JOIN fresh USING (tbl, pk, version) WHERE row.payload <> fresh.payload"
 # Without an edit, and newer than what the server has: it lost that.
-OFFER = """INSERT INTO edit (tbl, pk, op, payload, base)
-    SELECT tbl, pk, iif(row.payload IS NULL, 'DELETE', 'UPDATE'), row.payload, coalesce(now.version, 0)
+OFFER = """INSERT INTO edit (tbl, pk, payload, base)
+    SELECT tbl, pk, row.payload, coalesce(now.version, 0)
     FROM row LEFT JOIN (SELECT tbl, pk, max(version) AS version, payload FROM fresh GROUP BY tbl, pk) AS now
     USING (tbl, pk)
-    WHERE row.version > coalesce(now.version, 0) AND row.payload IS NOT now.payload
+    WHERE row.version > coalesce(now.version, 0) AND row.payload <> coalesce(now.payload, 'null')
         AND (tbl, pk) NOT IN (SELECT tbl, pk FROM edit)"""
+BATCH = 100
+
+class Again(Exception):
+    """Why everything is to be read again; or "overtaken": another process has begun to."""
+
+class Database(sqlite3.Connection):
+    """Its transactions begin only while the state is as this process has seen it: others may use the file, too."""
+    seen = {}
+    def __enter__(self):
+        self.execute("BEGIN IMMEDIATE")
+        state = dict(self.execute("SELECT name, value FROM state"))
+        if any(state.get(name) != value for name, value in self.seen.items()):
+            self.rollback()
+            raise Again("overtaken")
+
+def reason(status):
+    return (status.get("invalid") or {}).get("reason")
 
 class Device(http_client.Device):
     def __init__(self, path):
-        super().__init__(path)
-        self.db.executescript(SCHEMA)
-    @contextlib.contextmanager
-    def transaction(self, **seen):
-        """Only while the state is as this process has seen it: others may use the file, too."""
-        with super().transaction():
-            if any(self.get(name) != value for name, value in seen.items()):
-                raise Refused(409, "overtaken", 0)
-            yield
+        self.db = sqlite3.connect(path, isolation_level=None, timeout=30, factory=Database)
+        self.db.executescript(http_client.SCHEMA + SCHEMA)
+
+    def signin(self, server, name):
+        with self.db:
+            self.set(device=self.state().get("device") or str(uuid.uuid4()))
+        who = json.dumps({"username": name, "password": "any", "device_id": self.state()["device"]}).encode()
+        request = urllib.request.Request(server + "/signin", who, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            self.token(server, json.load(reply)["token"])
+
+    def put(self, table, payload, pk=None):
+        def refuse(constant):
+            raise ValueError(f"JSON has no {constant}")
+        if not isinstance(json.loads(payload, parse_constant=refuse), dict | None):
+            raise ValueError("the payload must be an object, or null to delete the row")
+        if not re.fullmatch(r"[a-z0-9_]+\.[a-z0-9_]+", table):
+            raise ValueError(f"{table}: must be schema.table, in lower-case letters, digits and underscores")
+        super().put(table, payload, pk)
+
+    def delete(self, table, pk):
+        super().put(table, "null", pk)
+
+    def lost(self):
+        for lost in self.db.execute("SELECT * FROM lost ORDER BY id"):
+            print(*lost)
+
+    def request(self, path, body=None):
+        seen, is_page = self.db.seen, path.startswith("/sync/download")
+        is_first_pass = is_page and not seen["hydrated"]
+        try:
+            answer = super().request(path + ("&include_self=true" if is_first_pass else ""), body)
+        except urllib.error.HTTPError as error:
+            if error.code in (409, 410):
+                error.msg = error.read().decode(errors="replace")
+                with contextlib.suppress(ValueError, LookupError, TypeError):  # something in between has no code
+                    if (code := json.loads(error.msg)["error"]) in ("epoch_mismatch", "history_pruned"):
+                        raise Again(code) from error
+            raise
+        except (http.client.HTTPException, ValueError) as error:  # cut short: as good as no answer
+            raise OSError(f"not a whole answer: {error!r}") from error
+        if is_page and answer["head"] < (seen["cursor"] or 0):
+            raise Again("epoch_mismatch")
+        if is_first_pass:  # its own old rows, too
+            self.highest = answer.pop("highest_source_change_id", 0)
+        elif is_page and answer.get("highest_source_change_id", 0) > self.state().get("sent", 0):
+            raise Again("put_back")
+        return answer
 
     def upload(self):
         """All edits, in passes. One without its parent is put aside, and lost only after a pass that applied nothing:
         the parent may come later."""
-        epoch, aside, applied = self.get("epoch"), {"all"}, True
+        self.db.seen = {"epoch": self.state()["epoch"], "hydrated": 1}
+        aside, applied, size = {"all"}, True, BATCH
         while aside:
             last, aside, applied = not applied, set(), False
-            while True:
-                with self.transaction(epoch=epoch, hydrated=1):
-                    edits = self.batch(aside)
-                if not edits:
-                    break
-                statuses = self.send(epoch, edits)
-                with self.transaction(epoch=epoch, hydrated=1):
+            while edits := self.batch(aside, size):
+                statuses = self.send(edits)
+                whole = statuses[0]["status"] == "invalid" and reason(statuses[0]) in (None, "batch_too_large")
+                if whole and len(edits) > 1:
+                    size = len(edits) // 2  # until the one that it cannot take is alone
+                    continue
+                with self.db:
                     for edit, status in zip(edits, statuses, strict=True):
                         if reason(status) == "fk_missing" and not last:
                             aside.add(edit[1:3])
                         else:
                             self.settle(*edit, status)
                             applied |= status["status"] == "applied"
+                size = min(size * 2, BATCH)
+
+    def batch(self, aside, size):
+        """The oldest edits, up to a second one of a row: its base is known when the first is settled."""
+        batch = {}
+        with self.db:
+            for edit in self.db.execute("SELECT * FROM edit ORDER BY id"):
+                if edit[1:3] in batch or len(batch) == size:
+                    break
+                if edit[1:3] not in aside:
+                    batch[edit[1:3]] = edit
+        return list(batch.values())
 
     def download(self, wait=0):
-        more = True
-        while more:
-            seen = {name: self.get(name) for name in ("cursor", "epoch", "hydrated")}
-            query = {"wait": wait} if seen["hydrated"] else {"include_self": "true"}  # its own old rows, too
-            page = self.page(seen["cursor"] or 0, seen["epoch"], **query)
-            if seen["hydrated"] and self.is_behind(page):
-                raise Refused(409, "put_back", 0)
-            more, wait = page["has_more"], 0
-            with self.transaction(**seen):
-                self.take(page, self.hold if seen["hydrated"] else self.note)
-                if not more and not seen["hydrated"]:
-                    self.hydrated(page.get("highest_source_change_id") or 0)
+        state = self.state()
+        self.db.seen = {name: state.get(name) for name in ("cursor", "epoch", "hydrated")}
+        return super().download(wait if state["hydrated"] else 0)
 
-    def note(self, *state):
-        self.db.execute("INSERT OR REPLACE INTO fresh VALUES (?, ?, ?, ?)", state)
+    def hold(self, *row):
+        if self.db.seen["hydrated"]:
+            return super().hold(*row)
+        self.db.execute("INSERT OR REPLACE INTO fresh VALUES (?, ?, ?, ?)", row)
+
+    def apply(self, page):
+        super().apply(page)
+        if not self.db.seen["hydrated"] and not page["has_more"]:
+            self.hydrated(self.highest)
 
     def hydrated(self, highest):
         """Everything has been read: what it did not bring is not there."""
-        if self.get("again") == "epoch_mismatch":
-            self.db.execute(f"INSERT INTO lost SELECT NULL, tbl, pk, 'UPDATE', row.payload, 'restored' FROM {DIVERGED}"
-                            " AND row.payload NOT NULL")
+        again = self.state().get("again")
+        if again == "epoch_mismatch":
+            self.db.execute(f"INSERT INTO lost SELECT NULL, tbl, pk, row.payload, 'restored' FROM {DIVERGED}"
+                            " AND row.payload <> 'null'")
             self.db.execute(f"UPDATE edit SET base = 0 WHERE (tbl, pk) IN (SELECT tbl, pk FROM {DIVERGED})")
             self.db.execute(OFFER)
         self.db.execute("DELETE FROM row")
-        self.db.execute("INSERT INTO row SELECT tbl, pk, max(version), payload FROM fresh GROUP BY tbl, pk")
+        self.db.execute("INSERT INTO row SELECT tbl, pk, payload, max(version) FROM fresh GROUP BY tbl, pk")
         self.db.execute("DELETE FROM fresh")
         self.db.execute("UPDATE edit SET base = 0 WHERE (tbl, pk) NOT IN (SELECT tbl, pk FROM row)")
-        if self.get("again") != "history_pruned" or highest > (self.get("sent") or 0):  # ids above all that were ever used under this device's name
+        if again != "history_pruned" or highest > self.state().get("sent", 0):
+            # Ids above all that were ever used under this device's name …
             used, = self.db.execute("SELECT max(coalesce(max(seq), 0), ?) FROM sqlite_sequence", (highest,)).fetchone()
             first, = self.db.execute("SELECT min(id) FROM edit").fetchone()
             self.db.execute("UPDATE edit SET id = id + 1 + ? - ?", (used, first))
-            # And those of edits to come.
+            # … and those of edits to come.
             self.db.execute("INSERT INTO edit (id) SELECT max(?, coalesce(max(id), 0)) + 1 FROM edit", (used,))
             self.db.execute("DELETE FROM edit WHERE tbl IS NULL")
             self.set(sent=used)
@@ -105,27 +169,19 @@ class Device(http_client.Device):
     def sync(self, wait=0):
         """Down before up; all over again when the server's history is not what it was, or this file's."""
         while True:
-            epoch = self.get("epoch")
+            epoch = self.state().get("epoch")
             try:
                 return super().sync(wait)
-            except Refused as refused:
-                code = refused.args[1]
-                if code not in ("overtaken", "epoch_mismatch", "history_pruned", "put_back"):
-                    raise
+            except Again as again:
+                code, = again.args
             time.sleep(random.random())  # two servers with different histories are not asked in a tight loop
-            with self.transaction():
-                if code != "overtaken" and self.get("epoch") == epoch:  # else another process has done it
-                    again = self.get("again") if code == "history_pruned" and not self.get("hydrated") else code
+            self.db.seen = {}
+            with self.db:
+                state = self.state()
+                if code != "overtaken" and state.get("epoch") == epoch:  # else another process has done it
+                    again = state.get("again") if code == "history_pruned" and not state["hydrated"] else code
                     self.db.execute("DELETE FROM fresh")
-                    self.set(cursor=0, epoch=None, hydrated=0, again=again)
-
-    def run(self, *command):
-        match command:
-            case "signin", server, name:
-                self.set(device=self.get("device") or str(uuid.uuid4()))
-                who = {"username": name, "password": "any", "device_id": self.get("device")}
-                super().run("token", server, self.request("/signin", who, server)["token"])
-            case _: super().run(*command)
+                    self.set(cursor=0, epoch="", hydrated=0, again=again)
 
 if __name__ == "__main__":
-    http_client.main(Device, *sys.argv[1:])
+    http_client.main(Device, *sys.argv[1:]) if len(sys.argv) > 2 else sys.exit(__doc__)
