@@ -40,17 +40,6 @@ fn config() -> Config {
     Config::default().set("tables", tables["tables"].clone())
 }
 
-async fn applied(device: &HttpDevice, changes: &[Value]) {
-    for status in device.statuses(changes).await {
-        assert_eq!(status["status"], "applied", "{status}");
-    }
-}
-
-async fn failures(device: &HttpDevice) -> Vec<Value> {
-    let failures = device.get("/admin/materialize-failures").await.ok();
-    failures.as_array().expect("a bare array").clone()
-}
-
 /// Rows of two tables that cannot be without each other.
 async fn a_pair(device: &HttpDevice) -> usize {
     let (cock, hen) = (fresh_key(), fresh_key());
@@ -58,8 +47,8 @@ async fn a_pair(device: &HttpDevice) -> usize {
         insert(1, "shop.cocks", &cock, json!({"hen": hen})),
         insert(2, "shop.hens", &hen, json!({"cock": cock})),
     ];
-    applied(device, &pair).await;
-    failures(device).await.len()
+    device.applied(&pair).await;
+    device.failures("").await.len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,11 +119,11 @@ async fn a_table_in_use_is_a_warning_and_no_reason_not_to_start() {
         "the others are done"
     );
     tx.rollback().await.expect("ends");
-    applied(
-        &server.target().one_device(),
-        &[insert(1, "shop.items", &fresh_key(), json!({}))],
-    )
-    .await;
+    server
+        .target()
+        .one_device()
+        .applied(&[insert(1, "shop.items", &fresh_key(), json!({}))])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,8 +158,8 @@ async fn what_a_deferred_reference_refuses_is_refused_inside_the_savepoint() {
         insert(3, "shop.lists", &good, json!({"title": "good"})),
         insert(4, "shop.items", &fresh_key(), json!({"list_id": good})),
     ];
-    applied(&device, &upload).await;
-    let failed = failures(&device).await;
+    device.applied(&upload).await;
+    let failed = device.failures("").await;
     let errors: Vec<&str> = failed
         .iter()
         .filter_map(|row| row["error"].as_str())
@@ -192,9 +181,9 @@ async fn what_a_deferred_reference_refuses_is_refused_inside_the_savepoint() {
                 insert(1, "shop.lists", &list, json!({"title": title})),
                 insert(2, "shop.items", &fresh_key(), json!({"list_id": list})),
             ];
-            applied(&device, &upload).await;
+            device.applied(&upload).await;
             assert_eq!(
-                failures(&device).await.len(),
+                device.failures("").await.len(),
                 if n % 2 == 0 { 2 } else { 0 }
             );
         }
@@ -202,12 +191,10 @@ async fn what_a_deferred_reference_refuses_is_refused_inside_the_savepoint() {
     futures_util::future::join_all(users).await;
 
     // The parent's next state is written, the child's failure can be retried.
-    applied(
-        &device,
-        &[update(5, "shop.lists", &bad, 1, json!({"title": "better"}))],
-    )
-    .await;
-    assert_eq!(failures(&device).await.len(), 1);
+    device
+        .applied(&[update(5, "shop.lists", &bad, 1, json!({"title": "better"}))])
+        .await;
+    assert_eq!(device.failures("").await.len(), 1);
 }
 
 const TREE: &str = "CREATE SCHEMA shop;
@@ -244,14 +231,14 @@ async fn what_goes_with_a_parent_stands_in_the_failure_list() {
         insert(6, "shop.boughs", gone, json!({"root_id": root})),
         insert(7, "shop.leaves", apart, json!({})),
     ];
-    applied(&device, &grow).await;
-    applied(
-        &device,
-        &[insert(8, "shop.labels", label, json!({"root": "oak"}))],
-    )
-    .await;
-    applied(&other, &[insert(1, "shop.leaves", &fresh_key(), json!({}))]).await;
-    assert_eq!(failures(&device).await, Vec::<Value>::new());
+    device.applied(&grow).await;
+    device
+        .applied(&[insert(8, "shop.labels", label, json!({"root": "oak"}))])
+        .await;
+    other
+        .applied(&[insert(1, "shop.leaves", &fresh_key(), json!({}))])
+        .await;
+    assert_eq!(device.failures("").await, Vec::<Value>::new());
 
     // One child is written and one is deleted in the same upload.
     let fell = [
@@ -259,7 +246,7 @@ async fn what_goes_with_a_parent_stands_in_the_failure_list() {
         delete(12, "shop.boughs", gone, 1),
         update(13, "shop.leaves", leaf, 1, json!({"bough_id": bough})),
     ];
-    applied(&device, &fell).await;
+    device.applied(&fell).await;
     assert_eq!(
         database
             .ask("SELECT count(*) FROM shop.leaves")
@@ -267,7 +254,7 @@ async fn what_goes_with_a_parent_stands_in_the_failure_list() {
             .as_deref(),
         Some("2")
     );
-    let failed = failures(&device).await;
+    let failed = device.failures("").await;
     let mut found: Vec<(&str, bool, i64)> = failed
         .iter()
         .map(|row| {
@@ -289,7 +276,7 @@ async fn what_goes_with_a_parent_stands_in_the_failure_list() {
     ];
     expected.sort_unstable();
     assert_eq!(found, expected, "{failed:?}");
-    assert!(failures(&other).await.is_empty());
+    assert!(other.failures("").await.is_empty());
     let verified = oversync_tests::server::command()
         .args(["verify", "--config"])
         .arg(server.config())
@@ -298,11 +285,9 @@ async fn what_goes_with_a_parent_stands_in_the_failure_list() {
     assert!(verified.status.success(), "{verified:?}");
 
     // The parent comes back; the children can be written again, in their order.
-    applied(
-        &device,
-        &[update(21, "shop.roots", root, 2, json!({"name": "oak"}))],
-    )
-    .await;
+    device
+        .applied(&[update(21, "shop.roots", root, 2, json!({"name": "oak"}))])
+        .await;
     for key in [bough, leaf, next, label] {
         let row = failed.iter().find(|row| row["pk"] == json!(key));
         let id = &row.expect("recorded")["id"];
@@ -313,7 +298,7 @@ async fn what_goes_with_a_parent_stands_in_the_failure_list() {
             .ok();
         assert_eq!(again["status"], "applied", "{again}");
     }
-    assert!(failures(&device).await.is_empty());
+    assert!(device.failures("").await.is_empty());
     assert_eq!(
         database
             .ask("SELECT count(*) FROM shop.leaves")

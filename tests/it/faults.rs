@@ -2,7 +2,7 @@
 //! a host's handler, is that row's failure, whatever the database calls it; other
 //! users' uploads do not suffer.
 
-use crate::handlers::{Shop, applied, failures, thing};
+use crate::handlers::{Shop, thing};
 use oversync_tests::device::{delete, insert};
 use oversync_tests::target::fresh_key;
 use oversync_tests::{
@@ -33,13 +33,13 @@ async fn what_a_handler_does_elsewhere_is_its_rows_failure(backend: Backend) {
         // Together, so that they may share a commit.
         let upload = [bad];
         let good = [good];
-        tokio::join!(applied(&ada, &upload), applied(&eve, &good));
-        let failed = failures(&ada).await;
+        tokio::join!(ada.applied(&upload), eve.applied(&good));
+        let failed = ada.failures("").await;
         let text = failed[0]["error"].as_str().expect("a text");
         assert!(text.contains(expected), "{what}: {text}");
         assert_eq!(failed.len() as i64, id, "{failed:?}");
     }
-    assert!(failures(&eve).await.is_empty());
+    assert!(eve.failures("").await.is_empty());
     let calls = vec!["upsert 1 NeverSeen"; bad.len()].join(", ");
     assert_eq!(shop.calls("what").await, calls, "only Eve's are there");
 }
@@ -50,11 +50,11 @@ async fn a_handlers_statement_ends_with_its_time() {
     let shop = Shop::open(Backend::Postgres).await;
     let device = shop.device();
     // Ten minutes: the test's own client would have given up.
-    applied(&device, &[thing(1, &fresh_key(), "sleep")]).await;
+    device.applied(&[thing(1, &fresh_key(), "sleep")]).await;
     // Once: it is the row's failure, and no reason to try all of the commit again.
     let naps = "SELECT last_value FROM app.naps";
     assert_eq!(shop.database.ask(naps).await.as_deref(), Some("1"));
-    let failed = failures(&device).await;
+    let failed = device.failures("").await;
     let text = failed[0]["error"].as_str().expect("a text");
     assert!(text.contains("took more than"), "{text}");
     // Only the handler's own statements have so little time.
@@ -69,14 +69,12 @@ async fn a_handlers_statement_ends_with_its_time() {
         )
         .await;
     let limit = "SELECT count(*) FROM app.calls WHERE what = 'statement_timeout 0'";
-    applied(
-        &device,
-        &[
+    device
+        .applied(&[
             thing(2, &fresh_key(), "write"),
             insert(3, "app.parts", &fresh_key(), json!({})),
-        ],
-    )
-    .await;
+        ])
+        .await;
     assert_eq!(shop.database.ask(limit).await.as_deref(), Some("1"));
 }
 
@@ -88,8 +86,8 @@ async fn two_retries_run_at_a_time() {
     let mut retries = Vec::new();
     for _ in 0..6 {
         let device = shop.device();
-        applied(&device, &[thing(1, &fresh_key(), "hold")]).await;
-        let id = failures(&device).await[0]["id"].clone();
+        device.applied(&[thing(1, &fresh_key(), "hold")]).await;
+        let id = device.failures("").await[0]["id"].clone();
         let path = format!("/admin/materialize-failures/retry?id={id}");
         let request = device.request(reqwest::Method::POST, &path);
         retries.push(tokio::spawn(
@@ -107,7 +105,7 @@ async fn two_retries_run_at_a_time() {
     .await;
     let busy = shop.device();
     for id in 1..=3 {
-        applied(&busy, &[thing(id, &fresh_key(), "write")]).await;
+        busy.applied(&[thing(id, &fresh_key(), "write")]).await;
         assert_eq!(held().await.as_deref(), Some("2"));
     }
     shop.database
@@ -155,13 +153,13 @@ async fn a_trigger_that_never_passes_fails_its_row_alone() {
     for (id, what) in [(1, "conflict"), (11, "memory")] {
         let upload = [note(id, "good"), note(id + 1, what), note(id + 2, "good")];
         let (hers, other) = ([note(id, "good")], &upload);
-        tokio::join!(applied(&ada, other), applied(&eve, &hers));
-        let failed = failures(&ada).await;
+        tokio::join!(ada.applied(other), eve.applied(&hers));
+        let failed = ada.failures("").await;
         assert_eq!(failed[0]["payload"]["title"], what, "{failed:?}");
         assert_eq!(failed[0]["error"], "never");
     }
-    assert_eq!(failures(&ada).await.len(), 2);
-    assert!(failures(&eve).await.is_empty());
+    assert_eq!(ada.failures("").await.len(), 2);
+    assert!(eve.failures("").await.is_empty());
     let count = "SELECT count(*) FROM shop.notes";
     assert_eq!(database.ask(count).await.as_deref(), Some("6"));
     let tries: i64 = database
@@ -191,8 +189,8 @@ async fn a_failure_is_counted_once_however_often_its_commit_is_tried() {
         )
         .await;
     let device = server.target().one_device();
-    applied(&device, &[note(1, "bad"), note(2, "good")]).await;
-    assert_eq!(failures(&device).await.len(), 1);
+    device.applied(&[note(1, "bad"), note(2, "good")]).await;
+    assert_eq!(device.failures("").await.len(), 1);
     let counted = server
         .admin()
         .metric("oversync_projection_failures_total")
@@ -237,16 +235,14 @@ async fn a_database_may_have_a_collation_of_its_own() {
     let keys: Vec<String> = devices.iter().map(|_| fresh_key()).collect();
     for (device, key) in devices.iter().zip(&keys) {
         let below = insert(2, "shop.others", &fresh_key(), json!({ "note": key }));
-        applied(
-            device,
-            &[insert(1, "shop.notes", key, json!({"title": "t"})), below],
-        )
-        .await;
-        assert!(failures(device).await.is_empty());
+        device
+            .applied(&[insert(1, "shop.notes", key, json!({"title": "t"})), below])
+            .await;
+        assert!(device.failures("").await.is_empty());
     }
     for (device, key) in devices.iter().zip(&keys) {
-        applied(device, &[delete(3, "shop.notes", key, 1)]).await;
-        let failed = failures(device).await;
+        device.applied(&[delete(3, "shop.notes", key, 1)]).await;
+        let failed = device.failures("").await;
         let text = failed[0]["error"].as_str().expect("a text");
         assert!(failed.len() == 1 && text.contains("CASCADE"), "{failed:?}");
     }

@@ -117,17 +117,6 @@ impl Shop {
     }
 }
 
-pub(crate) async fn applied(device: &HttpDevice, changes: &[Value]) {
-    for status in device.statuses(changes).await {
-        assert_eq!(status["status"], "applied", "{status}");
-    }
-}
-
-pub(crate) async fn failures(device: &HttpDevice) -> Vec<Value> {
-    let failures = device.get("/admin/materialize-failures").await.ok();
-    failures.as_array().expect("a bare array").clone()
-}
-
 pub(crate) fn thing(id: i64, key: &str, what: &str) -> Value {
     insert(id, "app.things", key, json!({ "do": what }))
 }
@@ -172,40 +161,31 @@ async fn the_example_keeps_its_ledger(backend: Backend) {
     assert_eq!(ask(joined).await.as_deref(), Some("1234"));
 
     // The same key is another row for another user.
-    applied(
-        &eve,
-        &[insert(1, "app.entries", &entry, json!({"amount": "0.05"}))],
-    )
-    .await;
-    applied(
-        &ada,
-        &[update(
-            4,
-            "app.entries",
-            &entry,
-            1,
-            json!({"amount": "1.00"}),
-        )],
-    )
+    eve.applied(&[insert(1, "app.entries", &entry, json!({"amount": "0.05"}))])
+        .await;
+    ada.applied(&[update(
+        4,
+        "app.entries",
+        &entry,
+        1,
+        json!({"amount": "1.00"}),
+    )])
     .await;
     assert_eq!(
         ask("SELECT sum(cents) FROM app.ledger").await.as_deref(),
         Some("105")
     );
-    applied(
-        &ada,
-        &[update(
-            5,
-            "app.entries",
-            &entry,
-            2,
-            json!({"amount": "lots"}),
-        )],
-    )
+    ada.applied(&[update(
+        5,
+        "app.entries",
+        &entry,
+        2,
+        json!({"amount": "lots"}),
+    )])
     .await;
-    assert_eq!(failures(&ada).await[0]["error"], "lots is no amount");
-    applied(&ada, &[delete(6, "app.entries", &entry, 3)]).await;
-    assert!(failures(&ada).await.is_empty());
+    assert_eq!(ada.failures("").await[0]["error"], "lots is no amount");
+    ada.applied(&[delete(6, "app.entries", &entry, 3)]).await;
+    assert!(ada.failures("").await.is_empty());
     assert_eq!(
         ask("SELECT sum(cents) FROM app.ledger").await.as_deref(),
         Some("5")
@@ -221,14 +201,14 @@ async fn a_handler_comes_after_parents_and_before_children(backend: Backend) {
         insert(2, "app.things", &one, json!({"group_id": group})),
         insert(3, "app.groups", &group, json!({})),
     ];
-    applied(&device, &upload).await;
-    assert!(failures(&device).await.is_empty());
+    device.applied(&upload).await;
+    assert!(device.failures("").await.is_empty());
     let gone = [
         delete(4, "app.groups", &group, 1),
         delete(5, "app.things", &one, 1),
         delete(6, "app.parts", &part, 1),
     ];
-    applied(&device, &gone).await;
+    device.applied(&gone).await;
     let calls = shop
         .calls("what || ' ' || \"groups\" || ' ' || parts")
         .await;
@@ -236,7 +216,9 @@ async fn a_handler_comes_after_parents_and_before_children(backend: Backend) {
     assert_eq!(calls, "upsert 1 NeverSeen 1 0, delete 2 1 0");
     let parts = shop.in_store("SELECT count(*) FROM app.parts");
     assert_eq!(shop.database.ask(&parts).await.as_deref(), Some("0"));
-    applied(&device, &[update(7, "app.things", &one, 2, json!({}))]).await;
+    device
+        .applied(&[update(7, "app.things", &one, 2, json!({}))])
+        .await;
     assert!(shop.calls("what").await.ends_with("upsert 3 Seen"));
 }
 
@@ -267,13 +249,13 @@ async fn what_fails_in_a_handler_fails_alone(backend: Backend) {
     }
     upload.push(thing(3, &fresh_key(), "write"));
     upload.push(insert(4, "app.parts", &fresh_key(), json!({})));
-    applied(&device, &upload).await;
+    device.applied(&upload).await;
     // Of all calls only the good ones left something.
     assert_eq!(
         shop.calls("what").await,
         "upsert 1 NeverSeen, upsert 1 NeverSeen"
     );
-    let failed = failures(&device).await;
+    let failed = device.failures("").await;
     assert_eq!(failed.len(), bad.len(), "{failed:?}");
     for (what, expected) in bad {
         let row = failed.iter().find(|row| row["payload"]["do"] == what);
@@ -294,7 +276,7 @@ async fn what_fails_in_a_handler_fails_alone(backend: Backend) {
         );
     }
     // It goes on.
-    applied(&device, &[thing(99, &fresh_key(), "write")]).await;
+    device.applied(&[thing(99, &fresh_key(), "write")]).await;
 }
 
 /// On SQLite a handler can end the transaction, which it must not: what was
@@ -307,7 +289,7 @@ async fn a_handler_that_commits_on_sqlite_loses_no_upload() {
         thing(1, &fresh_key(), "commit"),
         thing(2, &fresh_key(), "write"),
     ];
-    applied(&device, &upload).await;
+    device.applied(&upload).await;
     let (changes, _) = shop
         .host
         .target
@@ -315,15 +297,15 @@ async fn a_handler_that_commits_on_sqlite_loses_no_upload() {
         .download_all(0, 100, "")
         .await;
     assert_eq!(changes.len(), 2);
-    applied(&device, &upload).await;
+    device.applied(&upload).await;
 }
 
 async fn a_failed_row_is_handed_to_the_handler_again(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();
     let key = fresh_key();
-    applied(&device, &[thing(1, &key, "refuse")]).await;
-    let failed = failures(&device).await;
+    device.applied(&[thing(1, &key, "refuse")]).await;
+    let failed = device.failures("").await;
     let retry = || async {
         let request = device.request(reqwest::Method::POST, "/admin/materialize-failures/retry");
         HttpDevice::send(request.json(&json!({ "id": failed[0]["id"] })))
@@ -336,7 +318,7 @@ async fn a_failed_row_is_handed_to_the_handler_again(backend: Backend) {
         .execute(&shop.in_store("INSERT INTO app.allowed VALUES (1)"))
         .await;
     assert_eq!(retry().await["new_server_version"], 1);
-    assert!(failures(&device).await.is_empty());
+    assert!(device.failures("").await.is_empty());
     assert_eq!(shop.calls("what").await, "upsert 1 Unknown");
 }
 
@@ -344,9 +326,9 @@ async fn users_do_not_meet_in_a_handled_table(backend: Backend) {
     let shop = Shop::open(backend).await;
     let (ada, eve) = (shop.device(), shop.device());
     let key = fresh_key();
-    applied(&ada, &[thing(1, &key, "write")]).await;
-    applied(&eve, &[thing(1, &key, "write")]).await;
-    assert!(failures(&eve).await.is_empty());
+    ada.applied(&[thing(1, &key, "write")]).await;
+    eve.applied(&[thing(1, &key, "write")]).await;
+    assert!(eve.failures("").await.is_empty());
     let expected = format!(
         "{} upsert 1 NeverSeen, {} upsert 1 NeverSeen",
         ada.user(),
@@ -355,7 +337,7 @@ async fn users_do_not_meet_in_a_handled_table(backend: Backend) {
     assert_eq!(shop.calls("owner || ' ' || what").await, expected);
     // Nor does a part of Eve's find Ada's thing.
     let (hers, part) = (fresh_key(), fresh_key());
-    applied(&ada, &[thing(2, &hers, "write")]).await;
+    ada.applied(&[thing(2, &hers, "write")]).await;
     let status = eve
         .upload_one(insert(2, "app.parts", &part, json!({"thing_id": hers})))
         .await;
@@ -366,7 +348,9 @@ async fn references_may_be_named_in_the_hosts_own_way(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();
     let group = Uuid::from_u128(12).to_string();
-    applied(&device, &[insert(1, "app.groups", &group, json!({}))]).await;
+    device
+        .applied(&[insert(1, "app.groups", &group, json!({}))])
+        .await;
     let named = |id, sent: &str| insert(id, "app.things", &fresh_key(), json!({"group_id": sent}));
     let statuses = device
         .statuses(&[
@@ -407,7 +391,7 @@ async fn verify_leaves_handled_tables_out_and_says_so(backend: Backend) {
         thing(1, &fresh_key(), "write"),
         insert(2, "app.groups", &fresh_key(), json!({})),
     ];
-    applied(&device, &upload).await;
+    device.applied(&upload).await;
     let folder = tempfile::TempDir::new().expect("a temporary folder");
     let file = folder.path().join("oversync.toml");
     let settings = |handled: bool| {
@@ -472,7 +456,9 @@ fn ran(file: &std::path::Path, arguments: &[&str]) -> (bool, String) {
 /// An application's own tables kept it out of `oversync fold`.
 async fn folding_asks_for_no_handler(backend: Backend) {
     let shop = Shop::open(backend).await;
-    applied(&shop.device(), &[thing(1, &fresh_key(), "write")]).await;
+    shop.device()
+        .applied(&[thing(1, &fresh_key(), "write")])
+        .await;
     drop(shop.host);
     let (_folder, file) = plain(&shop.database, "");
     for arguments in [&["fold", "--dry-run"][..], &["fold"]] {
@@ -491,8 +477,8 @@ async fn a_move_leaves_handled_tables_to_the_host() {
         thing(2, &fresh_key(), "refuse"),
         insert(3, "app.groups", &fresh_key(), json!({})),
     ];
-    applied(&device, &upload).await;
-    let before = failures(&device).await;
+    device.applied(&upload).await;
+    let before = device.failures("").await;
     assert_eq!(before.len(), 1, "{before:?}");
     drop(shop.host);
 
@@ -519,7 +505,7 @@ async fn a_move_leaves_handled_tables_to_the_host() {
     assert_eq!(calls.as_deref(), Some("0"), "they are the host's to carry");
     let host = Host::start("host", &target, SECRET);
     let device = host.target.device(device.user(), device.name());
-    let after = failures(&device).await;
+    let after = device.failures("").await;
     let of = |table: &str| -> Vec<&Value> {
         let is_of = |failure: &&Value| failure["table"] == table;
         after.iter().filter(is_of).collect()

@@ -348,7 +348,7 @@ impl Teller {
                 self.see(&reply);
             }
             Step::Retries => {
-                for failure in failures(&self.devices[0]).await {
+                for failure in self.devices[0].failures("?limit=1000").await {
                     let path = format!("/admin/materialize-failures/retry?id={}", failure["id"]);
                     let request = self.devices[0].request(Method::POST, &path);
                     let reply = HttpDevice::send(request).await;
@@ -357,14 +357,6 @@ impl Teller {
             }
         }
     }
-}
-
-async fn failures(device: &HttpDevice) -> Vec<Value> {
-    let list = device
-        .get("/admin/materialize-failures?limit=1000")
-        .await
-        .ok();
-    list.as_array().expect("a bare array").clone()
 }
 
 /// Ann between two steps of Bob: uploads under the same keys and ids.
@@ -381,7 +373,7 @@ async fn be_busy(
             .collect();
         device.upload(&changes).await;
         device.download("").await;
-        for failure in failures(device).await.iter().take(1) {
+        for failure in device.failures("?limit=1000").await.iter().take(1) {
             let path = format!("/admin/materialize-failures/retry?id={}", failure["id"]);
             HttpDevice::send(device.request(Method::POST, &path)).await;
         }
@@ -507,7 +499,7 @@ async fn a_key_shared_by_all_users_fails_a_projection_and_nothing_else(backend: 
             (record.to_string(), failure["error"].clone())
         };
         let of = async |teller: &Teller| -> BTreeMap<String, Value> {
-            let list = failures(&teller.devices[0]).await;
+            let list = teller.devices[0].failures("?limit=1000").await;
             list.iter().map(record).collect()
         };
         let (fails_alone, fails_beside) = (of(&told.alone).await, of(&told.beside).await);
@@ -601,18 +593,12 @@ async fn lists(backend: Backend, is_owned: bool) -> World {
 
 /// Text and key of each failure, oldest first.
 async fn texts(device: &HttpDevice) -> Vec<(String, String)> {
-    let list = failures(device).await;
+    let list = device.failures("?limit=1000").await;
     let part = |failure: &Value, name: &str| failure[name].as_str().expect("text").to_owned();
     let texts = list.iter().rev();
     texts
         .map(|failure| (part(failure, "error"), part(failure, "pk")))
         .collect()
-}
-
-async fn upload(device: &HttpDevice, changes: &[Value]) {
-    for status in device.statuses(changes).await {
-        assert_eq!(status["status"], "applied", "{status}");
-    }
 }
 
 /// Bob's list has the key of Ann's; what he puts into it would hold hers. Her whole
@@ -656,26 +642,24 @@ async fn a_row_never_stands_on_another_users(backend: Backend) {
             told_alone.tell(step).await;
             told_beside.tell(step).await;
             if place == 0 {
-                upload(&bob, &[insert(1, LISTS, &list, title("his"))]).await;
+                bob.applied(&[insert(1, LISTS, &list, title("his"))]).await;
                 // Alone, among others, below another, and moved there.
-                upload(&bob, &[insert(2, ITEMS, &own, item(&list))]).await;
-                upload(
-                    &bob,
-                    &[
-                        insert(3, LISTS, &other, title("other")),
-                        insert(4, ITEMS, &moved, item(&other)),
-                        insert(5, ITEMS, &below, item(&list)),
-                        // Rows of the same upload may need each other.
-                        insert(
-                            6,
-                            ITEMS,
-                            &ring,
-                            json!({"title": "ring", "list_id": other, "above": ring}),
-                        ),
-                    ],
-                )
+                bob.applied(&[insert(2, ITEMS, &own, item(&list))]).await;
+                bob.applied(&[
+                    insert(3, LISTS, &other, title("other")),
+                    insert(4, ITEMS, &moved, item(&other)),
+                    insert(5, ITEMS, &below, item(&list)),
+                    // Rows of the same upload may need each other.
+                    insert(
+                        6,
+                        ITEMS,
+                        &ring,
+                        json!({"title": "ring", "list_id": other, "above": ring}),
+                    ),
+                ])
                 .await;
-                upload(&bob, &[update(7, ITEMS, &moved, 1, item(&list))]).await;
+                bob.applied(&[update(7, ITEMS, &moved, 1, item(&list))])
+                    .await;
             }
         }
         assert_same(&told_alone.seen, &told_beside.seen);
@@ -705,7 +689,7 @@ async fn a_row_never_stands_on_another_users(backend: Backend) {
         }
         // What was written before is as it was; the rest can be, now that hers is gone.
         assert_eq!(beside.database.ask(&placed).await.as_deref(), Some("2"));
-        for failure in failures(&bob).await.iter().rev() {
+        for failure in bob.failures("?limit=1000").await.iter().rev() {
             let path = format!("/admin/materialize-failures/retry?id={}", failure["id"]);
             let reply = HttpDevice::send(bob.request(Method::POST, &path)).await;
             assert_eq!(reply.ok()["status"], "applied");

@@ -80,20 +80,6 @@ impl Shop {
     }
 }
 
-async fn applied(device: &HttpDevice, changes: &[Value]) {
-    for status in device.statuses(changes).await {
-        assert_eq!(status["status"], "applied", "{status}");
-    }
-}
-
-async fn failures(device: &HttpDevice, query: &str) -> Vec<Value> {
-    let reply = device
-        .get(&format!("/admin/materialize-failures{query}"))
-        .await
-        .ok();
-    reply.as_array().expect("a bare array").clone()
-}
-
 async fn retry(device: &HttpDevice, id: &Value) -> Value {
     let request = device.request(reqwest::Method::POST, "/admin/materialize-failures/retry");
     HttpDevice::send(request.json(&json!({ "id": id })))
@@ -111,7 +97,7 @@ async fn connections_are_set_as_the_statements_need_it() {
         shop.database.execute(&sql).await;
     }
     let tag = insert(1, "shop.tags", &fresh_key(), json!({"name": "new"}));
-    applied(&shop.device(), &[tag]).await;
+    shop.device().applied(&[tag]).await;
     let found =
         "SELECT concat_ws(' ', jit, plan_cache_mode, synchronous_commit, timezone) FROM shop.tags";
     assert_eq!(
@@ -124,9 +110,8 @@ async fn rows_are_written_and_removed(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();
     let (note, tag) = (fresh_key(), fresh_key());
-    applied(
-        &device,
-        &[
+    device
+        .applied(&[
             insert(
                 1,
                 "shop.tags",
@@ -139,9 +124,8 @@ async fn rows_are_written_and_removed(backend: Backend) {
                 &note,
                 json!({"id": note, "title": "first", "owner": "somebody else"}),
             ),
-        ],
-    )
-    .await;
+        ])
+        .await;
     let owner = shop
         .ask(&format!("SELECT owner FROM shop.notes WHERE id = '{note}'"))
         .await;
@@ -153,27 +137,23 @@ async fn rows_are_written_and_removed(backend: Backend) {
     let joined = "SELECT n.title FROM shop.tags t JOIN shop.notes n ON n.id = t.note_id";
     assert_eq!(shop.ask(joined).await.as_deref(), Some("first"));
 
-    applied(
-        &device,
-        &[update(
+    device
+        .applied(&[update(
             3,
             "shop.notes",
             &note,
             1,
             json!({"title": "second"}),
-        )],
-    )
-    .await;
+        )])
+        .await;
     assert_eq!(shop.ask(joined).await.as_deref(), Some("second"));
 
-    applied(
-        &device,
-        &[
+    device
+        .applied(&[
             delete(4, "shop.notes", &note, 2),
             delete(5, "shop.tags", &tag, 1),
-        ],
-    )
-    .await;
+        ])
+        .await;
     assert_eq!(
         shop.ask("SELECT count(*) FROM shop.notes").await.as_deref(),
         Some("0")
@@ -182,28 +162,24 @@ async fn rows_are_written_and_removed(backend: Backend) {
         shop.ask("SELECT count(*) FROM shop.tags").await.as_deref(),
         Some("0")
     );
-    assert_eq!(failures(&device, "").await, Vec::<Value>::new());
+    assert_eq!(device.failures("").await, Vec::<Value>::new());
 }
 
 async fn absent_columns_are_left_alone_and_unknown_ones_ignored(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();
     let note = fresh_key();
-    applied(
-        &device,
-        &[insert(
+    device
+        .applied(&[insert(
             1,
             "shop.notes",
             &note,
             json!({"title": "t", "pages": 7, "colour": "blue", "words": 9}),
-        )],
-    )
-    .await;
-    applied(
-        &device,
-        &[update(2, "shop.notes", &note, 1, json!({"title": "u"}))],
-    )
-    .await;
+        )])
+        .await;
+    device
+        .applied(&[update(2, "shop.notes", &note, 1, json!({"title": "u"}))])
+        .await;
     assert_eq!(
         shop.ask("SELECT pages FROM shop.notes").await.as_deref(),
         Some("7")
@@ -212,17 +188,15 @@ async fn absent_columns_are_left_alone_and_unknown_ones_ignored(backend: Backend
         shop.ask("SELECT words FROM shop.notes").await.as_deref(),
         Some("1")
     );
-    applied(
-        &device,
-        &[update(
+    device
+        .applied(&[update(
             3,
             "shop.notes",
             &note,
             2,
             json!({"title": "u", "pages": null}),
-        )],
-    )
-    .await;
+        )])
+        .await;
     assert_eq!(shop.ask("SELECT pages FROM shop.notes").await, None);
 }
 
@@ -233,8 +207,8 @@ async fn an_unknown_column_is_named_once_in_the_log(backend: Backend) {
         let payload = json!({"title": "t", "colour": "blue", "words": 1, "owner": "x", "id": "y"});
         insert(id, "shop.notes", &fresh_key(), payload)
     };
-    applied(&device, &[note(1), note(2)]).await;
-    applied(&device, &[note(3)]).await;
+    device.applied(&[note(1), note(2)]).await;
+    device.applied(&[note(3)]).await;
     let log = shop.server.log();
     let named: Vec<&str> = log
         .lines()
@@ -254,27 +228,21 @@ async fn one_user_cannot_take_another_users_row(backend: Backend) {
     for table in ["notes", "tags"] {
         let key = fresh_key();
         let column = if table == "notes" { "title" } else { "name" };
-        applied(
-            &ada,
-            &[insert(
-                1_000 + table.len() as i64,
-                &format!("shop.{table}"),
-                &key,
-                json!({column: "hers"}),
-            )],
-        )
+        ada.applied(&[insert(
+            1_000 + table.len() as i64,
+            &format!("shop.{table}"),
+            &key,
+            json!({column: "hers"}),
+        )])
         .await;
         // To the stream, the key is as free as any; the business row is not.
         let id = 2_000 + 10 * table.len() as i64;
-        applied(
-            &eve,
-            &[insert(
-                id,
-                &format!("shop.{table}"),
-                &key,
-                json!({column: "mine"}),
-            )],
-        )
+        eve.applied(&[insert(
+            id,
+            &format!("shop.{table}"),
+            &key,
+            json!({column: "mine"}),
+        )])
         .await;
         let seen = shop
             .ask(&format!(
@@ -282,7 +250,8 @@ async fn one_user_cannot_take_another_users_row(backend: Backend) {
             ))
             .await;
         assert_eq!(seen.as_deref(), Some("hers"));
-        applied(&eve, &[delete(id + 1, &format!("shop.{table}"), &key, 1)]).await;
+        eve.applied(&[delete(id + 1, &format!("shop.{table}"), &key, 1)])
+            .await;
         let seen = shop
             .ask(&format!(
                 "SELECT {column} FROM shop.{table} WHERE id = '{key}'"
@@ -290,7 +259,7 @@ async fn one_user_cannot_take_another_users_row(backend: Backend) {
             .await;
         assert_eq!(seen.as_deref(), Some("hers"), "{table}");
     }
-    assert!(failures(&ada, "").await.is_empty());
+    assert!(ada.failures("").await.is_empty());
 }
 
 async fn a_row_nobody_synchronised_is_not_for_taking(backend: Backend) {
@@ -307,16 +276,14 @@ async fn a_row_nobody_synchronised_is_not_for_taking(backend: Backend) {
             "INSERT INTO {prefix}tags (id, name) VALUES ('{tag}', 'the host''s')"
         ))
         .await;
-    applied(
-        &device,
-        &[insert(1, "shop.tags", &tag, json!({"name": "mine"}))],
-    )
-    .await;
+    device
+        .applied(&[insert(1, "shop.tags", &tag, json!({"name": "mine"}))])
+        .await;
     assert_eq!(
         shop.ask("SELECT name FROM shop.tags").await.as_deref(),
         Some("the host's")
     );
-    let failed = failures(&device, "").await;
+    let failed = device.failures("").await;
     assert_eq!(failed.len(), 1);
     assert_eq!(
         failed[0]["error"],
@@ -328,17 +295,15 @@ async fn a_failure_is_recorded_and_can_be_retried(backend: Backend) {
     let shop = Shop::open(backend).await;
     let (device, other) = (shop.device(), shop.device());
     let note = fresh_key();
-    applied(
-        &device,
-        &[insert(
+    device
+        .applied(&[insert(
             1,
             "shop.notes",
             &note,
             json!({"title": "bad", "pages": 1}),
-        )],
-    )
-    .await;
-    let failed = failures(&device, "").await;
+        )])
+        .await;
+    let failed = device.failures("").await;
     assert_eq!(failed.len(), 1, "{failed:?}");
     let failure = &failed[0];
     assert_eq!(failure["user_id"], device.user());
@@ -355,15 +320,16 @@ async fn a_failure_is_recorded_and_can_be_retried(backend: Backend) {
             .is_some_and(|text| text.ends_with('Z'))
     );
 
-    assert_eq!(failures(&device, "?schema=shop&table=tags").await.len(), 0);
+    assert_eq!(device.failures("?schema=shop&table=tags").await.len(), 0);
     assert_eq!(
-        failures(&device, "?schema=shop&table=notes&limit=x")
+        device
+            .failures("?schema=shop&table=notes&limit=x")
             .await
             .len(),
         1
     );
     assert_eq!(
-        failures(&other, "").await.len(),
+        other.failures("").await.len(),
         0,
         "everybody sees their own only"
     );
@@ -381,7 +347,7 @@ async fn a_failure_is_recorded_and_can_be_retried(backend: Backend) {
 
     let again = retry(&device, &failure["id"]).await;
     assert_eq!(again["status"], "materialize_error", "{again}");
-    assert_eq!(failures(&device, "").await[0]["retry_count"], 1);
+    assert_eq!(device.failures("").await[0]["retry_count"], 1);
 
     // What held it back is gone: the current state is written.
     let allow = match backend {
@@ -400,7 +366,7 @@ async fn a_failure_is_recorded_and_can_be_retried(backend: Backend) {
         shop.ask("SELECT title FROM shop.notes").await.as_deref(),
         Some("bad")
     );
-    assert!(failures(&device, "").await.is_empty());
+    assert!(device.failures("").await.is_empty());
 }
 
 async fn a_bad_row_fails_alone(backend: Backend) {
@@ -415,23 +381,21 @@ async fn a_bad_row_fails_alone(backend: Backend) {
             insert(n as i64 + 1, "shop.notes", key, json!({"title": title}))
         })
         .collect();
-    applied(&device, &changes).await;
+    device.applied(&changes).await;
     assert_eq!(
         shop.ask("SELECT count(*) FROM shop.notes").await.as_deref(),
         Some("16")
     );
-    assert_eq!(failures(&device, "").await.len(), 4);
+    assert_eq!(device.failures("").await.len(), 4);
     // Something that breaks UNIQUE fails with a constant text.
     let (a, b) = (fresh_key(), fresh_key());
-    applied(
-        &device,
-        &[
+    device
+        .applied(&[
             insert(101, "shop.notes", &a, json!({"title": "a", "slug": "same"})),
             insert(102, "shop.notes", &b, json!({"title": "b", "slug": "same"})),
-        ],
-    )
-    .await;
-    let failed = failures(&device, "?limit=1").await;
+        ])
+        .await;
+    let failed = device.failures("?limit=1").await;
     assert_eq!(
         failed[0]["error"],
         "a unique column of the business table has this value already"
@@ -442,27 +406,21 @@ async fn a_later_success_clears_the_failures(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();
     let note = fresh_key();
-    applied(
-        &device,
-        &[insert(1, "shop.notes", &note, json!({"title": "bad"}))],
-    )
-    .await;
-    applied(
-        &device,
-        &[update(2, "shop.notes", &note, 1, json!({"title": "bad"}))],
-    )
-    .await;
+    device
+        .applied(&[insert(1, "shop.notes", &note, json!({"title": "bad"}))])
+        .await;
+    device
+        .applied(&[update(2, "shop.notes", &note, 1, json!({"title": "bad"}))])
+        .await;
     assert_eq!(
-        failures(&device, "").await.len(),
+        device.failures("").await.len(),
         2,
         "one per row and version"
     );
-    applied(
-        &device,
-        &[update(3, "shop.notes", &note, 2, json!({"title": "good"}))],
-    )
-    .await;
-    assert!(failures(&device, "").await.is_empty());
+    device
+        .applied(&[update(3, "shop.notes", &note, 2, json!({"title": "good"}))])
+        .await;
+    assert!(device.failures("").await.is_empty());
     assert_eq!(
         shop.ask("SELECT title FROM shop.notes").await.as_deref(),
         Some("good")
@@ -483,11 +441,8 @@ async fn a_parent_may_stand_in_the_business_table_alone(backend: Backend) {
         "INSERT INTO {prefix}notes (id, owner, title) VALUES ('{note}', '{user}', 'made by the host')"
     );
     shop.database.execute(&sql).await;
-    applied(
-        &ada,
-        &[insert(1, "shop.tags", &mine, json!({"note_id": note}))],
-    )
-    .await;
+    ada.applied(&[insert(1, "shop.tags", &mine, json!({"note_id": note}))])
+        .await;
     // It is Ada's: to Eve it does not exist.
     let status = eve
         .upload_one(insert(1, "shop.tags", &hers, json!({"note_id": note})))
@@ -504,11 +459,13 @@ async fn values_keep_their_digits(backend: Backend) {
             "extra":"{\"a\":[1,2]}","picture":"AAEC/w=="}"#,
     )
     .expect("JSON");
-    applied(&device, &[insert(1, "shop.notes", &note, payload)]).await;
+    device
+        .applied(&[insert(1, "shop.notes", &note, payload)])
+        .await;
     assert!(
-        failures(&device, "").await.is_empty(),
+        device.failures("").await.is_empty(),
         "{:?}",
-        failures(&device, "").await
+        device.failures("").await
     );
     assert_eq!(
         shop.ask("SELECT pages FROM shop.notes").await.as_deref(),
@@ -539,25 +496,21 @@ async fn a_value_freed_in_the_same_upload_is_free(backend: Backend) {
     let shop = Shop::open(backend).await;
     let device = shop.device();
     let (old, new) = (fresh_key(), fresh_key());
-    applied(
-        &device,
-        &[insert(
+    device
+        .applied(&[insert(
             1,
             "shop.notes",
             &old,
             json!({"title": "a", "slug": "same"}),
-        )],
-    )
-    .await;
-    applied(
-        &device,
-        &[
+        )])
+        .await;
+    device
+        .applied(&[
             delete(2, "shop.notes", &old, 1),
             insert(3, "shop.notes", &new, json!({"title": "b", "slug": "same"})),
-        ],
-    )
-    .await;
-    assert!(failures(&device, "").await.is_empty());
+        ])
+        .await;
+    assert!(device.failures("").await.is_empty());
     assert_eq!(
         shop.ask("SELECT title FROM shop.notes").await.as_deref(),
         Some("b")
@@ -578,36 +531,32 @@ async fn keys_are_found_in_the_usual_spellings(backend: Backend) {
     ];
     for (n, spelling) in (0..).zip(&spellings) {
         let note = |title: &str| json!({"id": spelling, "title": title});
-        applied(
-            &device,
-            &[insert(10 * n + 1, "shop.notes", spelling, note("a"))].map(|mut change| {
-                change["server_version"] = json!(3 * n);
-                change
-            }),
-        )
-        .await;
-        applied(
-            &device,
-            &[update(10 * n + 2, "shop.notes", &key, 3 * n + 1, note("b"))],
-        )
-        .await;
+        device
+            .applied(
+                &[insert(10 * n + 1, "shop.notes", spelling, note("a"))].map(|mut change| {
+                    change["server_version"] = json!(3 * n);
+                    change
+                }),
+            )
+            .await;
+        device
+            .applied(&[update(10 * n + 2, "shop.notes", &key, 3 * n + 1, note("b"))])
+            .await;
         assert_eq!(
             shop.ask("SELECT title FROM shop.notes").await.as_deref(),
             Some("b"),
             "{spelling}"
         );
-        applied(
-            &device,
-            &[delete(10 * n + 3, "shop.notes", &key, 3 * n + 2)],
-        )
-        .await;
+        device
+            .applied(&[delete(10 * n + 3, "shop.notes", &key, 3 * n + 2)])
+            .await;
         assert_eq!(
             shop.ask("SELECT count(*) FROM shop.notes").await.as_deref(),
             Some("0"),
             "{spelling}"
         );
     }
-    assert!(failures(&device, "").await.is_empty());
+    assert!(device.failures("").await.is_empty());
 }
 
 async fn odd_shop(backend: Backend, sql: &str, tables: &str) -> (Server, Database) {
@@ -638,33 +587,23 @@ async fn nothing_is_cut_to_fit_a_column_on_postgres() {
         server.target().device("user-alexander-ab", "d"),
     );
     let key = fresh_key();
-    applied(
-        &short,
-        &[insert(1, "shop.notes", &key, json!({"title": "too long"}))],
-    )
-    .await;
-    assert_eq!(failures(&short, "").await.len(), 1);
-    applied(
-        &short,
-        &[update(2, "shop.notes", &key, 1, json!({"title": "fits"}))],
-    )
-    .await;
-    assert!(failures(&short, "").await.is_empty());
-    applied(
-        &ada,
-        &[insert(1, "shop.notes", &fresh_key(), json!({"title": "a"}))],
-    )
-    .await;
+    short
+        .applied(&[insert(1, "shop.notes", &key, json!({"title": "too long"}))])
+        .await;
+    assert_eq!(short.failures("").await.len(), 1);
+    short
+        .applied(&[update(2, "shop.notes", &key, 1, json!({"title": "fits"}))])
+        .await;
+    assert!(short.failures("").await.is_empty());
+    ada.applied(&[insert(1, "shop.notes", &fresh_key(), json!({"title": "a"}))])
+        .await;
     assert_eq!(
-        failures(&ada, "").await.len(),
+        ada.failures("").await.len(),
         1,
         "her name does not fit, and is not cut"
     );
-    applied(
-        &eve,
-        &[insert(1, "shop.notes", &key, json!({"title": "mine"}))],
-    )
-    .await;
+    eve.applied(&[insert(1, "shop.notes", &key, json!({"title": "mine"}))])
+        .await;
     assert_eq!(
         database
             .ask("SELECT title FROM shop.notes")
@@ -688,25 +627,19 @@ async fn conflict_clauses_and_triggers_of_a_table_harm_nobody_on_sqlite() {
     )
     .await;
     let (ada, eve) = (server.target().one_device(), server.target().one_device());
-    applied(
-        &ada,
-        &[insert(
-            1,
-            "shop.notes",
-            &fresh_key(),
-            json!({"slug": "x", "title": "hers"}),
-        )],
-    )
+    ada.applied(&[insert(
+        1,
+        "shop.notes",
+        &fresh_key(),
+        json!({"slug": "x", "title": "hers"}),
+    )])
     .await;
-    applied(
-        &eve,
-        &[insert(
-            1,
-            "shop.notes",
-            &fresh_key(),
-            json!({"slug": "x", "title": "mine"}),
-        )],
-    )
+    eve.applied(&[insert(
+        1,
+        "shop.notes",
+        &fresh_key(),
+        json!({"slug": "x", "title": "mine"}),
+    )])
     .await;
     assert_eq!(
         database
@@ -715,14 +648,11 @@ async fn conflict_clauses_and_triggers_of_a_table_harm_nobody_on_sqlite() {
             .as_deref(),
         Some("hers")
     );
-    applied(
-        &eve,
-        &[
-            insert(2, "shop.tags", &fresh_key(), json!({"name": "no"})),
-            insert(3, "shop.tags", &fresh_key(), json!({"name": "yes"})),
-            insert(4, "shop.docs", &fresh_key(), json!({"body": "not json"})),
-        ],
-    )
+    eve.applied(&[
+        insert(2, "shop.tags", &fresh_key(), json!({"name": "no"})),
+        insert(3, "shop.tags", &fresh_key(), json!({"name": "yes"})),
+        insert(4, "shop.docs", &fresh_key(), json!({"body": "not json"})),
+    ])
     .await;
     assert_eq!(
         database
@@ -731,5 +661,5 @@ async fn conflict_clauses_and_triggers_of_a_table_harm_nobody_on_sqlite() {
             .as_deref(),
         Some("yes")
     );
-    assert_eq!(failures(&eve, "").await.len(), 3);
+    assert_eq!(eve.failures("").await.len(), 3);
 }

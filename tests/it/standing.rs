@@ -58,16 +58,9 @@ fn in_store(backend: Backend, sql: &str) -> String {
     }
 }
 
-async fn applied(device: &HttpDevice, changes: &[Value]) {
-    for status in device.statuses(changes).await {
-        assert_eq!(status["status"], "applied", "{status}");
-    }
-}
-
 /// Table and text of each failure, oldest first.
 async fn failures(device: &HttpDevice) -> Vec<(String, String)> {
-    let list = device.get("/admin/materialize-failures").await.ok();
-    let list = list.as_array().expect("a bare array").clone();
+    let list = device.failures("").await;
     let text = |row: &Value, name: &str| row[name].as_str().expect("a text").to_owned();
     let rows = list.iter().rev();
     rows.map(|row| (text(row, "table"), text(row, "error")))
@@ -128,14 +121,11 @@ async fn no_column_lets_a_row_stand_on_another_users(backend: Backend) {
         let person =
             |id, key: &str, email: &str| insert(id, "shop.people", key, json!({ "email": email }));
         let on_shelf = json!({"zone": "a", "place": 1});
-        applied(
-            &ann,
-            &[
-                person(1, &x, "x"),
-                person(2, &bobs, bob.user()),
-                insert(3, "shop.shelves", &shelf, on_shelf.clone()),
-            ],
-        )
+        ann.applied(&[
+            person(1, &x, "x"),
+            person(2, &bobs, bob.user()),
+            insert(3, "shop.shelves", &shelf, on_shelf.clone()),
+        ])
         .await;
 
         let letter = |id| insert(id, "shop.letters", &fresh_key(), json!({"receiver": "x"}));
@@ -148,21 +138,21 @@ async fn no_column_lets_a_row_stand_on_another_users(backend: Backend) {
             }
             // A person of his own is called so, whose business row has no place.
             "ref_column_aware" => {
-                applied(&bob, &[letter(1), person(2, &fresh_key(), "x")]).await;
+                bob.applied(&[letter(1), person(2, &fresh_key(), "x")])
+                    .await;
                 expected.extend([("people", TAKEN), ("letters", STANDS)]);
             }
             _ => {
-                applied(&bob, &[letter(1)]).await;
+                bob.applied(&[letter(1)]).await;
                 expected.push(("letters", STANDS));
             }
         }
-        applied(&bob, &[insert(3, "shop.parcels", &fresh_key(), on_shelf)]).await;
-        applied(&bob, &[insert(4, "shop.notes", &fresh_key(), json!({}))]).await;
-        applied(
-            &bob,
-            &[insert(5, "shop.marks", &fresh_key(), json!({"code": "X"}))],
-        )
-        .await;
+        bob.applied(&[insert(3, "shop.parcels", &fresh_key(), on_shelf)])
+            .await;
+        bob.applied(&[insert(4, "shop.notes", &fresh_key(), json!({}))])
+            .await;
+        bob.applied(&[insert(5, "shop.marks", &fresh_key(), json!({"code": "X"}))])
+            .await;
         expected.extend([("parcels", STANDS), ("notes", STANDS), ("marks", STANDS)]);
         let expected: Vec<(String, String)> = expected
             .into_iter()
@@ -180,7 +170,7 @@ async fn no_column_lets_a_row_stand_on_another_users(backend: Backend) {
             delete(5, "shop.people", &bobs, 1),
             delete(6, "shop.shelves", &shelf, 1),
         ];
-        applied(&ann, &gone).await;
+        ann.applied(&gone).await;
         assert_eq!(failures(&ann).await, [], "{mode}, is_owned {is_owned}");
         for table in ["people", "shelves", "letters", "parcels", "notes", "marks"] {
             let count = format!("SELECT count(*) FROM shop.{table}");
@@ -193,21 +183,18 @@ async fn no_column_lets_a_row_stand_on_another_users(backend: Backend) {
         shop.verify();
 
         // With rows of his own below them his are written.
-        applied(
-            &bob,
-            &[
-                person(11, &fresh_key(), bob.user()),
-                insert(
-                    12,
-                    "shop.shelves",
-                    &fresh_key(),
-                    json!({"zone": "a", "place": 1}),
-                ),
-            ],
-        )
+        bob.applied(&[
+            person(11, &fresh_key(), bob.user()),
+            insert(
+                12,
+                "shop.shelves",
+                &fresh_key(),
+                json!({"zone": "a", "place": 1}),
+            ),
+        ])
         .await;
         if mode != "ref_column_aware" {
-            applied(&bob, &[person(13, &fresh_key(), "x")]).await;
+            bob.applied(&[person(13, &fresh_key(), "x")]).await;
         }
         let list = bob.get("/admin/materialize-failures").await.ok();
         for failure in list.as_array().expect("a bare array").iter().rev() {
@@ -236,7 +223,7 @@ async fn a_uuid_owns_in_one_spelling(backend: Backend) {
     let item =
         |id, key: &str, title: &str| insert(id, "shop.items", key, json!({ "title": title }));
     let (one, key) = (target.device(&name, "d"), fresh_key());
-    applied(&one, &[item(1, &key, "hers")]).await;
+    one.applied(&[item(1, &key, "hers")]).await;
     assert_eq!(failures(&one).await, []);
 
     let others = [
@@ -248,8 +235,8 @@ async fn a_uuid_owns_in_one_spelling(backend: Backend) {
     for (place, other) in others.iter().enumerate() {
         let other = target.device(other, "d");
         // The very row, and one of their own.
-        applied(&other, &[item(1, &key, "theirs")]).await;
-        applied(&other, &[item(2, &fresh_key(), "theirs too")]).await;
+        other.applied(&[item(1, &key, "theirs")]).await;
+        other.applied(&[item(2, &fresh_key(), "theirs too")]).await;
         let reason = "the owner column is of type uuid, and the user's name is not a UUID \
                       in lower case with dashes";
         let expected = match backend {
@@ -260,7 +247,7 @@ async fn a_uuid_owns_in_one_spelling(backend: Backend) {
         let found = failures(&other).await;
         let texts: Vec<&str> = found.iter().map(|(_, text)| text.as_str()).collect();
         assert_eq!(texts, expected);
-        applied(&other, &[delete(3, "shop.items", &key, 1)]).await;
+        other.applied(&[delete(3, "shop.items", &key, 1)]).await;
         let hers = format!("SELECT title FROM shop.items WHERE id = '{key}'");
         assert_eq!(shop.ask(&hers).await.as_deref(), Some("hers"));
         let all = match backend {
@@ -297,15 +284,19 @@ async fn an_owner_is_told_byte_by_byte_on_postgres() {
     let (list, item) = (fresh_key(), fresh_key());
     let title = |title: &str| json!({ "title": title });
     let below = json!({ "list_id": list });
-    applied(&small, &[insert(1, "shop.lists", &list, title("small"))]).await;
-    applied(&small, &[insert(2, "shop.items", &item, below.clone())]).await;
-    applied(
-        &capital,
-        &[insert(1, "shop.lists", &list, title("capital"))],
-    )
-    .await;
-    applied(&capital, &[insert(2, "shop.items", &fresh_key(), below)]).await;
-    applied(&capital, &[delete(3, "shop.lists", &list, 1)]).await;
+    small
+        .applied(&[insert(1, "shop.lists", &list, title("small"))])
+        .await;
+    small
+        .applied(&[insert(2, "shop.items", &item, below.clone())])
+        .await;
+    capital
+        .applied(&[insert(1, "shop.lists", &list, title("capital"))])
+        .await;
+    capital
+        .applied(&[insert(2, "shop.items", &fresh_key(), below)])
+        .await;
+    capital.applied(&[delete(3, "shop.lists", &list, 1)]).await;
     let texts: Vec<String> = failures(&capital)
         .await
         .into_iter()
@@ -319,7 +310,7 @@ async fn an_owner_is_told_byte_by_byte_on_postgres() {
         Some("small")
     );
     // What goes with her list is recorded under her own name.
-    applied(&small, &[delete(3, "shop.lists", &list, 1)]).await;
+    small.applied(&[delete(3, "shop.lists", &list, 1)]).await;
     let found = failures(&small).await;
     assert!(
         found.len() == 1 && found[0].1.contains("CASCADE"),
@@ -362,9 +353,9 @@ async fn a_column_that_cuts_or_counts_names_makes_nobody_somebody_else() {
         let (owner, other) = (target.device(owner, "d"), target.device(other, "d"));
         let (key, fresh) = (fresh_key(), fresh_key());
         let item = |id, key: &str| insert(id, "shop.items", key, json!({ "title": "a" }));
-        applied(&owner, &[item(1, &key)]).await;
+        owner.applied(&[item(1, &key)]).await;
         assert_eq!(failures(&owner).await, []);
-        applied(&other, &[item(1, &key), item(2, &fresh)]).await;
+        other.applied(&[item(1, &key), item(2, &fresh)]).await;
         let failed = ("items".to_owned(), reason.to_owned());
         assert_eq!(failures(&other).await, [failed.clone(), failed]);
         let count = shop.ask("SELECT count(*) FROM shop.items").await;

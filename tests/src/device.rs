@@ -173,6 +173,21 @@ impl HttpDevice {
         statuses
     }
 
+    /// An upload of changes, having checked that each is applied.
+    pub async fn applied(&self, changes: &[Value]) {
+        for status in self.statuses(changes).await {
+            assert_eq!(status["status"], "applied", "{status}");
+        }
+    }
+
+    /// The user's failed projections, newest first; `query` starts with a question
+    /// mark, or is empty.
+    pub async fn failures(&self, query: &str) -> Vec<Value> {
+        let path = format!("/admin/materialize-failures{query}");
+        let list = self.get(&path).await.ok();
+        list.as_array().expect("a bare array").clone()
+    }
+
     /// An upload that the server may be too busy for: sent again as it asks,
     /// until it is answered.
     pub async fn upload_patiently(&self, changes: &[Value]) -> Value {
