@@ -115,6 +115,8 @@ mod console;
 mod console_page;
 // `oversync doctor`: planted faults, each found by it alone.
 mod examined_server;
+// The same for clocks: the server's, and the database's.
+mod clocks;
 // Every metric of the manual and the dashboard, and what moves them.
 mod metrics;
 // One change as a trace, from device to device.
