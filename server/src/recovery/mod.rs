@@ -15,7 +15,7 @@ mod restore;
 mod script;
 
 pub(crate) use backup::{Existing, backup};
-pub(crate) use moving::migrate;
+pub(crate) use moving::{migrate, undo};
 pub(crate) use restore::{STEP, Source, restore, step};
 
 use crate::store::recovery::{Contents, Far, NotBegun};
