@@ -276,7 +276,7 @@ async fn a_file_that_has_moved_is_not_served() {
         for word in [
             "was moved to the PostgreSQL database",
             "oversync migrate --undo",
-            "oversync restore --in-place",
+            "oversync restore --in-place --database-url sqlite://",
         ] {
             assert!(said.contains(word), "{arguments:?}: {word} in: {said}");
         }

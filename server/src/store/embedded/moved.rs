@@ -44,7 +44,8 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), StoreEr
     Err(StoreError::Failed(format!(
         "{path} was moved to {to} at {at}: start servers there. To go back to this file while nothing has been \
          written there, run `oversync migrate --undo --from sqlite://{path}`; later, or when that database is \
-         gone, run `oversync restore --in-place`, which begins a new history in this file"
+         gone, run `oversync restore --in-place --database-url sqlite://{path}`, which begins a new history in \
+         this file"
     )))
 }
 

@@ -184,7 +184,7 @@ impl Target {
         if now != epoch {
             return Err(failed(
                 "the database holds another history than the file: name the one that the file was moved to, \
-                 or run `oversync restore --in-place` to begin a new history in the file",
+                 or begin a new history in the file: oversync restore --in-place --database-url sqlite://FILE",
             ));
         }
         let sql = Standing::sql("oversync.users", "oversync.meta");
@@ -198,8 +198,8 @@ impl Target {
         if numbers != came {
             return Err(failed(
                 "something was written into the database, folded or revoked there since the move: going back as if \
-                 it had not been would lose that without a word; `oversync restore --in-place` begins a new history \
-                 in the file, and devices send again what they have",
+                 it had not been would lose that without a word; begin a new history in the file instead, and devices \
+                 send again what they have: oversync restore --in-place --database-url sqlite://FILE",
             ));
         }
         sqlx::query("UPDATE oversync.meta SET epoch = $1")
