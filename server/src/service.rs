@@ -252,6 +252,11 @@ impl SyncService {
             ]
             .map(str::to_owned)
             .to_vec(),
+            quotas: self
+                .inner
+                .quotas
+                .limits()
+                .and_then(|limits| limits.for_devices()),
         }
     }
 
