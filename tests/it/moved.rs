@@ -8,6 +8,7 @@ use oversync_tests::folding::{count, folded_up_to};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{App, Backend, Config, Database, HttpDevice, Port, Server, within};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -265,6 +266,10 @@ async fn a_file_that_has_moved_is_not_served() {
     assert!(not_moved.contains("has not been moved"), "{not_moved}");
     pair.server.told(&pair.command()).await;
 
+    let file = pair.file.url().trim_start_matches("sqlite://");
+    for beside in ["-wal", "-shm"] {
+        assert!(!Path::new(&format!("{file}{beside}")).exists(), "{beside}");
+    }
     // As `serve` opens it; and to be moved a second time.
     let again = [
         &pair.command()[..4],

@@ -140,7 +140,6 @@ pub(crate) async fn migrate(
     // Who reads ends when nobody takes what it has.
     drop(pieces);
     let read = reading.await.expect("BUG: reading does not panic");
-    // Held to the end: no server may go on with the file.
     let origin = read?;
     taken?;
 
@@ -170,10 +169,18 @@ pub(crate) async fn migrate(
         )));
     }
     let at = clock.now().format(&Rfc3339);
-    origin.mark(&MovedAway {
+    let marked = origin.mark(&MovedAway {
         to: shown(&url),
         at: at.unwrap_or_default(),
         unfinished: target.unfinished.clone(),
+    });
+    // Held to the end: no server may go on with the file.
+    let _lock = marked.map_err(|error| {
+        RecoveryError::NotMoved(format!(
+            "{} cannot be marked as moved: {error}; see to it that it can be written, then migrate again into \
+             an empty database",
+            path.display()
+        ))
     })?;
     let finished = target.finish(&meta).await;
     finished.map_err(|error| {

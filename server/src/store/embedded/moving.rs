@@ -23,7 +23,7 @@ const PIECE: usize = 1024 * 1024;
 pub(crate) struct Origin {
     connection: Connection,
     path: PathBuf,
-    _lock: File,
+    lock: File,
     /// What it holds.
     pub(crate) contents: Contents,
     /// What is carried over of the database as a whole.
@@ -69,18 +69,23 @@ impl Origin {
             meta: meta.map_err(StoreError::from)?,
             connection,
             path: path.to_owned(),
-            _lock: lock,
+            lock,
             contents,
         })
     }
 
-    /// Says in the file that it has moved: no server starts on it from now on.
-    pub(crate) fn mark(&self, gone: &MovedAway) -> Result<(), StoreError> {
-        moved::write(&self.path, gone)
+    /// Says in the file that it has moved: no server starts on it from now on. Gives back
+    /// its lock.
+    pub(crate) fn mark(self, gone: &MovedAway) -> Result<File, StoreError> {
+        // Who closes last puts all into the one file: a log that is left is whose this is.
+        self.connection.close().map_err(|(_, error)| error)?;
+        moved::write(&self.path, gone)?;
+        Ok(self.lock)
     }
 
     /// Takes that back.
-    pub(crate) fn unmark(&self) -> Result<(), StoreError> {
+    pub(crate) fn unmark(self) -> Result<(), StoreError> {
+        self.connection.close().map_err(|(_, error)| error)?;
         moved::remove(&self.path)
     }
 
