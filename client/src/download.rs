@@ -112,6 +112,7 @@ fn newest(page: &DownloadReply) -> Vec<Named> {
         let told = Told {
             source: change.source_id.clone(),
             change: change.source_change_id,
+            edited_at: None,
             attributes: vec![
                 KeyValue::new("oversync.place", change.server_id.get()),
                 KeyValue::new("oversync.version", change.server_version.get()),

@@ -155,7 +155,7 @@ pub use field_merge::{DeletePolicy, FieldMerge};
 pub use oversync_shared::merge::{
     ColumnChoice, ColumnConflict, ColumnPolicy, Lost, Merged, Side, Stands,
 };
-pub use oversync_shared::wire::SignInReply;
+pub use oversync_shared::wire::{SignInReply, UserQuotas};
 pub use oversync_shared::{DeviceId, RowKey, RowVersion, ServerId, UserId};
 pub use parked::Parked;
 pub use pause::{Direction, Paused};

@@ -27,6 +27,9 @@ pub(crate) struct Told {
     /// The device that made it.
     pub(crate) source: String,
     pub(crate) change: ChangeId,
+    /// When the edit was first seen, in seconds since 1970, cut off; none where nobody
+    /// knows, or another device made it.
+    pub(crate) edited_at: Option<i64>,
     pub(crate) attributes: Vec<KeyValue>,
 }
 
@@ -52,6 +55,20 @@ impl Traces {
         Some(Request(span))
     }
 
+    /// How long edits had waited when they were put into a batch.
+    pub(crate) fn waited(&self, user: &UserId, until: SystemTime, changes: &[Told]) {
+        let Some(tracer) = &self.tracer else { return };
+        for told in changes {
+            // To the second after it, so that no wait is told of that was not: one shorter
+            // than that is not told of at all.
+            let second = told.edited_at.and_then(|at| u64::try_from(at + 1).ok());
+            let from = second.map(|at| UNIX_EPOCH + Duration::from_secs(at));
+            if let Some(from) = from.filter(|from| *from < until) {
+                told.write(tracer, "change.wait", user, from, until, Vec::new());
+            }
+        }
+    }
+
     /// What has become of changes since `from`.
     pub(crate) fn changes(
         &self,
@@ -61,18 +78,36 @@ impl Traces {
         changes: Vec<Told>,
     ) {
         let Some(tracer) = &self.tracer else { return };
-        for told in changes {
-            let trace = ChangeTrace::of(user, &told.source, told.change);
-            let mut attributes = told.attributes;
-            attributes.push(KeyValue::new("oversync.change", told.change.get()));
-            attributes.push(KeyValue::new("oversync.source", told.source));
-            let mut span = SpanBuilder::from_name(name)
-                .with_kind(SpanKind::Internal)
-                .with_start_time(from)
-                .with_attributes(attributes)
-                .start_with_context(tracer, &trace.context());
-            span.end_with_timestamp(now());
+        for mut told in changes {
+            let mut attributes = std::mem::take(&mut told.attributes);
+            if let Some(at) = told.edited_at {
+                attributes.push(KeyValue::new("oversync.edited_at", at));
+            }
+            told.write(tracer, name, user, from, now(), attributes);
         }
+    }
+}
+
+impl Told {
+    /// A span in the change's own trace.
+    fn write(
+        &self,
+        tracer: &BoxedTracer,
+        name: &'static str,
+        user: &UserId,
+        from: SystemTime,
+        until: SystemTime,
+        mut attributes: Vec<KeyValue>,
+    ) {
+        let trace = ChangeTrace::of(user, &self.source, self.change);
+        attributes.push(KeyValue::new("oversync.change", self.change.get()));
+        attributes.push(KeyValue::new("oversync.source", self.source.clone()));
+        let mut span = SpanBuilder::from_name(name)
+            .with_kind(SpanKind::Internal)
+            .with_start_time(from)
+            .with_attributes(attributes)
+            .start_with_context(tracer, &trace.context());
+        span.end_with_timestamp(until);
     }
 }
 

@@ -44,11 +44,13 @@ const ADDED: &[(&str, &str, &str, &str)] = &[
         "INTEGER NOT NULL DEFAULT 0",
         "UPDATE _sync_pending SET was_known = 1 WHERE seq <= 0",
     ),
+    // Of what is frozen nobody can tell: where it meets a delete, that wins and is told of,
+    // rather than a row that others have deleted is back without a word.
     (
         "_sync_outbox",
         "was_known",
         "INTEGER NOT NULL DEFAULT 0",
-        "",
+        "UPDATE _sync_outbox SET was_known = 1",
     ),
 ];
 

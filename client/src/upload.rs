@@ -83,9 +83,9 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                     .await?;
                 if let Some((began, told)) = told {
                     let user = core.user();
-                    core.transport
-                        .traces()
-                        .changes("change.upload", &user, began, told);
+                    let traces = core.transport.traces();
+                    traces.waited(&user, began, &told);
+                    traces.changes("change.upload", &user, began, told);
                 }
                 if batch.is_question {
                     core.announce(done.written).await?;
@@ -118,14 +118,11 @@ fn told(core: &Core, sent: &[Frozen], reply: &UploadReply) -> Vec<Told> {
     both.take(trace::MAX_CHANGES)
         .map(|(frozen, status)| {
             let outcome = status.status.as_str();
-            let mut attributes = vec![KeyValue::new("oversync.status", outcome)];
-            if let Some(at) = frozen.at {
-                attributes.push(KeyValue::new("oversync.edited_at", at));
-            }
             Told {
                 source: device.clone(),
                 change: frozen.id,
-                attributes,
+                edited_at: frozen.at,
+                attributes: vec![KeyValue::new("oversync.status", outcome)],
             }
         })
         .collect()

@@ -16,6 +16,7 @@ mod clock;
 mod commit;
 mod doctor;
 mod drift;
+mod epoch;
 mod http;
 mod live;
 mod meters;

@@ -16,6 +16,7 @@ use crate::admission::Admission;
 use crate::auth::{AdminToken, Authenticator, Revoked};
 use crate::clock::Clock;
 use crate::drift::Shape;
+use crate::epoch::Epoch;
 use crate::live::{Feed, Heads, Newest, Notifier, Quiet, ShutDown};
 use crate::meters;
 use crate::outbox::Outbox;
@@ -68,8 +69,7 @@ struct Inner {
     admin_token: AdminToken,
     traces: Traces,
     clock: Clock,
-    /// As it was read last: a shared database may be restored beneath a server.
-    epoch: RwLock<Arc<str>>,
+    epoch: Epoch,
     in_flight: Arc<Semaphore>,
     max_in_flight: usize,
     storage: Storage,
@@ -143,21 +143,7 @@ impl SyncService {
 
     /// The database's history, as it was read last.
     pub fn epoch(&self) -> Arc<str> {
-        let epoch = self.inner.epoch.read();
-        Arc::clone(&epoch.expect("BUG: no panic under this lock"))
-    }
-
-    /// The database has said which history it holds.
-    fn saw_epoch(&self, now: &Arc<str>) {
-        if self.epoch() == *now {
-            return;
-        }
-        let epoch = self.inner.epoch.write();
-        let mut epoch = epoch.expect("BUG: no panic under this lock");
-        if *epoch != *now {
-            tracing::warn!(before = %*epoch, %now, "the database was restored beneath this server: it has another epoch");
-            *epoch = Arc::clone(now);
-        }
+        self.inner.epoch.now()
     }
 
     /// Room for upload bodies, in bytes.
@@ -212,10 +198,10 @@ impl SyncService {
         let verdicts = applied.as_ref().map(|applied| &*applied.verdicts);
         meters::upload(verdicts, start.elapsed());
         if let Err(UploadError::EpochMismatch(epoch)) = &applied {
-            self.saw_epoch(epoch);
+            self.inner.epoch.saw(epoch);
         }
         let applied: Applied = applied?;
-        self.saw_epoch(&applied.epoch);
+        self.inner.epoch.saw(&applied.epoch);
         if upload.device != DeviceId::server() {
             self.inner.readers.wrote(&upload.user, &upload.device);
         }
@@ -245,9 +231,7 @@ impl SyncService {
 
     /// A user's head; 0 for one never seen.
     pub async fn head(&self, user: &UserId) -> Result<ServerId, StoreError> {
-        let now = self.inner.heads.now_of(user).await?;
-        self.saw_epoch(&now.epoch);
-        Ok(now.head)
+        Ok(self.inner.heads.now_of(user).await?.head)
     }
 
     /// What this server can do.
@@ -268,6 +252,11 @@ impl SyncService {
             ]
             .map(str::to_owned)
             .to_vec(),
+            quotas: self
+                .inner
+                .quotas
+                .limits()
+                .and_then(|limits| limits.for_devices()),
         }
     }
 

@@ -10,7 +10,9 @@ mod capabilities;
 mod hints;
 mod sign_in;
 
-pub use capabilities::{Capabilities, Limits, SCHEMA_VERSION_HEADER, SchemaVersion, feature};
+pub use capabilities::{
+    Capabilities, Limits, SCHEMA_VERSION_HEADER, SchemaVersion, UserQuotas, feature,
+};
 pub use hints::{
     ByeReason, ClientMessage, ServerMessage, WS_BEARER_PREFIX, WS_MAX_CLIENT_FRAME, WS_SUBPROTOCOL,
 };

@@ -224,6 +224,44 @@ async fn deployments_do_not_hear_each_other() {
     assert_eq!(other.heard().await, 0.0);
 }
 
+/// One process was started after the restore, the other goes on over it with nothing but
+/// an idle socket. They talk of the new history; a head of the lost one, which a third
+/// might still tell of, is not heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_beneath_a_process_moves_it_to_the_new_history() {
+    let nats = Nats::start().await;
+    let database = Backend::Postgres.database().await;
+    let config = Config::default().set("nats.url", nats.url());
+    let mut two = Two::start(&database, config).await;
+    let mut socket = two.reader.connect().await;
+    let (mut next, mut seen) = (0, socket.hello().await);
+    is_prompt_again(&two, &mut next, &mut socket, &mut seen).await;
+    let lost = two.writer.download("").await["epoch"].clone();
+    let lost = lost.as_str().expect("an epoch");
+    two.here.terminate().await;
+    // As `oversync restore --in-place`, which sees servers only where no pooler hides them.
+    database
+        .execute(
+            "INSERT INTO oversync.jumps SELECT user_key, head, head + 1000 FROM oversync.users;
+             UPDATE oversync.users SET head = head + 1000, revision = revision + 1;
+             UPDATE oversync.meta SET epoch = 'new', first_head = 1000",
+        )
+        .await;
+    two.here.restart(Port::Same).await;
+    next += 1_000;
+    is_prompt_again(&two, &mut next, &mut socket, &mut seen).await;
+    assert!(two.there.log().contains("restored beneath"));
+
+    let heard = two.heard().await;
+    let head = json!([[two.writer.user(), next + 50]]).to_string();
+    nats.publish(&format!("oversync.heads.{lost}"), &head).await;
+    told(&two.writer, &mut next, 1, &mut socket, &mut seen).await;
+    assert_eq!(two.heard().await, heard + 1.0, "one head, of this history");
+    let hello = two.reader.connect().await.hello().await;
+    assert_eq!(hello, next);
+    two.there.verified().await;
+}
+
 /// SIGKILL of one of two processes under load. The device at the other goes on
 /// hearing; the one that wrote at the killed one goes on there; every change that
 /// was acknowledged is read, once and in its place.

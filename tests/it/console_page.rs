@@ -6,6 +6,7 @@
 use oversync_tests::browser::Browser;
 use oversync_tests::conformance::business_tables;
 use oversync_tests::device::{delete, insert, update};
+use oversync_tests::port::HeldPort;
 use oversync_tests::target::fresh_key;
 use oversync_tests::{ADMIN_TOKEN, Backend, Config, Database, Event, Port, Server};
 use serde_json::{Value, json};
@@ -73,6 +74,53 @@ async fn go_to(browser: &Browser, view: &str) {
     browser
         .until(&format!("!document.querySelector('#{view}').hidden"))
         .await;
+}
+
+fn rows(selector: &str, count: usize) -> String {
+    format!("document.querySelectorAll('{selector} tbody tr').length === {count}")
+}
+
+/// The new process has come further than the old one was when the page asks again: what
+/// it did first is shown too, and nothing of what came before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_feed_begins_anew_with_the_server() {
+    let database = Backend::Embedded.database().await;
+    let operators = HeldPort::take();
+    let config = Config::default()
+        .operators()
+        .set("admin_listen", operators.address().to_string())
+        .set("workers", 1)
+        .unfolded();
+    let mut server = Server::start(&database, config).await;
+    let ada = server.target().one_device();
+    let row = |id| insert(id, USERS, &fresh_key(), json!({"name": "Ada"}));
+    let browser = Browser::start(1200, 900).await;
+    sign_in(&browser, &server).await;
+    go_to(&browser, "live").await;
+    ada.upload(&[row(1)]).await;
+    ada.upload(&[row(2)]).await;
+    browser.until(&rows("#feed", 2)).await;
+    browser.click("#live-pause").await;
+    server.kill();
+    server.restart(Port::Same).await;
+    for id in 3..8 {
+        ada.upload(&[row(id)]).await;
+    }
+    browser.click("#live-pause").await;
+    browser.until(&rows("#feed", 5)).await;
+    let heads = "return [...document.querySelectorAll('#feed tbody tr')].map(line => line.cells[3].textContent).join(' ')";
+    assert_eq!(browser.run(heads).await, "7 6 5 4 3");
+    browser
+        .until(&format!(
+            "{}.startsWith('the server was restarted')",
+            text("#live-state")
+        ))
+        .await;
+    picture(&browser, "restarted-live.png").await;
+    // And it goes on from there.
+    ada.upload(&[row(8)]).await;
+    browser.until(&rows("#feed", 6)).await;
+    quiet(&browser, &["ERR_CONNECTION"]).await;
 }
 
 /// Nothing was worth a complaint but what is given.

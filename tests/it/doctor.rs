@@ -79,6 +79,62 @@ async fn healthy(backend: Backend) -> (Server, Database, TempDir, PathBuf) {
     (server, database, folder, file)
 }
 
+/// What one user may have is told before anything is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_that_is_nearly_used_up_is_told() {
+    let (server, database, _folder, file) = healthy(Backend::Embedded).await;
+    let quotas = |rows: i64| {
+        Config::default()
+            .set("dev", true)
+            .set("quotas.user_rows", rows)
+            .set("quotas.user_devices", 3)
+    };
+    let device = server.target().device("user-ann", "observer");
+    let told = async |rows: i64| {
+        server.reload(&database, quotas(rows));
+        let expected = json!({"user_rows": rows, "user_devices": 3});
+        eventually("it is in force", || async {
+            let served = device.get("/sync/capabilities").await.ok();
+            (served["quotas"] == expected).then_some(())
+        })
+        .await;
+        doctor(&file, &[]).1
+    };
+    let none = device.get("/sync/capabilities").await.ok();
+    assert_eq!(none.get("quotas"), None, "nothing is limited");
+    let found = told(20).await;
+    assert_eq!(found["server"]["quotas"]["user_rows"], 20, "{found:#}");
+    assert!(finding(&found, "quota_near").is_none(), "{found:#}");
+    for _ in 0..17 {
+        add(&file, &fresh_key());
+    }
+    assert_eq!(sync(&file), Some(0));
+    let found = told(20).await;
+    has(&found, "quota_near", "note", &["18 rows", "nearly", "(20)"]);
+    let found = told(18).await;
+    has(
+        &found,
+        "quota_near",
+        "note",
+        &["18 rows are here, as many as"],
+    );
+    let output = run(oversqlite(&file).arg("doctor"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("at most 18 rows, at most 3 devices"),
+        "{text}"
+    );
+    // As it said.
+    add(&file, &fresh_key());
+    sync(&file);
+    has(
+        &doctor(&file, &[]).1,
+        "rejected",
+        "trouble",
+        &["quota exceeded"],
+    );
+}
+
 /// A file whose token is read from the variable TOKEN.
 fn init_with_token(folder: &TempDir, url: &str, token: &str) -> PathBuf {
     let file = folder.path().join("t.db");

@@ -5,7 +5,7 @@ use oversync_tests::device::{delete, insert, update};
 use oversync_tests::on_both_stores;
 use oversync_tests::server::{SECRET, binary, command};
 use oversync_tests::target::fresh_key;
-use oversync_tests::{Backend, Database, HttpDevice, Target};
+use oversync_tests::{Backend, Database, HttpDevice, Target, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -20,6 +20,7 @@ on_both_stores!(
     references_may_be_named_in_the_hosts_own_way,
     verify_leaves_handled_tables_out_and_says_so,
     folding_asks_for_no_handler,
+    folding_refuses_rings_that_only_the_host_reads,
 );
 
 /// A host application. It ends with this.
@@ -465,6 +466,41 @@ async fn folding_asks_for_no_handler(backend: Backend) {
         let (is_done, said) = ran(&file, arguments);
         assert!(is_done, "{arguments:?}: {said}");
     }
+}
+
+/// Rows that only the host can read might be folded with a child before its parent.
+async fn folding_refuses_rings_that_only_the_host_reads(backend: Backend) {
+    let shop = Shop::open(backend).await;
+    let things: Vec<Value> = (1..9).map(|id| thing(id, &fresh_key(), "write")).collect();
+    applied(&shop.device(), &things).await;
+    drop(shop.host);
+    let log = match backend {
+        Backend::Embedded => "SELECT sum(floor) FROM _oversync_users",
+        Backend::Postgres => "SELECT sum(floor) FROM oversync.users",
+    };
+    let rules = "[retention]\nkeep_seconds = 0.02\npause_ms = 10\nmin_entries = 1\n";
+    let ring = "references = [{ column = 'parent', table = 'things' }]\n";
+    let (_folder, file) = plain(&shop.database, &format!("{ring}{rules}"));
+    let (is_done, said) = ran(&file, &["fold"]);
+    assert!(!is_done, "{said}");
+    for word in [
+        "app.things has handled = true",
+        "let the host's server fold",
+    ] {
+        assert!(said.contains(word), "{word} in: {said}");
+    }
+    assert_eq!(shop.database.ask(log).await.as_deref(), Some("0"));
+    let (is_done, said) = ran(&file, &["fold", "--dry-run"]);
+    assert!(is_done, "looking harms nobody: {said}");
+
+    // It is the ring, and nothing else.
+    let (_folder, file) = plain(&shop.database, rules);
+    eventually("they are folded", || async {
+        let (is_done, said) = ran(&file, &["fold"]);
+        assert!(is_done, "{said}");
+        (shop.database.ask(log).await? == "8").then_some(())
+    })
+    .await;
 }
 
 /// … and out of `oversync migrate`, which said so when everything was copied.

@@ -67,6 +67,8 @@ mod verify;
 mod recovery;
 // The same where only PostgreSQL has it: its programs, extensions, large objects.
 mod recovery_postgres;
+// A restore of PostgreSQL that is cut off: by signals, and by processes that are killed.
+mod restore_cut;
 // An old backup put back under load: what devices hold comes again, on its own.
 mod restored;
 // What operators should not do with backups, and what folding makes of a restore.
@@ -113,6 +115,8 @@ mod console;
 mod console_page;
 // `oversync doctor`: planted faults, each found by it alone.
 mod examined_server;
+// The same for clocks: the server's, and the database's.
+mod clocks;
 // Every metric of the manual and the dashboard, and what moves them.
 mod metrics;
 // One change as a trace, from device to device.

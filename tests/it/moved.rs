@@ -8,6 +8,7 @@ use oversync_tests::folding::{count, folded_up_to};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{App, Backend, Config, Database, HttpDevice, Port, Server, within};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -48,9 +49,21 @@ impl Pair {
         ["migrate", "--json", "--from", from, "--to", to]
     }
 
+    fn undo(&self) -> [&str; 7] {
+        let (from, to) = (self.file.url(), self.target.url());
+        ["migrate", "--undo", "--json", "--from", from, "--to", to]
+    }
+
     async fn refused(&self) -> String {
         let output: Output = self.server.run(&self.command()).await;
         assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+
+    /// What a program says that does not succeed.
+    async fn run(&self, arguments: &[&str]) -> String {
+        let output = self.server.run(arguments).await;
+        assert!(!output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).expect("text")
     }
 
@@ -152,7 +165,7 @@ async fn devices_notice_nothing() {
     let moved = pair.server.told(&pair.command()).await;
     assert_eq!(moved["users"], 2, "{moved}");
     assert_eq!(moved["epoch"], before[0]["epoch"], "{moved}");
-    assert!(pair.refused().await.contains("already"), "twice");
+    assert!(pair.refused().await.contains("was moved to"), "twice");
     pair.restart_on_target().await;
 
     let after = everything(&reader).await;
@@ -238,6 +251,112 @@ async fn history_kept_for_audit_arrives() {
     let there = ["--database-url", pair.target.url()];
     let after = history(&pair.server, writer.user(), &there).await;
     assert_eq!(after, before, "not a byte");
+}
+
+/// HISTORY-IDENTITY: two databases would hand out the same places under one epoch.
+#[tokio::test]
+async fn a_file_that_has_moved_is_not_served() {
+    let mut pair = Pair::set().await;
+    let device = pair.server.target().one_device();
+    let row = |id| insert(id, "business.users", &fresh_key(), json!({"n": id}));
+    device.upload(&[row(1)]).await;
+    let before = everything(&device).await;
+    pair.server.terminate().await;
+    let not_moved = pair.run(&pair.undo()).await;
+    assert!(not_moved.contains("has not been moved"), "{not_moved}");
+    pair.server.told(&pair.command()).await;
+
+    let file = pair.file.url().trim_start_matches("sqlite://");
+    for beside in ["-wal", "-shm"] {
+        assert!(!Path::new(&format!("{file}{beside}")).exists(), "{beside}");
+    }
+    // As `serve` opens it; and to be moved a second time.
+    let again = [
+        &pair.command()[..4],
+        &["--to", "postgres://nobody@127.0.0.1:1/x"],
+    ]
+    .concat();
+    for arguments in [&["devices", "--user", device.user()][..], &["fold"], &again] {
+        let said = pair.run(arguments).await;
+        for word in [
+            "was moved to the PostgreSQL database",
+            "oversync migrate --undo",
+            "oversync restore --in-place --database-url sqlite://",
+        ] {
+            assert!(said.contains(word), "{arguments:?}: {word} in: {said}");
+        }
+        assert!(!said.contains("oversync@"), "{said}");
+    }
+    // Who only looks may.
+    pair.server.verified().await;
+
+    let back = pair.server.told(&pair.undo()).await;
+    assert!(back["moved_at"].is_string(), "{back}");
+    let there = ["--database-url", pair.target.url()];
+    let devices = ["devices", "--user", device.user()];
+    let said = pair.run(&[&devices[..], &there].concat()).await;
+    assert!(said.contains("has not been finished"), "{said}");
+    let twice = pair.run(&pair.undo()).await;
+    assert!(twice.contains("has not been moved"), "{twice}");
+    pair.server.restart(Port::Same).await;
+    assert_eq!(everything(&device).await, before);
+    assert_eq!(device.upload_one(row(2)).await["status"], "applied");
+    pair.server.verified().await;
+}
+
+/// What was written in the new database is not lost without a word. Another history is
+/// the way back then.
+#[tokio::test]
+async fn a_move_is_not_taken_back_under_what_was_written_since() {
+    let mut pair = Pair::set().await;
+    let (device, other) = pair.server.target().two_devices();
+    let row = |id| insert(id, "business.users", &fresh_key(), json!({"n": id}));
+    device.upload(&[row(1)]).await;
+    pair.server.terminate().await;
+    pair.server.told(&pair.command()).await;
+    let config = std::fs::read(pair.server.config()).expect("the settings");
+
+    pair.restart_on_target().await;
+    let said = pair.run(&pair.undo()).await;
+    assert!(said.contains("running servers"), "{said}");
+    device.upload(&[row(2)]).await;
+    pair.server.terminate().await;
+    let said = pair.run(&pair.undo()).await;
+    for word in [
+        "was written into the database",
+        "oversync restore --in-place",
+    ] {
+        assert!(said.contains(word), "{word} in: {said}");
+    }
+    // It is served there as before.
+    pair.server.restart(Port::Same).await;
+    assert_eq!(other.server_ids("").await, [1, 2]);
+    let epoch = everything(&device).await["epoch"].clone();
+    pair.server.terminate().await;
+
+    std::fs::write(pair.server.config(), config).expect("written");
+    pair.server.told(&["restore", "--in-place", "--json"]).await;
+    pair.server.restart(Port::Same).await;
+    assert_eq!(other.server_ids("").await, [1]);
+    assert_ne!(everything(&device).await["epoch"], epoch);
+    pair.server.verified().await;
+}
+
+/// Nor is who was refused let in again.
+#[tokio::test]
+async fn a_move_is_not_taken_back_under_a_revocation() {
+    let mut pair = Pair::set().await;
+    let device = pair.server.target().one_device();
+    let row = insert(1, "business.users", &fresh_key(), json!({}));
+    device.upload(&[row]).await;
+    pair.server.terminate().await;
+    pair.server.told(&pair.command()).await;
+    let revoke = ["revoke", "--user", device.user(), "--device", "phone"];
+    let there = ["--database-url", pair.target.url()];
+    let output = pair.server.run(&[&revoke[..], &there].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+    let said = pair.run(&pair.undo()).await;
+    assert!(said.contains("revoked there"), "{said}");
 }
 
 /// What arrives is looked at before a server may have it.

@@ -7,12 +7,14 @@ use oversync_shared::{ChangeId, UserId};
 use oversync_tests::collector::{Collector, Span};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{Backend, Config, Port, Server, eventually, on_both_stores};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::path::Path;
 use tempfile::TempDir;
 
 on_both_stores!(
     a_change_is_one_trace,
+    what_waited_says_how_long,
     a_share_of_traces_is_kept_by_all_alike,
     a_collector_that_is_away_holds_nothing_up,
 );
@@ -97,6 +99,38 @@ async fn a_change_is_one_trace(backend: Backend) {
     for secret in ["eyJ", "Bearer"] {
         assert!(!collector.has_text(secret), "{secret} in a span");
     }
+}
+
+async fn what_waited_says_how_long(backend: Backend) {
+    let collector = Collector::start();
+    let database = backend.database().await;
+    let server = Server::start(&database, Config::default().set("dev", true)).await;
+    let folder = TempDir::with_prefix("oversync-app.").expect("a temporary folder");
+    let phone = init(&folder, "phone.db", &server);
+    sync(&phone, &collector);
+    add(&phone, &fresh_key());
+    // It is seen, and not sent.
+    run(oversqlite(&phone).args(["rejected", "retry", "--all"]));
+    let file = Connection::open(&phone).expect("the file opens");
+    let earlier = file.execute("UPDATE _sync_pending SET at = at - 60", []);
+    assert_eq!(earlier.expect("it runs"), 1);
+    add(&phone, &fresh_key());
+    sync(&phone, &collector);
+    let status = status(&phone);
+    let text = |name: &str| status[name].as_str().expect("a text").to_owned();
+    let user = UserId::new(text("user")).expect("a user");
+    let spans = collector.spans();
+    let trace = |id| ChangeTrace::of(&user, &text("device"), ChangeId::new(id));
+    let waited = only(&spans, "change.wait", &trace(1).trace_id);
+    let sent = only(&spans, "change.upload", &trace(1).trace_id);
+    assert_eq!(waited.parent, trace(1).parent_id);
+    assert_eq!(waited.time.1, sent.time.0, "one after the other");
+    let seconds = (waited.time.1 - waited.time.0) / 1_000_000_000;
+    assert!((58..3_600).contains(&seconds), "{seconds} s");
+    // The other one was seen when it was sent.
+    only(&spans, "change.upload", &trace(2).trace_id);
+    let mut others = spans.iter().filter(|span| span.name == "change.wait");
+    assert!(others.all(|span| span.trace == trace(1).trace_id));
 }
 
 /// By the trace id alone: a change is told of by everybody or by nobody.

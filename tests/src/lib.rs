@@ -23,7 +23,7 @@ pub mod meddler;
 pub mod nats;
 pub mod nginx;
 pub mod old_sqlite;
-mod port;
+pub mod port;
 pub mod proxy;
 pub mod seed;
 pub mod server;

@@ -6,6 +6,7 @@ use crate::port::HeldPort;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 /// A server that can be stopped and started; ends with its value.
@@ -32,6 +33,23 @@ impl Nats {
     /// For the setting `nats.url`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.port.address())
+    }
+
+    /// Publishes a message as anybody could, and waits until the server has taken it.
+    pub async fn publish(&self, subject: &str, payload: &str) {
+        let stream = TcpStream::connect(self.port.address()).await;
+        let mut stream = BufReader::new(stream.expect("it takes connections"));
+        let length = payload.len();
+        let said = format!(
+            "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {length}\r\n{payload}\r\nPING\r\n"
+        );
+        stream.write_all(said.as_bytes()).await.expect("sent");
+        let mut line = String::new();
+        while line.trim() != "PONG" {
+            line.clear();
+            let read = stream.read_line(&mut line).await.expect("an answer");
+            assert!(read > 0 && !line.starts_with("-ERR"), "{line}");
+        }
     }
 
     /// Stops it at once.

@@ -98,6 +98,18 @@ fn server_text(out: &mut String, server: &ServerFacts) {
     if let Some((oldest, newest)) = server.schema_versions {
         let _ = write!(out, ", schema versions {oldest} to {newest}");
     }
+    if let Some(quotas) = server.quotas {
+        let limits = [
+            ("rows", quotas.user_rows),
+            ("bytes", quotas.user_bytes),
+            ("devices", quotas.user_devices.map(u64::from)),
+        ];
+        for (name, limit) in limits {
+            if let Some(limit) = limit {
+                let _ = write!(out, ", at most {limit} {name}");
+            }
+        }
+    }
     if let Some(head) = server.head {
         let _ = write!(out, ", head {head}");
     }

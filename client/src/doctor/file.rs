@@ -21,6 +21,9 @@ use rusqlite::{Connection, OptionalExtension as _};
 const WAITING: &str = include_str!("../../../migrations/device/waiting.sql");
 const PARKED: &str = include_str!("../../../migrations/device/parked_reasons.sql");
 
+/// The last part of a quota that is told of: a tenth.
+const NEAR: u64 = 10;
+
 /// How many rejected edits are named one by one.
 const NAMED: usize = 5;
 
@@ -319,6 +322,39 @@ fn parked_for(reason: &str) -> (Symptom, &'static str) {
             "a constraint of this file refuses them: compare the schemas, or change the row on another device",
         ),
     }
+}
+
+/// Says when there is hardly room for more rows. What other applications of the user
+/// keep in tables that are not here counts at the server too: there may be less.
+pub(super) fn room(
+    conn: &Connection,
+    tables: &Tables,
+    most: u64,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let mut rows = 0;
+    for table in tables.iter() {
+        let sql = format!("SELECT count(*) FROM {}", table.quoted());
+        rows += conn
+            .query_row(&sql, [], |row| row.get::<_, i64>(0))?
+            .unsigned_abs();
+    }
+    if rows < most - most / NEAR {
+        return Ok(());
+    }
+    let (what, advice) = match rows.cmp(&most) {
+        std::cmp::Ordering::Less => ("nearly as many as", "beyond that, new rows are refused"),
+        std::cmp::Ordering::Equal => ("as many as", "new rows are refused"),
+        std::cmp::Ordering::Greater => ("more than", "new rows are refused"),
+    };
+    findings.push(Finding::new(
+        Symptom::QuotaNear,
+        format!("{rows} rows are here, {what} the server takes of one user ({most})"),
+        format!(
+            "{advice}: delete some, or have the operator raise user_rows; edits and deletes go on"
+        ),
+    ));
+    Ok(())
 }
 
 /// What the file and the server say of each other.

@@ -74,6 +74,8 @@ pub enum Symptom {
     ParkedForGood,
     /// Rows of other devices cannot be written here yet.
     ParkedForNow,
+    /// There is hardly room on the server for more rows of this user, or none.
+    QuotaNear,
     /// Something lost in a conflict, and is kept.
     ConflictsKept,
     /// The server's address cannot be used.
@@ -124,6 +126,7 @@ impl Symptom {
         match self {
             Self::LeaseHeld
             | Self::SharedDevice
+            | Self::QuotaNear
             | Self::ConflictsKept
             | Self::NoHints
             | Self::OpaqueToken => Gravity::Note,
@@ -284,6 +287,10 @@ pub async fn diagnose(
     let server = network.facts;
     if let (Some(state), Some(server)) = (&file.state, &server) {
         file::compare(state, server, &mut findings);
+        if let (Some(tables), Some(most)) = (&file.tables, server.quotas.and_then(|q| q.user_rows))
+        {
+            file::room(&file.conn, tables, most, &mut findings)?;
+        }
     }
     let row = match row {
         Some((table, key)) => {

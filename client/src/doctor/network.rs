@@ -13,7 +13,7 @@ use crate::error::NetworkError;
 use crate::listener;
 use crate::state::State;
 use crate::transport::Transport;
-use oversync_shared::wire::{Capabilities, UploadReply, feature, reason};
+use oversync_shared::wire::{Capabilities, UploadReply, UserQuotas, feature, reason};
 use serde::Serialize;
 
 /// Clocks further apart than this are a finding: more than any leeway for tokens.
@@ -41,6 +41,8 @@ pub struct ServerFacts {
     pub app_name: Option<String>,
     /// The oldest and the newest application schema version it takes.
     pub schema_versions: Option<(i64, i64)>,
+    /// What one user may have there; none where nothing is limited, or it does not say.
+    pub quotas: Option<UserQuotas>,
     /// The history of its database.
     pub epoch: Option<String>,
     /// The user's head.
@@ -256,6 +258,7 @@ impl Examination<'_> {
         self.facts.app_name = Some(found.app_name.clone());
         self.facts.epoch = Some(found.epoch.clone());
         self.facts.schema_versions = Some((found.min_schema_version, found.schema_version));
+        self.facts.quotas = found.quotas;
     }
 
     fn registered(&mut self, names: &[String], reply: &UploadReply) {

@@ -3,9 +3,11 @@
 
 use super::words::{FAMILY, conflict, invalid, refused, row};
 use super::{Device, entry, uuid};
+use crate::capture;
 use crate::conflicts::{self, ConflictRecord};
 use crate::error::{Error, SetupError};
 use crate::field_merge::DeletePolicy;
+
 use crate::rejected::{self, Rejected};
 use oversync_shared::wire::{Op, reason};
 use serde_json::json;
@@ -278,6 +280,50 @@ fn what_was_refused_and_is_tried_again_is_no_new_row() {
         assert_eq!(device.count("SELECT count(*) FROM t"), 1);
         assert_eq!(conflicts_of(&mut device).len(), 1);
     }
+}
+
+/// The file of a version that did not note it: what had been tried is no new row after the
+/// update either, whether it waits, is frozen, or stands in the list still.
+#[test]
+fn what_an_earlier_version_has_tried_is_no_new_row() {
+    let (mut device, _) = in_step(DeletePolicy::DeleteWins);
+    let [frozen, retried, listed, fresh] = [2, 3, 4, 5].map(uuid);
+    for key in [&frozen, &retried, &listed] {
+        device.run(&format!("INSERT INTO t (id, v) VALUES ('{key}', 1)"));
+    }
+    let sent = device.freeze();
+    device.settle(&sent, vec![refused(), refused(), refused()]);
+    let list = rejected_of(&mut device);
+    let entry_of = |key: &String| {
+        let mut entries = list.iter();
+        let entry = entries.find(|entry| entry.key == *key);
+        entry.expect("it was refused").id
+    };
+    device.write(|txn| rejected::retry(txn, entry_of(&frozen)));
+    assert_eq!(device.freeze().len(), 1);
+    device.write(|txn| rejected::retry(txn, entry_of(&retried)));
+    device.run(&format!("INSERT INTO t (id, v) VALUES ('{fresh}', 1)"));
+    // It has come into the file of then.
+    device.write(capture::collect);
+    device.run(
+        "ALTER TABLE _sync_pending DROP COLUMN was_known; ALTER TABLE _sync_outbox DROP COLUMN was_known",
+    );
+
+    device.reopen(&["t"]);
+    device.run(&format!("UPDATE t SET v = 2 WHERE id = '{listed}'"));
+    for waiting in [1, 3] {
+        let sent = device.freeze();
+        assert_eq!(sent.len(), waiting, "{sent:?}");
+        let keys = sent.iter().map(|one| one.row.key.to_string());
+        let gone = keys.map(|key| conflict(&key, 2, None)).collect();
+        device.settle(&sent, gone);
+    }
+    let kept = conflicts_of(&mut device);
+    assert_eq!(kept.len(), 3, "the deletes win, and are told of: {kept:?}");
+    // Of that one nothing had ever been sent: it is made on the tombstone.
+    let made = device.freeze();
+    let made: Vec<_> = made.iter().map(|one| one.row.key.to_string()).collect();
+    assert_eq!(made, [fresh]);
 }
 
 #[test]

@@ -182,6 +182,10 @@ pub(super) struct MigrateFlags {
     /// the environment, as OVERSYNC_DATABASE_URL.
     #[arg(long, value_name = "URL")]
     pub(super) to: Option<String>,
+    /// Take back a move, while nothing has been written into the new database: servers
+    /// may start on the file again, and no longer there.
+    #[arg(long)]
+    pub(super) undo: bool,
     /// Print what was moved as JSON.
     #[arg(long)]
     pub(super) json: bool,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 /// Events kept, about 300 bytes each.
 const ROOM: usize = 500;
@@ -79,6 +80,7 @@ pub struct Piece {
 /// The last events of this process.
 #[derive(Debug)]
 pub struct Feed {
+    life: String,
     kept: Mutex<VecDeque<Happened>>,
     newest: watch::Sender<Newest>,
     /// Who was told up to which number.
@@ -90,11 +92,17 @@ impl Feed {
     /// Empty.
     pub fn new(clock: Clock) -> Self {
         Self {
+            life: Uuid::new_v4().to_string(),
             kept: Mutex::new(VecDeque::with_capacity(ROOM)),
             newest: watch::Sender::new(Newest::Open(0)),
             told: Mutex::new(Recent::new(WATCHERS)),
             clock,
         }
+    }
+
+    /// Names this life of the process: numbers of another one mean nothing here.
+    pub fn life(&self) -> &str {
+        &self.life
     }
 
     /// Something has happened.
@@ -139,11 +147,12 @@ impl Feed {
     }
 
     /// What happened after a number; where there is nothing yet, as soon as there is,
-    /// or after this time. A number of another life of the process is taken for 0.
-    pub async fn after(&self, number: u64, wait: Duration) -> Piece {
+    /// or after this time. A number of another life of the process is taken for 0, as is
+    /// one that is not reached yet, where no life is named.
+    pub async fn after(&self, number: u64, life: Option<&str>, wait: Duration) -> Piece {
         let mut newest = self.newest.subscribe();
-        let known = self.last();
-        let after = if number > known { 0 } else { number };
+        let is_of_this_life = life.is_none_or(|life| life == self.life) && number <= self.last();
+        let after = if is_of_this_life { number } else { 0 };
         let is_there = |newest: &Newest| match newest {
             Newest::Open(last) => *last > after,
             Newest::Closed => true,
@@ -210,13 +219,15 @@ mod tests {
         for head in 1..=(ROOM as i64 + 10) {
             tell(&feed, head);
         }
-        let piece = feed.after(4, LONG).await;
+        let piece = feed.after(4, None, LONG).await;
         assert_eq!((piece.events.len(), piece.missed), (ROOM, 6));
         assert_eq!(piece.events[0].number, 11);
-        let piece = feed.after(509, LONG).await;
+        let piece = feed.after(509, Some(feed.life()), LONG).await;
         assert_eq!((numbers(&piece), piece.missed), (vec![510], 0));
-        // The process has begun anew.
-        let piece = feed.after(9_999, LONG).await;
+        // The process has begun anew, and come as far as it was.
+        let piece = feed.after(509, Some("another"), LONG).await;
+        assert_eq!((piece.events.len(), piece.missed), (ROOM, 10));
+        let piece = feed.after(9_999, None, LONG).await;
         assert_eq!((piece.events.len(), piece.last), (ROOM, 510));
     }
 
@@ -225,21 +236,21 @@ mod tests {
         let feed = Arc::new(feed());
         let waiting = tokio::spawn({
             let feed = feed.clone();
-            async move { feed.after(0, LONG).await }
+            async move { feed.after(0, None, LONG).await }
         });
         waited_for(&feed).await;
         tell(&feed, 1);
         assert_eq!(numbers(&waiting.await.expect("no panic")), [1]);
-        let none = feed.after(1, Duration::ZERO).await;
+        let none = feed.after(1, None, Duration::ZERO).await;
         assert_eq!((numbers(&none), none.last), (vec![], 1));
         let waiting = tokio::spawn({
             let feed = feed.clone();
-            async move { feed.after(1, LONG).await }
+            async move { feed.after(1, None, LONG).await }
         });
         waited_for(&feed).await;
         feed.close();
         assert!(numbers(&waiting.await.expect("no panic")).is_empty());
         tell(&feed, 2);
-        assert_eq!(numbers(&feed.after(1, LONG).await), [2]);
+        assert_eq!(numbers(&feed.after(1, None, LONG).await), [2]);
     }
 }

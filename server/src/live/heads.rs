@@ -7,6 +7,7 @@
 //! head only says what has been heard of.
 
 use super::bucket::Bucket;
+use crate::epoch::Epoch;
 use crate::recent::Recent;
 use crate::store::{Reach, Reached, Store, StoreError};
 use oversync_shared::{DeviceId, ServerId, UserId};
@@ -76,8 +77,7 @@ pub struct Heads {
 
 struct Inner {
     store: Arc<dyn Store>,
-    /// Of an embedded store, which no other process can change.
-    epoch: Option<Arc<str>>,
+    epoch: Epoch,
     memory: Mutex<Memory>,
     question: Mutex<Question>,
     pace: Mutex<Bucket>,
@@ -107,9 +107,8 @@ pub struct Mark {
 }
 
 impl Heads {
-    /// Of a store with this epoch now.
-    pub fn new(store: Arc<dyn Store>, epoch: Arc<str>) -> Self {
-        let epoch = (!store.is_shared()).then_some(epoch);
+    /// Of a store with this epoch, which is told when the database names another one.
+    pub(crate) fn new(store: Arc<dyn Store>, epoch: Epoch) -> Self {
         let memory = Memory {
             heads: Recent::new(ROOM),
             doubts: 0,
@@ -132,7 +131,7 @@ impl Heads {
 
     /// Whether other processes may write, so that memory is hearsay.
     pub fn is_shared(&self) -> bool {
-        self.inner.epoch.is_none()
+        self.inner.store.is_shared()
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -224,10 +223,10 @@ impl Heads {
     /// A user's head and the history it belongs to, true at some moment after the
     /// call.
     pub async fn now_of(&self, user: &UserId) -> Result<Now, StoreError> {
-        if let Some(epoch) = &self.inner.epoch {
+        if !self.is_shared() {
             let heads = self.now(std::slice::from_ref(user)).await?;
             return Ok(Now {
-                epoch: epoch.clone(),
+                epoch: self.inner.epoch.now(),
                 head: heads[user],
                 floor: None,
             });
@@ -329,6 +328,7 @@ async fn ask_until_nobody_asks(mut guard: Asking) {
 
 async fn read(inner: &Inner, of: Vec<Of>) -> Result<Found, StoreError> {
     let Reached { epoch, reaches } = inner.store.heads(&of).await?;
+    inner.epoch.saw(&epoch);
     let reaches = of.into_iter().zip(reaches);
     Ok(Found {
         epoch,
@@ -348,7 +348,7 @@ mod tests {
     async fn heads(folder: &tempfile::TempDir) -> Heads {
         let file = folder.path().join("server.db");
         let store = EmbeddedStore::open(&file, None, Clock::system()).expect("opens");
-        Heads::new(Arc::new(store), "epoch".into())
+        Heads::new(Arc::new(store), Epoch::new("epoch".into()))
     }
 
     fn user(name: &str) -> UserId {

@@ -2,10 +2,12 @@
 //! fleets whose hints should not be the database's work.
 //!
 //! User and head only, many in one message, on one subject per deployment and
-//! history. The connection is made again by itself, and a server that cannot be
+//! history: after a restore on another one, also in a process beneath which the
+//! database was restored, so that no head of the lost history is heard. The connection is made again by itself, and a server that cannot be
 //! reached keeps nobody from starting. Losing a message costs time: heads of
 //! connected users are read again every few seconds.
 
+use crate::epoch::Epoch;
 use crate::settings::NatsSettings;
 use crate::store::{Bus, StoreError, heads_message};
 use async_nats::connection::State;
@@ -48,13 +50,18 @@ pub enum NatsError {
 /// A connection to NATS.
 pub struct NatsBus {
     client: Client,
+    /// What the settings say; behind it stands the history.
     subject: String,
+    epoch: Epoch,
 }
 
 impl NatsBus {
     /// Connects in the background, where the settings name a server. `epoch` is the
     /// database's history: heads of another are not this one's.
-    pub async fn start(settings: &NatsSettings, epoch: &str) -> Result<Option<Self>, NatsError> {
+    pub(crate) async fn start(
+        settings: &NatsSettings,
+        epoch: Epoch,
+    ) -> Result<Option<Self>, NatsError> {
         let Some(url) = &settings.url else {
             return Ok(None);
         };
@@ -73,17 +80,25 @@ impl NatsBus {
                 .map_err(NatsError::Credentials)?;
         }
         let client = options.connect(url.expose()).await?;
+        Ok(Some(Self {
+            client,
+            subject: settings.subject.clone(),
+            epoch,
+        }))
+    }
+
+    /// Where heads of this history travel.
+    fn subject(&self, epoch: &str) -> String {
         let history: String = epoch
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
             .collect();
-        let subject = format!("{}.{history}", settings.subject);
-        Ok(Some(Self { client, subject }))
+        format!("{}.{history}", self.subject)
     }
 
     async fn send(&self, payload: String) -> Result<(), String> {
         self.client
-            .publish(self.subject.clone(), payload.into())
+            .publish(self.subject(&self.epoch.now()), payload.into())
             .await
             .map_err(|error| error.to_string())
     }
@@ -129,15 +144,22 @@ impl Bus for NatsBus {
     }
 
     async fn listen(&self) -> Result<mpsc::Receiver<(UserId, ServerId)>, StoreError> {
+        let mut history = self.epoch.follow();
+        let subject = self.subject(&history.borrow_and_update());
         let mut messages = self
             .client
-            .subscribe(self.subject.clone())
+            .subscribe(subject)
             .await
             .map_err(|error| StoreError::Failed(format!("NATS: {error}")))?;
         let (sender, heads) = mpsc::channel(MAX_WAITING);
         tokio::spawn(async move {
-            // Subscriptions outlive a lost connection.
-            while let Some(message) = messages.next().await {
+            // Subscriptions outlive a lost connection, and end with their history.
+            loop {
+                let message = tokio::select! {
+                    Some(message) = messages.next() => message,
+                    _ = history.changed() => return,
+                    else => return,
+                };
                 for (user, head) in heads_message::read(&message.payload) {
                     if sender.send((user, head)).await.is_err() {
                         return;

@@ -15,7 +15,7 @@ mod restore;
 mod script;
 
 pub(crate) use backup::{Existing, backup};
-pub(crate) use moving::migrate;
+pub(crate) use moving::{migrate, undo};
 pub(crate) use restore::{STEP, Source, restore, step};
 
 use crate::store::recovery::{Contents, Far, NotBegun};
@@ -103,6 +103,15 @@ pub enum RecoveryError {
          then run `oversync restore --in-place`"
     )]
     StoppedLate,
+    /// A dump has not come in.
+    #[error("{0}; nothing was changed: run the restore again")]
+    NotReplayed(Box<RecoveryError>),
+    /// What ended a dump's transaction has failed, after the database may have heard it.
+    #[error(
+        "{0}; it was at the very end: if a server refuses to start on the database, the backup is in it; \
+         then run `oversync restore --in-place`, otherwise the restore again"
+    )]
+    CutLate(Box<RecoveryError>),
     /// A dump that holds large objects cannot be played in one transaction.
     #[error(
         "{0} holds large objects: PostgreSQL restores those in transactions of their own, so that the whole \

@@ -30,6 +30,10 @@ pub(super) enum Program {
 /// Bytes of a script carried at a time.
 const PIECE: usize = 256 * 1024;
 
+/// How psql ends where the database has refused a statement: nothing is left of the
+/// transaction then.
+const REFUSED: i32 = 3;
+
 /// Bytes of a program's complaint that are told.
 const SAID: usize = 2_000;
 
@@ -63,7 +67,7 @@ pub(super) async fn finish(program: Program, mut command: Command) -> Result<(),
     if output.status.success() {
         return Ok(());
     }
-    Err(failed(program, &output.stderr))
+    Err(failed(program, &output))
 }
 
 pub(super) fn not_started(program: Program, error: std::io::Error) -> RecoveryError {
@@ -76,11 +80,16 @@ pub(super) fn not_started(program: Program, error: std::io::Error) -> RecoveryEr
     }
 }
 
-pub(super) fn failed(program: Program, said: &[u8]) -> RecoveryError {
-    let said = &said[said.len().saturating_sub(SAID)..];
+fn failed(program: Program, output: &Output) -> RecoveryError {
+    let said = &output.stderr[output.stderr.len().saturating_sub(SAID)..];
+    let said = String::from_utf8_lossy(said).trim().to_owned();
     RecoveryError::Program {
         program: program.name(),
-        said: String::from_utf8_lossy(said).trim().to_owned(),
+        said: match said.is_empty() {
+            // One that was killed has no last words.
+            true => output.status.to_string(),
+            false => said,
+        },
     }
 }
 
@@ -96,7 +105,10 @@ pub(super) async fn at_least(program: Program, server: u32) -> Result<(), Recove
             found,
             server,
         }),
-        None => Err(failed(program, text.as_bytes())),
+        None => Err(RecoveryError::Program {
+            program: program.name(),
+            said: format!("its version cannot be read: {}", text.trim()),
+        }),
     }
 }
 
@@ -118,7 +130,7 @@ pub(super) async fn list(dump: &Path) -> Result<Listing, RecoveryError> {
         true => Ok(Listing(
             String::from_utf8_lossy(&output.stdout).into_owned(),
         )),
-        false => Err(failed(Program::Restore, &output.stderr)),
+        false => Err(failed(Program::Restore, &output)),
     }
 }
 
@@ -200,15 +212,20 @@ pub(super) async fn replay(
         };
         drop(sink);
         let writer = ended(Program::Sql, writer).await?;
-        if !writer.status.success() {
-            return Err(failed(Program::Sql, &writer.stderr));
-        }
-        if !reader.status.success() {
-            return Err(failed(Program::Restore, &reader.stderr));
-        }
-        pumped
-            .and(finished)
-            .map_err(|error| not_started(Program::Sql, error))
+        let error = if !writer.status.success() {
+            failed(Program::Sql, &writer)
+        } else if !reader.status.success() {
+            failed(Program::Restore, &reader)
+        } else {
+            match pumped.and(finished) {
+                Ok(()) => return Ok(()),
+                Err(error) => not_started(Program::Sql, error),
+            }
+        };
+        Err(match is_whole && writer.status.code() != Some(REFUSED) {
+            true => RecoveryError::CutLate(Box::new(error)),
+            false => RecoveryError::NotReplayed(Box::new(error)),
+        })
     };
     tokio::select! {
         done = played => done,

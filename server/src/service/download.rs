@@ -155,7 +155,7 @@ impl SyncService {
         let page = self.inner.store.page(query.clone()).await;
         meters::page(page.is_ok(), start.elapsed());
         let page = page?;
-        self.saw_epoch(&page.epoch);
+        self.inner.epoch.saw(&page.epoch);
         self.inner.quiet.learn(mark, &query, &page);
         Ok(page)
     }

@@ -9,6 +9,7 @@ use crate::admission::Admission;
 use crate::auth::{AdminToken, Authenticator, Gate, Revoked};
 use crate::clock::Clock;
 use crate::commit::Lanes;
+use crate::epoch::Epoch;
 use crate::live::{
     Announcer, Board, Feed, Heads, LookAtRevoked, NatsBus, NatsError, Newest, Notifier, Quiet,
     Relay,
@@ -99,7 +100,7 @@ impl SyncService {
         let writing = Writing::Handlers(&handlers);
         let registered = register(Wanted::of(&settings), writing, &*store).await?;
         let (catalog, shapes) = (Arc::new(registered.catalog), registered.shapes);
-        let epoch = store.epoch().await?;
+        let epoch = Epoch::new(store.epoch().await?);
         let board = Board::default();
         let heads = Heads::new(store.clone(), epoch.clone());
         let newest = Newest::new(heads.clone(), &catalog);
@@ -120,7 +121,7 @@ impl SyncService {
             authenticator: auth,
             revoked: revoked.clone(),
         });
-        let nats = NatsBus::start(&settings.nats, &epoch).await?;
+        let nats = NatsBus::start(&settings.nats, epoch.clone()).await?;
         let bus = match nats {
             Some(nats) => Some(Arc::new(nats) as Arc<dyn Bus>),
             None => store.bus(),
@@ -191,7 +192,7 @@ impl SyncService {
             traces,
             started: clock.now(),
             clock,
-            epoch: RwLock::new(epoch),
+            epoch,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
             max_in_flight,
             storage: Storage::default(),

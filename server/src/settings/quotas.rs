@@ -2,6 +2,7 @@
 
 use documented::DocumentedFields;
 use oversync_shared::upload::Allowed;
+use oversync_shared::wire::UserQuotas;
 use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -22,6 +23,15 @@ pub struct QuotaSettings {
 }
 
 impl QuotaSettings {
+    /// As devices are told; `None` where nothing is limited.
+    pub(crate) fn for_devices(&self) -> Option<UserQuotas> {
+        (*self != Self::default()).then(|| UserQuotas {
+            user_rows: self.user_rows.map(NonZeroU64::get),
+            user_bytes: self.user_bytes.map(NonZeroU64::get),
+            user_devices: self.user_devices.map(NonZeroU32::get),
+        })
+    }
+
     /// The limits of rows.
     pub(crate) fn allowed(&self) -> Allowed {
         Allowed {

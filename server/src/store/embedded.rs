@@ -14,6 +14,7 @@ mod file;
 mod handled;
 mod history;
 mod lookup;
+mod moved;
 pub(crate) mod moving;
 mod owner;
 mod project;

@@ -4,7 +4,7 @@
 //! Left out are the owners of business rows: the other database has business tables of
 //! its own, and who owns what there is written when they are filled.
 
-pub(crate) use super::embedded::moving::Origin;
+pub(crate) use super::embedded::moving::{MovedAway, Origin};
 pub(crate) use super::postgres::moving::Destination;
 
 /// How a column is spelt on either side.
@@ -181,6 +181,30 @@ pub(super) const MOVED: &[Moved] = &[
         columns: ENTRY,
     },
 ];
+
+/// How far the streams of a database are, in numbers of which none ever goes down: equal
+/// in two databases with the same users, nothing has been committed, folded or revoked
+/// in one and not in the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Standing(pub(super) [i64; 7]);
+
+impl Standing {
+    /// Asks for them. Places in two halves: their sum may be more than 64 bits.
+    pub(super) fn sql(users: &str, meta: &str) -> String {
+        let sum = |number: &str| format!("CAST(coalesce(sum({number}), 0) AS bigint)");
+        let halves = |place: &str| {
+            let upper = sum(&format!("{place} >> 32"));
+            let lower = sum(&format!("{place} & 4294967295"));
+            format!("{upper}, {lower}")
+        };
+        format!(
+            "SELECT count(*), {}, {}, {}, (SELECT revocations FROM {meta}) FROM {users}",
+            halves("head"),
+            halves("floor"),
+            sum("fold")
+        )
+    }
+}
 
 /// The one row about the whole database.
 #[derive(Debug, Clone)]

@@ -32,6 +32,26 @@ pub struct Capabilities {
     pub limits: Limits,
     /// Names of the optional parts this server has; see [`feature`].
     pub features: Vec<String>,
+    /// What one user may have; left out where nothing is limited. Not part of version 1:
+    /// clients may ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quotas: Option<UserQuotas>,
+}
+
+/// What one user may have, each left out where it is not limited. A change that would
+/// pass a limit is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UserQuotas {
+    /// Live rows, of all tables together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_rows: Option<u64>,
+    /// Bytes of the payloads of live rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_bytes: Option<u64>,
+    /// Devices that have uploaded and are not revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_devices: Option<u32>,
 }
 
 /// What one request may carry.

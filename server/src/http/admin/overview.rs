@@ -3,7 +3,7 @@
 //! the synchronised tables looked when it started.
 
 use super::operator::Operator;
-use super::parameters::{after_user, limit, number};
+use super::parameters::{after_user, given, limit, number};
 use super::times;
 use crate::http::ApiError;
 use crate::live::{Event, Happened};
@@ -65,16 +65,19 @@ pub(super) async fn feed(
         let problem = format!("wait must be between 0 and {MAX_WAIT}");
         return Err(ApiError::Invalid(problem.into()));
     }
+    let life = given(&request, "life");
     let feed = service.feed();
     // Who goes on watching has been logged.
     if !feed.goes_on(&operator.peer, after) {
         operator.looks_at_everybody("the feed");
     }
-    let piece = feed.after(after, Duration::from_secs(wait)).await;
+    let piece = feed
+        .after(after, life.as_deref(), Duration::from_secs(wait))
+        .await;
     feed.told(&operator.peer, piece.last);
     let events: Vec<Value> = piece.events.iter().map(event).collect();
     Ok(HttpResponse::Ok().json(json!({
-        "events": events, "last": piece.last, "missed": piece.missed,
+        "events": events, "last": piece.last, "missed": piece.missed, "life": feed.life(),
     })))
 }
 

@@ -4,6 +4,7 @@
 use super::stretch::{ENTRY_BYTES, STRETCH_BYTES, USER_BYTES, WRITERS};
 use super::*;
 use crate::clock::Clock;
+use crate::epoch::Epoch;
 use crate::live::quiet::Quiet;
 use crate::projection::Business;
 use crate::store::{Ask, DeviceWrite, EmbeddedStore, NewEntry, Show, Store};
@@ -48,7 +49,7 @@ impl Stage {
             .expect("registers");
         let store: Arc<dyn Store> = Arc::new(store);
         let epoch = store.epoch().await.expect("an epoch");
-        let heads = Heads::new(store.clone(), epoch);
+        let heads = Heads::new(store.clone(), Epoch::new(epoch));
         Self {
             _folder: folder,
             newest: Newest::new(heads.clone(), &catalog),

@@ -1,7 +1,7 @@
 //! The embedded store's file: its lock, its pragmas, its schema.
 
 use super::super::{OpenError, StoreError};
-use super::owner;
+use super::{moved, owner};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use std::fs::{File, TryLockError};
@@ -73,6 +73,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(path)?;
     // Before anything of the file is changed.
     refuse_backup(&connection, path)?;
+    moved::refuse(&connection, path)?;
     // Readers never wait for the writer, nor it for them.
     connection.pragma_update(None, "journal_mode", "wal")?;
     // An acknowledged upload survives power loss: each commit is flushed.

@@ -1,16 +1,17 @@
 //! Reading the embedded store's file for a move: all of it at one moment, while no
-//! server has it.
+//! server has it. Nothing is written there but the mark that it has moved.
 
-use super::file;
+pub(crate) use super::moved::MovedAway;
 use super::recovery::{contents, not_ours};
-use crate::store::moving::{MOVED, Meta, Moved, Piece, Spelling};
+use super::{file, moved};
+use crate::store::moving::{MOVED, Meta, Moved, Piece, Spelling, Standing};
 use crate::store::recovery::Contents;
 use crate::store::{OpenError, StoreError, moment};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use time::macros::format_description;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -21,7 +22,8 @@ const PIECE: usize = 1024 * 1024;
 /// A file that is to be moved. Servers are kept away from it as long as this lives.
 pub(crate) struct Origin {
     connection: Connection,
-    _lock: File,
+    path: PathBuf,
+    lock: File,
     /// What it holds.
     pub(crate) contents: Contents,
     /// What is carried over of the database as a whole.
@@ -29,8 +31,27 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Takes the file's lock and looks at it. Its schema must be this program's.
+    /// Takes the file's lock and looks at it. Its schema must be this program's, and its
+    /// history must not go on elsewhere.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let origin = Self::open_any(path)?;
+        moved::refuse(&origin.connection, path)?;
+        Ok(origin)
+    }
+
+    /// The same for one that has been moved, and where to.
+    pub(crate) fn open_moved(path: &Path) -> Result<(Self, MovedAway), OpenError> {
+        let origin = Self::open_any(path)?;
+        match moved::read(&origin.connection)? {
+            Some(gone) => Ok((origin, gone)),
+            None => {
+                let problem = format!("{} has not been moved", path.display());
+                Err(StoreError::Failed(problem).into())
+            }
+        }
+    }
+
+    fn open_any(path: &Path) -> Result<Self, OpenError> {
         let lock = file::lock(path)?;
         let connection = file::open_reader(path)?;
         let contents = contents(&connection)?.ok_or_else(|| not_ours(path))?;
@@ -47,9 +68,38 @@ impl Origin {
         Ok(Self {
             meta: meta.map_err(StoreError::from)?,
             connection,
-            _lock: lock,
+            path: path.to_owned(),
+            lock,
             contents,
         })
+    }
+
+    /// Says in the file that it has moved: no server starts on it from now on. Gives back
+    /// its lock.
+    pub(crate) fn mark(self, gone: &MovedAway) -> Result<File, StoreError> {
+        // Who closes last puts all into the one file: a log that is left is whose this is.
+        self.connection.close().map_err(|(_, error)| error)?;
+        moved::write(&self.path, gone)?;
+        Ok(self.lock)
+    }
+
+    /// Takes that back.
+    pub(crate) fn unmark(self) -> Result<(), StoreError> {
+        self.connection.close().map_err(|(_, error)| error)?;
+        moved::remove(&self.path)
+    }
+
+    /// How far its streams are.
+    pub(crate) fn standing(&self) -> Result<Standing, StoreError> {
+        let sql = Standing::sql("_oversync_users", "_oversync_meta");
+        let numbers = self.connection.query_row(&sql, [], |row| {
+            let mut numbers = Standing::default();
+            for (place, number) in numbers.0.iter_mut().enumerate() {
+                *number = row.get(place)?;
+            }
+            Ok(numbers)
+        });
+        Ok(numbers?)
     }
 
     /// Sends all rows, table by table; ends early when nobody takes them. Gives the file

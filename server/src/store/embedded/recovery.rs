@@ -232,7 +232,9 @@ fn in_new_history(
             "UPDATE _oversync_meta SET epoch = ?1, first_head = first_head + ?2, revocations = revocations + ?2",
             (&epoch, step),
         )?;
-        tx.execute_batch("DROP TABLE IF EXISTS _oversync_backup")?;
+        tx.execute_batch(
+            "DROP TABLE IF EXISTS _oversync_backup; DROP TABLE IF EXISTS _oversync_moved",
+        )?;
         tx.commit()?;
         Ok(Begun {
             epoch,

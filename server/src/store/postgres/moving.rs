@@ -4,12 +4,12 @@
 //! From the first row on the epoch is marked as unfinished: no server starts on it
 //! before everything is there and found right.
 
-use super::recovery::{connect, contents};
+use super::recovery::{Target, connect, contents, refuse_foreign};
 use super::work::Passing;
 use super::{Held, PostgresStore, run_steps};
 use crate::projection::{Projection, Retried};
-use crate::store::moving::{MOVED, Meta, Piece};
-use crate::store::recovery::{Contents, Far, Mark};
+use crate::store::moving::{MOVED, Meta, MovedAway, Piece, Standing};
+use crate::store::recovery::{Contents, Far, Mark, NotBegun};
 use crate::store::{
     Commit, DeviceKey, DeviceWrite, NewEntry, Revision, Show, Store as _, StoreError, UserKey,
     op_from_code, stored_user,
@@ -30,6 +30,8 @@ const CHUNK: i64 = 500;
 pub(crate) struct Destination {
     connection: PgConnection,
     store: PostgresStore,
+    /// The epoch that it has until it is finished.
+    pub(crate) unfinished: String,
 }
 
 fn failed(problem: &str) -> StoreError {
@@ -52,6 +54,7 @@ impl Destination {
         Ok(Self {
             connection,
             store: PostgresStore::connect(url).await?,
+            unfinished: Mark::Move.epoch(),
         })
     }
 
@@ -60,7 +63,7 @@ impl Destination {
         run_steps(&mut self.connection).await?;
         let marked =
             sqlx::query("INSERT INTO oversync.meta (epoch) VALUES ($1) ON CONFLICT DO NOTHING")
-                .bind(Mark::Move.epoch())
+                .bind(&self.unfinished)
                 .execute(&mut self.connection)
                 .await?;
         if marked.rows_affected() == 0 {
@@ -140,6 +143,71 @@ impl Destination {
             return Err(failed("somebody else has begun a history in the database"));
         }
         Ok(self.connection.close().await?)
+    }
+}
+
+impl Target {
+    /// Gives a history back to the file that it was moved from: no server starts here
+    /// from now on. Refused where the streams are not as they came, whoever has written.
+    pub(crate) async fn give_back(
+        &mut self,
+        epoch: &str,
+        came: Standing,
+        gone: &MovedAway,
+    ) -> Result<(), NotBegun> {
+        refuse_foreign(&mut self.connection).await?;
+        self.refuse_servers().await?;
+        Ok(self.given_back(epoch, came, gone).await?)
+    }
+
+    async fn given_back(
+        &mut self,
+        epoch: &str,
+        came: Standing,
+        gone: &MovedAway,
+    ) -> Result<(), StoreError> {
+        sqlx::raw_sql(include_str!("begin_alone.sql"))
+            .execute(&mut self.connection)
+            .await?;
+        if self.servers().await? > 0 {
+            return Err(failed(
+                "a server has started on the database: stop it first",
+            ));
+        }
+        let now: String = sqlx::query_scalar("SELECT epoch FROM oversync.meta")
+            .fetch_one(&mut self.connection)
+            .await?;
+        // It was not finished, or has been given back and the file not heard of it.
+        if now == gone.unfinished {
+            return Ok(());
+        }
+        if now != epoch {
+            return Err(failed(
+                "the database holds another history than the file: name the one that the file was moved to, \
+                 or begin a new history in the file: oversync restore --in-place --database-url sqlite://FILE",
+            ));
+        }
+        let sql = Standing::sql("oversync.users", "oversync.meta");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&mut self.connection)
+            .await?;
+        let mut numbers = Standing::default();
+        for (place, number) in numbers.0.iter_mut().enumerate() {
+            *number = row.try_get(place)?;
+        }
+        if numbers != came {
+            return Err(failed(
+                "something was written into the database, folded or revoked there since the move: going back as if \
+                 it had not been would lose that without a word; begin a new history in the file instead, and devices \
+                 send again what they have: oversync restore --in-place --database-url sqlite://FILE",
+            ));
+        }
+        sqlx::query("UPDATE oversync.meta SET epoch = $1")
+            .bind(&gone.unfinished)
+            .execute(&mut self.connection)
+            .await?;
+        sqlx::query("COMMIT").execute(&mut self.connection).await?;
+        Ok(())
     }
 }
 

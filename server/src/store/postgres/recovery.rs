@@ -84,7 +84,7 @@ impl Moment {
 }
 
 /// Refuses a database that is not one of this program.
-async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), StoreError> {
+pub(super) async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), StoreError> {
     let is_ours: bool = sqlx::query_scalar("SELECT to_regclass('oversync.meta') IS NOT NULL")
         .fetch_one(connection)
         .await?;
@@ -125,7 +125,7 @@ pub(super) async fn contents(connection: &mut PgConnection) -> Result<Contents, 
 
 /// A database that is to be restored.
 pub(crate) struct Target {
-    connection: PgConnection,
+    pub(super) connection: PgConnection,
 }
 
 /// A device that may not come in: user, device, since when.
@@ -141,7 +141,7 @@ impl Target {
     /// How many connections of servers there are. Every server has some at all times:
     /// it looks at the list of revoked devices every two seconds. Behind a pooler
     /// that gives connections other names they are not seen.
-    async fn servers(&mut self) -> Result<i64, StoreError> {
+    pub(super) async fn servers(&mut self) -> Result<i64, StoreError> {
         Ok(sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity \
              WHERE datname = current_database() AND application_name = 'oversync' AND pid <> pg_backend_pid()",
@@ -304,6 +304,12 @@ impl Target {
     }
 }
 
+/// Has the database notice within two seconds that psql was killed, also while it waits
+/// for somebody's lock: it would hold what it has locked until then. PostgreSQL knows
+/// this from version 14 on, and not on every system.
+const LET_GO: &str = "DO $$ BEGIN SET client_connection_check_interval = '2s'; \
+    EXCEPTION WHEN OTHERS THEN NULL; END $$;";
+
 /// SQL before a dump is played into a database.
 pub(crate) fn before_replay(replaces: bool) -> String {
     let drop = match replaces {
@@ -311,7 +317,7 @@ pub(crate) fn before_replay(replaces: bool) -> String {
         true => "DROP SCHEMA IF EXISTS oversync CASCADE;\n",
         false => "",
     };
-    format!("BEGIN;\n{drop}")
+    format!("{LET_GO}\nBEGIN;\n{drop}")
 }
 
 /// SQL after it, for psql: from its first moment on no server starts on the database

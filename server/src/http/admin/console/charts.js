@@ -2,9 +2,10 @@
 
 import { askText } from "./server.js";
 import { el, find, number, seconds, svg } from "./dom.js";
-import { buckets, mean, parse, percentile, rate, sum } from "./metrics.js";
+import { buckets, mean, parse, percentile, rate } from "./metrics.js";
 
 const SAMPLES = 150;
+const COUNTED = /_(total|count|bucket)(\{|$)/;
 const [WIDTH, HEIGHT, LEFT, FOOT] = [340, 120, 54, 16];
 
 const latency = name => (before, now) => {
@@ -34,8 +35,8 @@ export async function sample() {
   const now = { at: performance.now(), values: parse(await askText("/metrics")) };
   if (last) {
     const passed = (now.at - last.at) / 1000;
-    // A server that has begun anew counts from 0.
-    const isSame = sum(now.values, "oversync_uploads_total") >= sum(last.values, "oversync_uploads_total");
+    // A server that has begun anew counts from 0: something has gone down, or is not there yet.
+    const isSame = [...last.values].every(([key, value]) => !COUNTED.test(key) || now.values.get(key) >= value);
     for (const chart of DRAWN) {
       const points = history.get(chart.id);
       points.push({ at: now.at, values: isSame ? chart.take(last.values, now.values, passed) : chart.lines.map(() => null) });

@@ -5,6 +5,9 @@ import { el, find, moment, number, row, userLink } from "./dom.js";
 
 const SHOWN = 100;
 let last = 0;
+// Of the process: numbers mean nothing in another one.
+let life = null;
+let hasBegunAnew = false;
 let hasAsked = false;
 let isPaused = false;
 let waiting = null;
@@ -27,17 +30,23 @@ function show(event) {
 export async function follow() {
   if (isPaused) return;
   waiting = new AbortController();
-  const piece = await ask("/admin/feed", { after: last, wait: hasAsked ? 25 : 0 }, waiting.signal);
+  const piece = await ask("/admin/feed", { after: last, life, wait: hasAsked ? 25 : 0 }, waiting.signal);
+  // It came at the moment of the click: asked for again.
+  if (isPaused) return;
   hasAsked = true;
-  // A server that has begun anew counts from 1.
-  const isNew = piece.last < last;
-  last = piece.last;
   const body = find("feed").tBodies[0];
-  if (isNew) body.replaceChildren();
-  if (!isPaused) body.prepend(...piece.events.slice(-SHOWN).reverse().map(show));
+  if (life !== null && piece.life !== life) {
+    hasBegunAnew = true;
+    body.replaceChildren();
+  }
+  ({ last, life } = piece);
+  body.prepend(...piece.events.slice(-SHOWN).reverse().map(show));
   while (body.rows.length > SHOWN) body.lastChild.remove();
   find("feed-empty").hidden = body.rows.length > 0;
-  find("live-state").textContent = piece.missed && body.rows.length ? `${number(piece.missed)} earlier events are not kept` : "";
+  const said = [];
+  if (hasBegunAnew) said.push("the server was restarted: what came before is not kept");
+  if (piece.missed && body.rows.length) said.push(`${number(piece.missed)} earlier events are not kept`);
+  find("live-state").textContent = said.join("; ");
 }
 
 export function leave() {
@@ -46,7 +55,8 @@ export function leave() {
 
 export function forget() {
   last = 0;
-  hasAsked = false;
+  life = null;
+  hasBegunAnew = hasAsked = false;
   find("feed").tBodies[0].replaceChildren();
 }
 

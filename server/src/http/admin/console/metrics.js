@@ -12,12 +12,6 @@ export function parse(text) {
   return values;
 }
 
-export function sum(values, name) {
-  let all = 0;
-  for (const [key, value] of values) if (key === name || key.startsWith(name + "{")) all += value;
-  return all;
-}
-
 const rise = (before, now, key) => Math.max(0, (now.get(key) ?? 0) - (before.get(key) ?? 0));
 
 export const rate = (before, now, key, seconds) => rise(before, now, key) / seconds;
