@@ -256,6 +256,11 @@ async fn a_restore_beneath_a_process_moves_it_to_the_new_history() {
     let head = json!([[two.writer.user(), next + 50]]).to_string();
     nats.publish(&format!("oversync.heads.{lost}"), &head).await;
     told(&two.writer, &mut next, 1, &mut socket, &mut seen).await;
+    // The net may have told the socket first. The planted one came before.
+    eventually("the head is heard", || async {
+        (two.heard().await > heard).then_some(())
+    })
+    .await;
     assert_eq!(two.heard().await, heard + 1.0, "one head, of this history");
     let hello = two.reader.connect().await.hello().await;
     assert_eq!(hello, next);

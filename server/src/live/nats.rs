@@ -156,10 +156,11 @@ impl Bus for NatsBus {
             // Subscriptions outlive a lost connection, and end with their history.
             loop {
                 let message = tokio::select! {
-                    Some(message) = messages.next() => message,
+                    message = messages.next() => message,
                     _ = history.changed() => return,
-                    else => return,
                 };
+                // NATS lets nobody in any more: whoever listens asks again.
+                let Some(message) = message else { return };
                 for (user, head) in heads_message::read(&message.payload) {
                     if sender.send((user, head)).await.is_err() {
                         return;

@@ -104,7 +104,7 @@ pub enum RecoveryError {
     )]
     StoppedLate,
     /// A dump has not come in.
-    #[error("{0}; nothing was changed: run the restore again")]
+    #[error("{0}; nothing was changed: once that is mended, run the restore again")]
     NotReplayed(Box<RecoveryError>),
     /// What ended a dump's transaction has failed, after the database may have heard it.
     #[error(

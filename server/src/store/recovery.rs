@@ -73,7 +73,8 @@ impl Mark {
                 "a restore into this database has not been finished: run `oversync restore --in-place`"
             }
             Self::Move => {
-                "a move into this database has not been finished: run `oversync migrate` again, into an empty database"
+                "a move into this database has not been finished: where the file says that it was moved, run \
+                 `oversync migrate --undo` first; then `oversync migrate` again, into an empty database"
             }
         }
     }
