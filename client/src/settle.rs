@@ -22,8 +22,9 @@ use oversync_shared::reconcile::{
     Answer, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
 };
 use oversync_shared::wire::{ChangeStatus, UploadReply};
-use oversync_shared::{RowKey, TableName};
+use oversync_shared::{ChangeId, RowKey, TableName};
 use rusqlite::params;
+use std::borrow::Cow;
 
 /// What an upload came to.
 #[derive(Debug, Default)]
@@ -83,11 +84,19 @@ fn acknowledge_as(
     capture::collect(txn)?;
     let mut done = Acknowledged::default();
     let mut is_late = false;
+    let unexplained = unexplained(sent, reply);
     for (frozen, status) in sent.iter().zip(&reply.statuses) {
         if !outbox::holds(txn.conn, frozen)? {
             is_late = true;
             continue;
         }
+        let frozen = &match unexplained {
+            Some(id) if frozen.id <= id => Cow::Owned(Frozen {
+                was_known: true,
+                ..frozen.clone()
+            }),
+            _ => Cow::Borrowed(frozen),
+        };
         let numbering = match reply.highest_source_change_id {
             Some(highest) if frozen.id <= highest && frozen.renumbered == 0 => Numbering::Doubtful,
             _ => Numbering::Sound,
@@ -118,6 +127,21 @@ fn acknowledge_as(
     }
     Step::BatchSettled.reached();
     Ok(done)
+}
+
+/// The highest change id that the server knows of this device, where no change of this
+/// answer has used it: this file may be an older state of itself, whose later life has
+/// sent what is frozen here, too. If the server has forgotten the record of that since
+/// (`settled_below`), and others have deleted the row, the answer looks like that to a
+/// row made anew, but the delete is news.
+fn unexplained(sent: &[Frozen], reply: &UploadReply) -> Option<ChangeId> {
+    let highest = reply.highest_source_change_id?;
+    let mut answered = sent.iter().zip(&reply.statuses);
+    let is_explained = answered.any(|(frozen, status)| {
+        let answer = Answer::of(status);
+        frozen.id >= highest && matches!(answer, Answer::Applied(Some(_)))
+    });
+    (!is_explained).then_some(highest)
 }
 
 fn one(

@@ -34,6 +34,8 @@ pub(super) struct Server {
     pub(super) ever: Vec<Entry>,
     rows: HashMap<RowAt, RowState>,
     recorded: HashMap<(usize, ChangeId), Recorded>,
+    /// The highest change id of each device, also where its record is forgotten.
+    highest: HashMap<usize, ChangeId>,
     pub(super) restores: u32,
     /// Rows of which a restore has left nothing.
     pub(super) lost: HashSet<RowAt>,
@@ -65,6 +67,7 @@ impl Server {
             ever: Vec::new(),
             rows: HashMap::new(),
             recorded: HashMap::new(),
+            highest: HashMap::new(),
             restores: 0,
             lost: HashSet::new(),
         }
@@ -79,8 +82,7 @@ impl Server {
     }
 
     fn highest(&self, device: usize) -> Option<ChangeId> {
-        let own = self.recorded.keys().filter(|(of, _)| *of == device);
-        own.map(|(_, id)| *id).max()
+        self.highest.get(&device).copied()
     }
 
     /// What the stream says of a row, up to now.
@@ -109,6 +111,7 @@ impl Server {
         self.lost.extend(gone.filter(|row| !is_left(row)));
         self.rows.clear();
         self.recorded.clear();
+        self.highest.clear();
         for entry in kept {
             self.append(entry);
         }
@@ -123,10 +126,18 @@ impl Server {
         self.rows.insert(entry.row, state);
         self.recorded
             .insert((entry.device, entry.id), entry.recorded);
+        let highest = self.highest.entry(entry.device).or_insert(entry.id);
+        *highest = entry.id.max(*highest);
         self.log.push(entry);
     }
 
+    /// The first number of a request says what its device has settled: those records are
+    /// forgotten at once.
     pub(super) fn upload(&mut self, device: usize, sent: &[(String, Frozen)]) -> UploadReply {
+        if let Some((_, first)) = sent.first() {
+            let is_kept = |of: usize, id: ChangeId| of != device || id >= first.id;
+            self.recorded.retain(|(of, id), _| is_kept(*of, *id));
+        }
         let keys: Vec<String> = sent
             .iter()
             .map(|(_, one)| one.row.key.to_string())

@@ -1,5 +1,6 @@
 //! What a device cannot know: for each delete that leaves no trace, two histories in
-//! which it hears the same words, and only in one of which the row should be gone.
+//! which it hears the same words, and only in one of which the row should be gone. And
+//! one in which the words tell it after all.
 
 use super::phone::{Phone, Request};
 use super::server::Server;
@@ -113,4 +114,67 @@ fn a_row_of_a_lost_life_looks_like_one_of_another_file() {
         world.heard
     });
     assert_eq!(own, others);
+}
+
+/// Found by reading: what was frozen in the backup had been applied, the server had
+/// forgotten the record, and the row that another device had deleted was made anew, with
+/// no word to anybody.
+#[test]
+fn what_a_later_life_has_sent_is_not_made_anew() {
+    let mut world = World::new();
+    let (mut here, mut other) = (Phone::new(0), Phone::new(1));
+    world.sync(&mut here);
+    make(&here);
+    here.freeze().expect("a change");
+    let backup = here.backup();
+    world.sync(&mut here);
+    // Another number says that the first one is settled.
+    here.run(&format!("INSERT INTO p VALUES ('{}', 3, 4)", uuid(2)));
+    world.sync(&mut here);
+    world.sync(&mut other);
+    delete(&other);
+    world.sync(&mut other);
+
+    here.put_back(&backup);
+    // Before any page says how far the numbers have got.
+    let request = here.freeze().expect("what was frozen");
+    let reply = world.server.upload(here.number, &request.sent);
+    here.acknowledge(&request, &reply);
+    for _ in 0..2 {
+        world.sync(&mut here);
+        world.sync(&mut other);
+    }
+    for phone in [&here, &other] {
+        let left: Vec<_> = phone.contents().into_keys().collect();
+        assert_eq!(left, [("p", uuid(2))], "device {}", phone.number);
+    }
+    let kept = "SELECT count(*) FROM _sync_conflicts WHERE mine ->> 'a' = 1 AND theirs IS NULL";
+    assert_eq!(here.count(kept), 1);
+}
+
+/// A change beside it has used the highest number: the answer explains itself, and the
+/// row is one made under a used key.
+#[test]
+fn what_this_life_sends_first_is_made_anew() {
+    let mut world = World::new();
+    let (mut here, mut other) = (Phone::new(0), Phone::new(1));
+    make(&other);
+    world.sync(&mut other);
+    delete(&other);
+    world.sync(&mut other);
+    world.sync(&mut here);
+    // Nobody has told this device of the row: a tombstone that was folded away.
+    here.app
+        .execute_batch("DELETE FROM _sync_row")
+        .expect("forgotten");
+    make(&here);
+    here.run(&format!("INSERT INTO p VALUES ('{}', 3, 4)", uuid(2)));
+    for _ in 0..2 {
+        world.sync(&mut here);
+        world.sync(&mut other);
+    }
+    for phone in [&here, &other] {
+        assert_eq!(phone.contents().len(), 2, "device {}", phone.number);
+        assert_eq!(phone.count("SELECT count(*) FROM _sync_conflicts"), 0);
+    }
 }
