@@ -472,7 +472,7 @@ async fn folding_asks_for_no_handler(backend: Backend) {
 async fn folding_refuses_rings_that_only_the_host_reads(backend: Backend) {
     let shop = Shop::open(backend).await;
     let things: Vec<Value> = (1..9).map(|id| thing(id, &fresh_key(), "write")).collect();
-    applied(&shop.device(), &things).await;
+    shop.device().applied(&things).await;
     drop(shop.host);
     let log = match backend {
         Backend::Embedded => "SELECT sum(floor) FROM _oversync_users",
