@@ -39,6 +39,17 @@ impl Store {
     }
 }
 
+/// How servers fold their logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Folding {
+    /// Nothing younger; at least twice the pause.
+    pub keep: Duration,
+    /// Between two passes.
+    pub pause: Duration,
+    /// Of a user, before it is worth it.
+    pub min_entries: usize,
+}
+
 /// How servers are started.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -50,6 +61,8 @@ pub struct Options {
     pub operators: bool,
     /// SQL run at every start: business tables to project into.
     pub schema_file: Option<PathBuf>,
+    /// Whether, and how, they fold.
+    pub folding: Option<Folding>,
 }
 
 /// Running servers and their folder.
@@ -191,6 +204,22 @@ impl Servers {
             .env("OVERSYNC_DATABASE_URL", &self.database_url);
         if let Some(file) = &self.options.schema_file {
             command.arg("--schema-file").arg(file);
+        }
+        if let Some(folding) = self.options.folding {
+            command
+                .env("OVERSYNC_RETENTION__ENABLED", "true")
+                .env(
+                    "OVERSYNC_RETENTION__KEEP_SECONDS",
+                    folding.keep.as_secs_f64().to_string(),
+                )
+                .env(
+                    "OVERSYNC_RETENTION__PAUSE_MS",
+                    folding.pause.as_millis().to_string(),
+                )
+                .env(
+                    "OVERSYNC_RETENTION__MIN_ENTRIES",
+                    folding.min_entries.to_string(),
+                );
         }
         const LISTENS: &str = "oversync listens on http://";
         let (child, address, admin) = if self.options.operators {
