@@ -50,6 +50,20 @@ pub struct Folding {
     pub min_entries: usize,
 }
 
+impl Folding {
+    /// For the program `oversync`.
+    pub fn set(self, command: &mut Command) {
+        for (name, value) in [
+            ("ENABLED", "true".to_owned()),
+            ("KEEP_SECONDS", self.keep.as_secs_f64().to_string()),
+            ("PAUSE_MS", self.pause.as_millis().to_string()),
+            ("MIN_ENTRIES", self.min_entries.to_string()),
+        ] {
+            command.env(format!("OVERSYNC_RETENTION__{name}"), value);
+        }
+    }
+}
+
 /// How servers are started.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -206,20 +220,7 @@ impl Servers {
             command.arg("--schema-file").arg(file);
         }
         if let Some(folding) = self.options.folding {
-            command
-                .env("OVERSYNC_RETENTION__ENABLED", "true")
-                .env(
-                    "OVERSYNC_RETENTION__KEEP_SECONDS",
-                    folding.keep.as_secs_f64().to_string(),
-                )
-                .env(
-                    "OVERSYNC_RETENTION__PAUSE_MS",
-                    folding.pause.as_millis().to_string(),
-                )
-                .env(
-                    "OVERSYNC_RETENTION__MIN_ENTRIES",
-                    folding.min_entries.to_string(),
-                );
+            folding.set(&mut command);
         }
         const LISTENS: &str = "oversync listens on http://";
         let (child, address, admin) = if self.options.operators {

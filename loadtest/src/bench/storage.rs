@@ -17,7 +17,7 @@ use crate::measure::Recorder;
 use crate::measure::machine::Machine;
 use crate::report::mib;
 use crate::scenario::{Fleet, Scenario};
-use crate::server::{Folding, Options, Servers, Store};
+use crate::server::{Folding, Options, Servers, Store, beside_us};
 use crate::target::{Target, Tokens};
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
@@ -31,8 +31,10 @@ use std::time::{Duration, Instant};
 /// What the ratio must not exceed.
 const WANTED: f64 = 1.3;
 
-/// Users, of two devices each that read what the other one writes.
-const USERS: usize = 4;
+/// Users, of two devices each that read what the other one writes. All work at the same
+/// pace, and the last has three times the rows of the first: their logs are not all
+/// folded at the same moment.
+const USERS: usize = 16;
 const DEVICES: usize = 2;
 
 /// Changes of an upload.
@@ -129,6 +131,8 @@ async fn steady_on(ground: &mut Ground, store: Store) -> anyhow::Result<Row> {
     row.note(&format!("aged: {}", told(&servers).await?));
     drop(devices);
     servers.stop().await;
+    disk.compact().await?;
+    let compacted = vec![disk.bytes().await?; ground.rounds()];
 
     let (mut folded, mut unfolded) = (Vec::new(), Vec::new());
     for round in 1..=ground.rounds() {
@@ -150,10 +154,12 @@ async fn steady_on(ground: &mut Ground, store: Store) -> anyhow::Result<Row> {
         servers.stop().await;
         folded.push(fresh.bytes().await?);
     }
+    row.add("after fold --compact", Role::Aside, in_mib(compacted));
     row.add("fresh copy, folded", Role::Floor, in_mib(folded));
     row.add("fresh copy, not folded", Role::Aside, in_mib(unfolded));
-    let ratio = row.median(Role::Ours) / row.median(Role::Floor);
-    row.at_most("at work/fresh", ratio, WANTED);
+    let fresh = row.median(Role::Floor);
+    row.at_most("at work/fresh", row.median(Role::Ours) / fresh, WANTED);
+    row.at_most("compacted/fresh", row.median(Role::Aside) / fresh, WANTED);
     Ok(row)
 }
 
@@ -188,7 +194,9 @@ async fn open(around: &Surroundings, rows: usize) -> anyhow::Result<Vec<Lean>> {
             };
             let name = format!("device-{index}");
             let mut device = Lean::open(around, &fleet, &shared, name, place).await?;
-            device.preload(rows / (USERS * DEVICES)).await?;
+            let share = 0.5 + user as f64 / (USERS - 1) as f64;
+            let rows = rows as f64 / (USERS * DEVICES) as f64 * share;
+            device.preload(rows as usize).await?;
             devices.push(device);
         }
     }
@@ -311,18 +319,40 @@ impl Disk {
     }
 
     async fn serve(&self, folding: Option<Folding>) -> anyhow::Result<Servers> {
-        let url = match self {
-            Self::File(path) => format!("sqlite://{}", path.display()),
-            Self::Postgres(url) => url.clone(),
-        };
         Servers::start(Options {
-            database_url: Some(url),
+            database_url: Some(self.url()),
             processes: 1,
             operators: true,
             folding,
             ..Options::default()
         })
         .await
+    }
+
+    /// `oversync fold --compact`, by the settings of the server.
+    async fn compact(&self) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(beside_us("oversync")?);
+        command
+            .args(["fold", "--dev", "--compact"])
+            .env("OVERSYNC_DATABASE_URL", self.url());
+        FOLDING.set(&mut command);
+        let began = Instant::now();
+        loop {
+            let output = command.output().await?;
+            if output.status.success() {
+                return Ok(());
+            }
+            // PostgreSQL may not have noticed yet that the server is gone that folded last.
+            ensure!(began.elapsed() < PATIENCE, "fold --compact: {output:?}");
+            tokio::time::sleep(FOLDING.pause).await;
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::File(path) => format!("sqlite://{}", path.display()),
+            Self::Postgres(url) => url.clone(),
+        }
     }
 
     /// As the operating system and PostgreSQL count them: the file and its log, or all
