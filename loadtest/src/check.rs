@@ -326,3 +326,36 @@ fn canonical(payload: &str) -> anyhow::Result<Vec<u8>> {
     canonicalise(payload, &mut out)?;
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn stream(versions: &[(i64, i64)]) -> Vec<DownloadChange> {
+        let changes = versions.iter().map(|(place, version)| {
+            json!({
+                "server_id": place, "schema": "s", "table": "t", "op": "UPDATE", "pk": "a",
+                "payload": {}, "server_version": version, "deleted": false, "source_id": "d",
+                "source_change_id": place,
+            })
+        });
+        serde_json::from_value(changes.collect()).expect("changes")
+    }
+
+    #[test]
+    fn versions_begin_at_1_where_nothing_is_folded_and_never_leave_one_out() {
+        let is_right =
+            |versions: &[_], handed_out| check_stream(&stream(versions), handed_out).is_ok();
+        for (versions, whole, folded) in [
+            (&[(1, 1), (4, 2)][..], true, true),
+            (&[(4, 7), (5, 8)], false, true),
+            (&[(4, 7), (5, 9)], false, false),
+            (&[(4, 7), (5, 7)], false, false),
+            (&[(5, 7), (4, 8)], false, false),
+        ] {
+            assert_eq!(is_right(versions, Stream::Whole), whole, "{versions:?}");
+            assert_eq!(is_right(versions, Stream::Folded), folded, "{versions:?}");
+        }
+    }
+}

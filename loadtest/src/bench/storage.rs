@@ -43,14 +43,14 @@ const BATCH: usize = 20;
 /// A row changes so often, on average.
 const ROW: Duration = Duration::from_secs(20);
 
-/// So often a row has changed before anything is measured: pages of the log are empty
-/// when nothing is left in them, not when half is gone.
-const TURNS: u32 = 5;
+/// Warming up takes so many rounds: with `--seconds 4`, each row has changed five times. A
+/// page of the log is free when nothing is left in it, not when half is gone.
+const WARM_UP: u32 = 25;
 
 const FOLDING: Folding = Folding {
     keep: Duration::from_millis(400),
     pause: Duration::from_millis(200),
-    min_entries: 100,
+    min_entries: 20,
 };
 
 /// How long a fresh copy may take to be folded, and devices to be equal at the end.
@@ -94,7 +94,7 @@ async fn steady_on(ground: &mut Ground, store: Store) -> anyhow::Result<Row> {
     };
     let mut devices = open(&around, rows).await?;
     let before = acknowledged(&devices);
-    work(&mut devices, rows, ROW * TURNS).await;
+    work(&mut devices, rows, ground.length() * WARM_UP).await;
     let mut values = Vec::new();
     for round in 1..=ground.rounds() {
         row.before.push(ground.look().await?);
@@ -377,30 +377,38 @@ impl Disk {
     /// Waits until all is folded.
     async fn is_folded(&self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while self.unfolded().await? > 0 {
+        loop {
+            let left = self.unfolded().await?;
+            if left.is_empty() {
+                return Ok(());
+            }
             ensure!(
                 began.elapsed() < PATIENCE,
-                "a fresh copy is not folded in time"
+                "a fresh copy is not folded in time; head, floor, fold, swept of users: {left:?}"
             );
             tokio::time::sleep(FOLDING.pause).await;
         }
-        Ok(())
     }
 
-    /// Users with something left to fold or to remove.
-    async fn unfolded(&self) -> anyhow::Result<i64> {
+    /// Users with something left to fold or to remove: head, floor, fold, swept.
+    async fn unfolded(&self) -> anyhow::Result<Vec<(i64, i64, i64, i64)>> {
         const LEFT: &str = "floor < head OR swept < fold";
         match self {
             Self::File(path) => {
-                let sql = format!("SELECT count(*) FROM _oversync_users WHERE {LEFT}");
+                let sql =
+                    format!("SELECT head, floor, fold, swept FROM _oversync_users WHERE {LEFT}");
                 let file = rusqlite::Connection::open(path)?;
-                Ok(file.query_row(&sql, [], |row| row.get(0))?)
+                let mut statement = file.prepare(&sql)?;
+                let left = statement.query_map([], |row| row.try_into())?;
+                Ok(left.collect::<Result<_, _>>()?)
             }
             Self::Postgres(url) => {
-                let sql = format!("SELECT count(*) FROM oversync.users WHERE {LEFT}");
+                let sql = format!(
+                    "SELECT head, floor, fold::bigint, swept::bigint FROM oversync.users WHERE {LEFT}"
+                );
                 let mut connection = sqlx::PgConnection::connect(url).await?;
-                let left = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
-                Ok(left.fetch_one(&mut connection).await?)
+                let left = sqlx::query_as(sqlx::AssertSqlSafe(sql));
+                Ok(left.fetch_all(&mut connection).await?)
             }
         }
     }
