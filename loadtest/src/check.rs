@@ -39,6 +39,15 @@ pub struct Everybody<'a> {
     pub phones: BTreeMap<&'a str, Vec<&'a Phone>>,
 }
 
+/// What a server hands out of what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Every change.
+    Whole,
+    /// Of what every device has read, the rows as they are.
+    Folded,
+}
+
 /// A device with a file: its name, its client, its file.
 type Filed<'a> = (&'a str, &'a Client, &'a Path);
 
@@ -47,6 +56,7 @@ type Filed<'a> = (&'a str, &'a Client, &'a Path);
 pub async fn converge(
     target: &Target,
     all: &Everybody<'_>,
+    handed_out: Stream,
     patience: Duration,
 ) -> anyhow::Result<Convergence> {
     let started = Instant::now();
@@ -75,7 +85,7 @@ pub async fn converge(
             continue;
         }
         loop {
-            let problem = match compare(target, name, &real, lean).await {
+            let problem = match compare(target, name, &real, lean, handed_out).await {
                 Ok((rows, acknowledged)) => {
                     found.rows += rows;
                     found.acknowledged += acknowledged;
@@ -103,6 +113,7 @@ async fn compare(
     name: &str,
     real: &[Filed<'_>],
     lean: &[&Lean],
+    handed_out: Stream,
 ) -> anyhow::Result<(usize, u64)> {
     for (device, client, _) in real {
         let status = client.status().await?;
@@ -112,7 +123,7 @@ async fn compare(
         );
     }
     let stream = download_all(target, name).await?;
-    check_stream(&stream)?;
+    check_stream(&stream, handed_out)?;
     let (live, states) = fold(&stream)?;
     for (device, _, path) in real {
         let here = read_file(path)?;
@@ -141,20 +152,31 @@ async fn compare(
     for device in lean {
         let nothing = HashSet::new();
         let there = of_device.get(device.device.as_str()).unwrap_or(&nothing);
-        let missing = device.acknowledged.iter().find(|id| !there.contains(id));
-        ensure!(
-            missing.is_none(),
-            "{}: change {missing:?} was acknowledged and is missing",
-            device.device
-        );
+        match handed_out {
+            Stream::Whole => {
+                let missing = device.acknowledged.iter().find(|id| !there.contains(id));
+                ensure!(
+                    missing.is_none(),
+                    "{}: change {missing:?} was acknowledged and is missing",
+                    device.device
+                );
+            }
+            Stream::Folded => check_rows(device, &states)?,
+        }
         acknowledged += device.acknowledged.len() as u64;
         if let Some(image) = device.image() {
             let image = image.lock().expect("BUG: no panic under this lock");
+            // What was deleted before it came, it may not have heard of.
+            let counts = |state: &Seen| handed_out == Stream::Whole || state.1.is_some();
             let differs = states
                 .iter()
+                .filter(|(_, state)| counts(state))
                 .find(|(key, state)| image.rows().get(*key) != Some(*state));
+            let number = |states: &HashMap<Uuid, Seen>| {
+                states.values().filter(|state| counts(state)).count()
+            };
             ensure!(
-                differs.is_none() && image.rows().len() == states.len(),
+                differs.is_none() && number(image.rows()) == number(&states),
                 "{}: {} rows here, {} there, cursor {}; first difference {differs:?}",
                 device.device,
                 image.rows().len(),
@@ -166,8 +188,34 @@ async fn compare(
     Ok((live.len(), acknowledged))
 }
 
+/// Each acknowledged change has moved its row by one version, and nobody else changes a
+/// lean device's rows: where the last one is, all of them are.
+fn check_rows(device: &Lean, states: &HashMap<Uuid, Seen>) -> anyhow::Result<()> {
+    for (key, version) in device.rows() {
+        let there = states.get(&key).filter(|(_, payload)| payload.is_some());
+        let there = there.map(|(version, _)| *version);
+        ensure!(
+            there == Some(version),
+            "{}: version {version} of {key} was acknowledged, and {there:?} is there",
+            device.device
+        );
+    }
+    let lives = |key: &&Uuid| {
+        states
+            .get(*key)
+            .is_some_and(|(_, payload)| payload.is_some())
+    };
+    let back = device.deleted.iter().find(lives);
+    ensure!(
+        back.is_none(),
+        "{}: the deletion of {back:?} was acknowledged, and it lives",
+        device.device
+    );
+    Ok(())
+}
+
 /// Places ascend, and versions of a row follow on each other.
-fn check_stream(stream: &[DownloadChange]) -> anyhow::Result<()> {
+fn check_stream(stream: &[DownloadChange], handed_out: Stream) -> anyhow::Result<()> {
     let mut versions: HashMap<(&str, &str), i64> = HashMap::new();
     let mut last = ServerId::ZERO;
     for change in stream {
@@ -177,10 +225,14 @@ fn check_stream(stream: &[DownloadChange]) -> anyhow::Result<()> {
             change.server_id
         );
         last = change.server_id;
+        let first = match handed_out {
+            Stream::Whole => 1,
+            Stream::Folded => change.server_version.get(),
+        };
         let version = versions
             .entry((change.table.as_str(), change.pk.as_str()))
-            .or_default();
-        *version += 1;
+            .and_modify(|version| *version += 1)
+            .or_insert(first);
         ensure!(
             change.server_version.get() == *version,
             "{} {}: version {} where {version} must be",
@@ -213,8 +265,9 @@ fn fold(stream: &[DownloadChange]) -> anyhow::Result<(Rows, HashMap<Uuid, Seen>)
     Ok((live, states))
 }
 
-/// The whole stream of a user.
-async fn download_all(target: &Target, name: &str) -> anyhow::Result<Vec<DownloadChange>> {
+/// The stream of a user, as it is handed out to a device that has nothing. Any error is
+/// the server's, or the way to it.
+pub async fn download_all(target: &Target, name: &str) -> anyhow::Result<Vec<DownloadChange>> {
     let token = target.sign_in(name, "comparison").await?.token;
     let mut http = target.http(0);
     let mut all = Vec::new();
@@ -272,4 +325,37 @@ fn canonical(payload: &str) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();
     canonicalise(payload, &mut out)?;
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn stream(versions: &[(i64, i64)]) -> Vec<DownloadChange> {
+        let changes = versions.iter().map(|(place, version)| {
+            json!({
+                "server_id": place, "schema": "s", "table": "t", "op": "UPDATE", "pk": "a",
+                "payload": {}, "server_version": version, "deleted": false, "source_id": "d",
+                "source_change_id": place,
+            })
+        });
+        serde_json::from_value(changes.collect()).expect("changes")
+    }
+
+    #[test]
+    fn versions_begin_at_1_where_nothing_is_folded_and_never_leave_one_out() {
+        let is_right =
+            |versions: &[_], handed_out| check_stream(&stream(versions), handed_out).is_ok();
+        for (versions, whole, folded) in [
+            (&[(1, 1), (4, 2)][..], true, true),
+            (&[(4, 7), (5, 8)], false, true),
+            (&[(4, 7), (5, 9)], false, false),
+            (&[(4, 7), (5, 7)], false, false),
+            (&[(5, 7), (4, 8)], false, false),
+        ] {
+            assert_eq!(is_right(versions, Stream::Whole), whole, "{versions:?}");
+            assert_eq!(is_right(versions, Stream::Folded), folded, "{versions:?}");
+        }
+    }
 }

@@ -39,6 +39,31 @@ impl Store {
     }
 }
 
+/// How servers fold their logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Folding {
+    /// Nothing younger; at least twice the pause.
+    pub keep: Duration,
+    /// Between two passes.
+    pub pause: Duration,
+    /// Of a user, before it is worth it.
+    pub min_entries: usize,
+}
+
+impl Folding {
+    /// For the program `oversync`.
+    pub fn set(self, command: &mut Command) {
+        for (name, value) in [
+            ("ENABLED", "true".to_owned()),
+            ("KEEP_SECONDS", self.keep.as_secs_f64().to_string()),
+            ("PAUSE_MS", self.pause.as_millis().to_string()),
+            ("MIN_ENTRIES", self.min_entries.to_string()),
+        ] {
+            command.env(format!("OVERSYNC_RETENTION__{name}"), value);
+        }
+    }
+}
+
 /// How servers are started.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -50,6 +75,8 @@ pub struct Options {
     pub operators: bool,
     /// SQL run at every start: business tables to project into.
     pub schema_file: Option<PathBuf>,
+    /// Whether, and how, they fold.
+    pub folding: Option<Folding>,
 }
 
 /// Running servers and their folder.
@@ -191,6 +218,9 @@ impl Servers {
             .env("OVERSYNC_DATABASE_URL", &self.database_url);
         if let Some(file) = &self.options.schema_file {
             command.arg("--schema-file").arg(file);
+        }
+        if let Some(folding) = self.options.folding {
+            folding.set(&mut command);
         }
         const LISTENS: &str = "oversync listens on http://";
         let (child, address, admin) = if self.options.operators {

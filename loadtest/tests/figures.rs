@@ -142,6 +142,43 @@ fn a_row_of_the_table_has_its_raw_values_and_its_target() {
     assert!(table.contains("no figure"), "{table}");
 }
 
+/// The servers fold, and the devices agree at the end, or there would be no row.
+#[test]
+fn what_is_on_disk_is_measured_on_both_stores() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = postgres();
+    let flags = ["bench", "STORAGE", "--log-rows", "2000", "--seconds", "0.2"];
+    run(
+        loadtest(&folder)
+            .args(flags)
+            .args(["--database-url", url.as_str()]),
+        0,
+    );
+    let rows = json(folder.path(), "bench.json");
+    let rows = rows.as_array().expect("lines");
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        for contender in [
+            "folding, at work",
+            "after fold --compact",
+            "fresh copy, folded",
+        ] {
+            let measured = row["measured"].as_array().expect("contenders").iter();
+            let found = measured.clone().find(|found| found["name"] == contender);
+            let values = numbers(&found.expect(contender)["values"]);
+            assert!(
+                values.len() == 5 && values.iter().all(|mib| *mib > 0.1),
+                "{row}"
+            );
+        }
+        let notes = row["notes"].to_string();
+        assert!(
+            notes.contains("aged: ") && notes.contains("fresh: "),
+            "{notes}"
+        );
+    }
+}
+
 #[test]
 fn what_cannot_be_measured_is_said() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -121,7 +121,8 @@ async fn an_upload_touches_as_many_rows_as_it_has_changes() {
 /// More than the statement that reads a page brings names of.
 async fn a_page_names_the_device_of_every_entry_of_very_many(backend: Backend) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default()).await;
+    // Of what is folded, a place means something only to who was given it.
+    let server = Server::start(&database, Config::default().unfolded()).await;
     let first = server.target().one_device();
     let names: Vec<_> = (0..70).map(|number| format!("device-{number}")).collect();
     for name in &names {

@@ -56,6 +56,8 @@ mod put_back;
 mod counted;
 // What `oversync verify` says of a folded log.
 mod fold_verified;
+// What folding has freed, given back to the file system.
+mod compacted;
 // History kept for audit: what folding moves, and what prints it.
 mod history;
 // SIGKILL and SIGTERM in the middle of uploads.

@@ -5,6 +5,7 @@
 use crate::growth::rows_touched;
 use crate::recovery::{place, text};
 use oversync_tests::device::insert;
+use oversync_tests::folding::folded_by_hand;
 use oversync_tests::target::fresh_key;
 use oversync_tests::{
     Backend, Config, Database, HttpDevice, Port, Server, eventually, on_both_stores,
@@ -222,15 +223,6 @@ async fn who_is_stopped_stops_its_programs() {
     assert!(!path.exists());
 }
 
-/// Folds by hand; nothing is folded in the background.
-fn five_at_least() -> Config {
-    Config::default()
-        .set("retention.enabled", false)
-        .set("retention.pause_ms", 10)
-        .set("retention.keep_seconds", 0.02)
-        .set("retention.min_entries", 5)
-}
-
 /// How many users were folded by one pass.
 async fn folded(server: &Server) -> String {
     let output = server.run(&["fold"]).await;
@@ -243,7 +235,7 @@ async fn folded(server: &Server) -> String {
 /// The places that a restore has left out are no entries that could be folded.
 async fn what_is_folded_after_a_restore_are_entries(backend: Backend) {
     let database = backend.database().await;
-    let mut server = Server::start(&database, five_at_least()).await;
+    let mut server = Server::start(&database, folded_by_hand()).await;
     let device = server.target().one_device();
     write(&device, 1, 6).await;
     server.terminate().await;
@@ -273,7 +265,7 @@ async fn what_is_folded_after_a_restore_are_entries(backend: Backend) {
 #[tokio::test]
 async fn who_has_been_idle_since_a_restore_costs_a_pass_nothing() {
     let database = Backend::Postgres.database().await;
-    let mut server = Server::start(&database, five_at_least()).await;
+    let mut server = Server::start(&database, folded_by_hand()).await;
     write(&server.target().one_device(), 1, 6).await;
     server.terminate().await;
     assert_eq!(folded(&server).await, "1");

@@ -21,15 +21,19 @@ on_both_stores!(
     conformance_holds_beside_folding,
 );
 
+/// How often the row is changed that is changed often, where not 3,000 times.
+const CHANGED: &str = "OVERSYNC_TEST_CHANGES_OF_A_ROW";
+
 async fn a_row_that_changed_often_is_one_row_for_a_fresh_device(backend: Backend) {
-    const UPLOADS: i64 = 6;
     const CHANGES: i64 = 500;
+    let changed = std::env::var(CHANGED).map_or(3_000, |text| text.parse().expect("a number"));
+    let uploads = changed / CHANGES;
     let database = backend.database().await;
     let server = Server::start(&database, eager()).await;
     let ann = server.target().one_device();
     let (key, gone) = (fresh_key(), fresh_key());
     let mut id = 0;
-    for upload in 0..UPLOADS {
+    for upload in 0..uploads {
         let changes: Vec<Value> = (0..CHANGES)
             .map(|_| {
                 id += 1;

@@ -36,7 +36,9 @@ fn set(table: &str, pk: &str, payload: Value) -> Value {
 
 async fn server(backend: Backend) -> (Database, Server) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default().operators()).await;
+    // Its whole stream is looked at.
+    let config = Config::default().unfolded().operators();
+    let server = Server::start(&database, config).await;
     (database, server)
 }
 
@@ -307,7 +309,7 @@ async fn device_and_server_race_on_one_row(backend: Backend) {
 
 async fn device_and_server_race_without_actors(backend: Backend) {
     let database = backend.database().await;
-    let config = Config::default().operators().bypass_actors();
+    let config = Config::default().unfolded().operators().bypass_actors();
     let server = Server::start(&database, config).await;
     race(server.target().one_device(), server.admin()).await;
     server.verified().await;
@@ -354,12 +356,12 @@ async fn several_processes_write(config: Config) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_give_out_each_number_once() {
-    several_processes_write(Config::default().operators()).await;
+    several_processes_write(Config::default().unfolded().operators()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_without_actors_give_out_each_number_once() {
-    several_processes_write(Config::default().operators().bypass_actors()).await;
+    several_processes_write(Config::default().unfolded().operators().bypass_actors()).await;
 }
 
 async fn business_rows_follow(backend: Backend) {

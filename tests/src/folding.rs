@@ -15,6 +15,15 @@ pub fn eager() -> Config {
         .set("retention.pause_ms", 10)
 }
 
+/// Nothing is folded but by `oversync fold`, and then all but what is some milliseconds old.
+pub fn folded_by_hand() -> Config {
+    Config::default()
+        .set("retention.enabled", false)
+        .set("retention.pause_ms", 10)
+        .set("retention.keep_seconds", 0.02)
+        .set("retention.min_entries", 5)
+}
+
 /// A table of the server's own, or a column of it, for this store.
 pub fn own(database: &Database, name: &str) -> String {
     match database.backend() {

@@ -137,6 +137,7 @@ impl Ground {
             processes: 1,
             operators: false,
             schema_file,
+            ..Options::default()
         })
         .await?;
         let target = Target::look(&servers.urls(), Tokens::SignIn).await?;

@@ -9,6 +9,7 @@ mod poison;
 mod requests;
 mod row;
 mod sockets;
+mod storage;
 mod table;
 mod whole;
 
@@ -59,6 +60,8 @@ pub enum Name {
     Processes,
     /// One row in a thousand that can never succeed, up and down.
     Poison,
+    /// What a server that folds has on disk, beside a fresh copy of the same rows.
+    Storage,
     /// Every row, one after another.
     All,
 }
@@ -70,7 +73,7 @@ pub struct Effort {
     pub rounds: usize,
     /// Of one contender in one round.
     pub length: Duration,
-    /// Rows of B6, B7 and of the large log of B10.
+    /// Rows of B6, B7 and STORAGE, and of the large log of B10.
     pub rows: usize,
     /// Devices of B5 (idle ones), B9 and B11.
     pub devices: usize,
@@ -98,6 +101,7 @@ pub async fn bench(name: Name, effort: &Effort) -> anyhow::Result<Vec<Row>> {
         Name::B12 => requests::embedded(&mut ground).await?,
         Name::B13 => vec![requests::empty_polls(&mut ground).await?],
         Name::Processes => requests::processes(&mut ground).await?,
+        Name::Storage => storage::steady(&mut ground).await?,
         Name::All => anyhow::bail!("BUG: the command line names every row"),
         Name::Poison => poison::poison(&mut ground).await?,
     };

@@ -119,7 +119,7 @@ impl Run {
                 database_url: database_url.clone(),
                 processes: self.processes,
                 operators: true,
-                schema_file: None,
+                ..Options::default()
             };
             Some(Servers::start(options).await?)
         } else {

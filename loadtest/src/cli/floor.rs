@@ -77,8 +77,8 @@ pub struct Bench {
     /// Which; ALL, or none, is every row.
     #[arg(value_enum, ignore_case = true)]
     rows: Vec<Name>,
-    /// Rows of B6, B7 and of the large log of B10 [default: B6 and B7 100,000,
-    /// B10 1,000,000].
+    /// Rows of B6, B7 and STORAGE, and of the large log of B10 [default: B6 and B7
+    /// 100,000, B10 1,000,000, STORAGE 20,000].
     #[arg(long = "log-rows", value_name = "ROWS")]
     log_rows: Option<usize>,
     /// Devices of B5, B9 and B11 [default: 1,000, 10,000 and 5,000].
@@ -173,6 +173,7 @@ impl Bench {
                 Name::B5 => (0, 1_000),
                 Name::B9 => (0, 10_000),
                 Name::B11 => (0, 5_000),
+                Name::Storage => (20_000, 0),
                 _ => (100_000, 0),
             };
             let effort = Effort {

@@ -141,6 +141,8 @@ pub struct Lean {
     pub device: String,
     /// Change ids that were answered `applied`.
     pub acknowledged: Vec<i64>,
+    /// Rows that it has deleted, as was acknowledged.
+    pub deleted: Vec<Uuid>,
     around: Surroundings,
     fleet: Arc<Fleet>,
     number: usize,
@@ -179,6 +181,7 @@ impl Lean {
             user: Arc::clone(user),
             device,
             acknowledged: Vec::new(),
+            deleted: Vec::new(),
             around: around.clone(),
             fleet: Arc::clone(fleet),
             number: place.number,
@@ -247,6 +250,11 @@ impl Lean {
     pub fn image(&self) -> Option<&Arc<Mutex<Image>>> {
         let downloads = self.fleet.listen != Listen::Hints || !self.around.target.has_hints;
         (self.listens() && downloads).then_some(&self.image)
+    }
+
+    /// The rows that it has made, with the versions that it was acknowledged.
+    pub fn rows(&self) -> impl Iterator<Item = (Uuid, i64)> {
+        self.rows.iter().map(|row| (row.key, row.version))
     }
 
     /// How far it has downloaded.
@@ -318,7 +326,9 @@ impl Lean {
     fn build(&mut self, batch: usize, mix: Mix, due: Instant) -> Pending {
         let mut body = String::with_capacity(64 + batch * 320);
         let mut entries = Vec::with_capacity(batch);
-        body.push_str("{\"changes\":[");
+        // What came before is answered: one upload is under way at a time.
+        write!(body, "{{\"settled_below\":{},\"changes\":[", self.next_id)
+            .expect("BUG: a String takes any text");
         for index in 0..batch {
             if index > 0 {
                 body.push(',');
@@ -456,8 +466,9 @@ impl Lean {
                         recorder.error("upload: another version than it must have");
                     }
                     image.put(row.key, row.version, entry.payload);
-                    if deed != Deed::Delete {
-                        self.rows.push(row);
+                    match deed {
+                        Deed::Delete => self.deleted.push(row.key),
+                        _ => self.rows.push(row),
                     }
                 }
                 (StatusKind::Conflict, _) => recorder.error("upload: unexpected conflict"),

@@ -11,6 +11,7 @@ mod told;
 
 pub use compare::compare;
 pub use page::page;
+pub use text::mib;
 
 use crate::measure::machine::Machine;
 use crate::measure::probe::FsyncProbe;

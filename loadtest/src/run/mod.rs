@@ -6,7 +6,7 @@ mod fleets;
 mod phases;
 mod work;
 
-use crate::check::{self, Everybody};
+use crate::check::{self, Everybody, Stream};
 use crate::devices::Surroundings;
 use crate::facts;
 use crate::live::LiveLine;
@@ -191,7 +191,7 @@ impl Run {
             let name = phone.user.as_str();
             all.phones.entry(name).or_default().push(phone);
         }
-        let mut found = check::converge(&self.around.target, &all, patience).await?;
+        let mut found = check::converge(&self.around.target, &all, Stream::Whole, patience).await?;
         found.equal &= self.fleets.broken.is_empty();
         found.differences.extend(self.fleets.broken.iter().cloned());
         Ok(found)

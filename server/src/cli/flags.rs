@@ -126,6 +126,13 @@ pub(super) struct FoldFlags {
     /// Only say what could be folded now.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Then give unused space back to the file system.
+    ///
+    /// The embedded store's file is written anew: that needs twice its size of free room
+    /// meanwhile. On PostgreSQL our indexes are built anew, beside running servers. May
+    /// take minutes.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) compact: bool,
     #[command(flatten)]
     pub(super) flags: Flags,
 }

@@ -1,13 +1,13 @@
-//! `oversync fold`: one pass over all users, or what it would do.
+//! `oversync fold`: one pass over all users, or what it would do; and space given back.
 
 use super::devices::with_store;
 use super::flags::FoldFlags;
 use super::load;
 use crate::registration::{Wanted, Writing, register};
-use crate::retention::{BEFORE_ALL, BeforeFold, Done, is_worth_it, pass};
+use crate::retention::{BEFORE_ALL, BeforeFold, Done, is_worth_it, pass_with};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::retention::Rules;
+use crate::store::retention::{Retention, Rules};
 use anyhow::bail;
 use oversync_shared::Catalog;
 use std::sync::Arc;
@@ -24,9 +24,9 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
         refuse_handled_rings(&settings, &tables.catalog)?;
         // No server of this process answers anybody.
         let nobody: BeforeFold = Box::new(|_| {});
-        let Some(done) = pass(&*store, &Arc::new(tables.catalog), rules, &nobody).await? else {
-            bail!("another process is folding this database now");
-        };
+        let mut retention = retention(&*store).await?;
+        let catalog = Arc::new(tables.catalog);
+        let done = pass_with(&mut *retention, &catalog, rules, &nobody).await?;
         let Done {
             users,
             removed,
@@ -35,8 +35,30 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
         println!(
             "users folded: {users}, entries removed: {removed}, silent devices forgotten: {forgotten}"
         );
+        if wanted.compact {
+            let before = on_disk(&*store).await?;
+            retention.compact().await?;
+            let after = on_disk(&*store).await?;
+            println!("bytes on disk: {before} before, {after} after");
+        }
         Ok(())
     })
+}
+
+async fn retention(store: &dyn Store) -> anyhow::Result<Box<dyn Retention>> {
+    match store.retention().await? {
+        Some(retention) => Ok(retention),
+        None => bail!("another process is folding this database now"),
+    }
+}
+
+/// Of the server's own tables on PostgreSQL, of the file and its log on the embedded store.
+async fn on_disk(store: &dyn Store) -> anyhow::Result<u64> {
+    let all = store.storage().await?;
+    // These are parts of others, or not ours alone.
+    let counts = |kind: &str| !matches!(kind, "free" | "database");
+    let all = all.iter().filter(|stored| counts(&stored.kind));
+    Ok(all.map(|stored| stored.bytes).sum())
 }
 
 /// Only its host knows how the rows of a handled table refer to each other: here a child
@@ -55,9 +77,7 @@ fn refuse_handled_rings(settings: &Settings, catalog: &Catalog) -> anyhow::Resul
 }
 
 async fn show(store: &dyn Store, rules: Rules) -> anyhow::Result<()> {
-    let Some(mut retention) = store.retention().await? else {
-        bail!("another process is folding this database now");
-    };
+    let mut retention = retention(store).await?;
     println!("user\tfloor\tcould be\trows below the floor");
     let started = retention.now().await?;
     let mut after = BEFORE_ALL;

@@ -158,7 +158,17 @@ pub async fn pass(
     let Some(mut retention) = store.retention().await? else {
         return Ok(None);
     };
-    let retention = &mut *retention;
+    let done = pass_with(&mut *retention, catalog, rules, before_fold).await?;
+    Ok(Some(done))
+}
+
+/// Goes over all users once, by who has the right to.
+pub async fn pass_with(
+    retention: &mut dyn Retention,
+    catalog: &Arc<Catalog>,
+    rules: Rules,
+    before_fold: &BeforeFold,
+) -> Result<Done, StoreError> {
     let mut done = Done::default();
     loop {
         let forgotten = retention.forget_silent(rules).await?;
@@ -173,7 +183,7 @@ pub async fn pass(
     loop {
         let users = retention.ripe(after, started, rules).await?;
         let Some(last) = users.last() else {
-            return Ok(Some(done));
+            return Ok(done);
         };
         after = (last.folded_at, last.user);
         for ripe in &users {

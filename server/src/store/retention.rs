@@ -217,4 +217,9 @@ pub trait Retention: Send {
     /// Removes the records of changes that their devices have settled, and says
     /// that nothing is left to remove.
     async fn swept(&mut self, user: UserKey, fold: FoldNumber) -> Result<(), StoreError>;
+
+    /// Gives back to the file system what lies unused among what is stored. May take
+    /// minutes. The embedded store writes its whole file anew, and nothing else
+    /// meanwhile; on PostgreSQL our indexes are built anew, beside whoever reads and writes.
+    async fn compact(&mut self) -> Result<(), StoreError>;
 }

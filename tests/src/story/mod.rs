@@ -142,7 +142,9 @@ pub fn settings(which: Which) -> Config {
         // One that the device does not know.
         table("strangers", None),
     ];
+    // Endings are compared down to the log as it was written.
     let config = Config::default()
+        .unfolded()
         .set("tables", tables)
         .set("limits.max_payload_bytes", 400);
     match which {

@@ -1,8 +1,8 @@
 //! Folding in the embedded store: reads beside the readers, and writes that take
 //! their turn between uploads, a small transaction each.
 
-use super::Tables;
 use super::threads::Threads;
+use super::{Tables, storage};
 use crate::clock::Clock;
 use crate::store::retention::{
     Heard, Moment, Part, Removed, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP,
@@ -393,6 +393,12 @@ impl Retention for EmbeddedRetention {
                     .execute(params![user.0, fold.0])?;
                 Ok(())
             })
+            .await
+    }
+
+    async fn compact(&mut self) -> Result<(), StoreError> {
+        self.writer
+            .run(|connection| storage::compact(connection))
             .await
     }
 }

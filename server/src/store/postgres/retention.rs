@@ -12,10 +12,14 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions as _, Connection as _, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgPool, Row as _};
 
 /// The advisory lock of who folds; "ovfold" in ASCII.
 const FOLD_LOCK: i64 = 0x6f76_666f_6c64;
+
+/// What folding removes from and writes to. Their heaps are reused in place; what an index
+/// has had for an entry that is gone stays until all of its page is.
+const FOLDED: [&str; 4] = ["log", "rows", "folded", "records"];
 
 /// Users looked for at a time.
 const USERS: i64 = 50;
@@ -360,6 +364,28 @@ impl Retention for PostgresRetention {
             .bind(number(fold))
             .execute(&mut self.connection)
             .await?;
+        Ok(())
+    }
+
+    async fn compact(&mut self) -> Result<(), StoreError> {
+        // Built anew and cut off before it was whole: it is in nobody's way, but large.
+        let left: Vec<String> = sqlx::query_scalar(
+            "SELECT format('DROP INDEX CONCURRENTLY %s', i.indexrelid::regclass) FROM pg_index i \
+             JOIN pg_class c ON c.oid = i.indexrelid \
+             WHERE NOT i.indisvalid AND c.relnamespace = 'oversync'::regnamespace AND c.relname ~ '_cc(new|old)\\d*$'",
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        for drop in left {
+            // The name is quoted by PostgreSQL.
+            self.connection.execute(AssertSqlSafe(drop)).await?;
+        }
+        for table in FOLDED {
+            for work in ["VACUUM", "REINDEX TABLE CONCURRENTLY"] {
+                let sql = format!("{work} oversync.{table}");
+                self.connection.execute(AssertSqlSafe(sql)).await?;
+            }
+        }
         Ok(())
     }
 }
