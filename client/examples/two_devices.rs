@@ -48,7 +48,7 @@ async fn device(folder: &str, server: &str, name: &str) -> anyhow::Result<Client
 
 async fn settled(client: &Client) -> anyhow::Result<()> {
     let mut status = client.status_stream();
-    let settled = status.wait_for(|s| s.hydrated && s.unsent == 0 && s.behind_by == 0);
+    let settled = status.wait_for(|s| s.hydrated && s.unsent == 0 && s.behind_by == Some(0));
     timeout(Duration::from_secs(30), settled).await??;
     Ok(())
 }

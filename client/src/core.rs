@@ -243,9 +243,9 @@ impl Core {
 
     /// A head that a reply or a hint told. Hints may be forged: it only counts
     /// for showing how far behind the device is.
-    pub(crate) fn saw_head(&self, head: Option<ServerId>) {
+    pub(crate) fn saw_head(&self, head: Option<ServerId>, epoch: Option<&str>) {
         if let Some(head) = head {
-            self.live(|live| live.head = live.head.max(head));
+            self.live(|live| live.saw_head(head, epoch));
         }
     }
 

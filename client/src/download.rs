@@ -55,7 +55,7 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
         }
     };
     Step::PageReceived.reached();
-    core.saw_head(page.head);
+    core.saw_head(page.head, page.epoch.as_deref());
     let (has_more, until) = (page.has_more, page.window_until);
     let is_empty = page.changes.is_empty();
     let began = core.transport.traces().begin();

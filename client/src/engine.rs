@@ -220,15 +220,15 @@ impl Engine {
 
     fn hear(&mut self, signal: Signal) {
         match signal {
-            Signal::Online { head } => {
+            Signal::Online { head, epoch } => {
                 self.core
                     .live(|live| live.connection = ConnectionState::Online);
-                self.core.saw_head(Some(head));
+                self.core.saw_head(Some(head), Some(&epoch));
                 // One look after every connect, whatever the head says.
                 self.try_everything();
             }
             Signal::Head(head) => {
-                self.core.saw_head(Some(head));
+                self.core.saw_head(Some(head), None);
                 self.due.download |= head > self.cursor;
             }
             Signal::Offline => {

@@ -65,10 +65,10 @@ impl Times {
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
 /// What the engine hears.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Signal {
-    /// Connected; the head at that time.
-    Online { head: ServerId },
+    /// Connected; the head at that time, and of which history.
+    Online { head: ServerId, epoch: String },
     /// There is something up to here.
     Head(ServerId),
     /// Not connected any more.
@@ -373,9 +373,9 @@ fn token_message(token: &str) -> Option<String> {
 
 async fn hear(text: &str, engine: &mpsc::Sender<Signal>, greeted: &mut bool) -> Option<End> {
     let signal = match serde_json::from_str(text) {
-        Ok(ServerMessage::Hello { head, .. }) => {
+        Ok(ServerMessage::Hello { head, epoch }) => {
             *greeted = true;
-            Signal::Online { head }
+            Signal::Online { head, epoch }
         }
         Ok(ServerMessage::Changes { head, .. }) => Signal::Head(head),
         Ok(ServerMessage::Bye {

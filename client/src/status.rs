@@ -46,9 +46,10 @@ pub struct Status {
     pub hydrated: bool,
     /// The last server id applied.
     pub cursor: i64,
-    /// How many server ids lie between the cursor and the newest head that is
-    /// known.
-    pub behind_by: i64,
+    /// How many places of the user's stream lie between the cursor and the newest head
+    /// that is known; none before a pass over everything has been completed, also of the
+    /// history that a restored server has begun: it leaves out places without number.
+    pub behind_by: Option<i64>,
     /// How far a download of many pages has got; none outside of one.
     pub progress: Option<Progress>,
     /// Rows with an edit that the server has not acknowledged.
@@ -73,6 +74,9 @@ pub struct Status {
     /// server refuses as a whole, a pause that holds something back, edits that all
     /// wait for a rejected one, or for their table to be listed again.
     pub stalled_reason: Option<String>,
+    /// The history that the cursor is a place of.
+    #[serde(skip)]
+    pub(crate) epoch: Option<String>,
 }
 
 impl Status {
@@ -94,6 +98,7 @@ pub(crate) fn read(conn: &Connection) -> Result<Status, Error> {
         device: state.device.to_string(),
         hydrated: state.hydrated,
         cursor: state.cursor.get(),
+        epoch: state.epoch.clone(),
         progress: Progress::of(&state),
         last_confirmed_at: state.last_confirmed_at,
         paused: pause::read(conn)?,
@@ -137,6 +142,8 @@ fn held_up(status: &Status, waiting: i64, unlisted: bool) -> Option<&'static str
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Live {
     pub(crate) head: ServerId,
+    /// The history that the head is a place of, where the server says.
+    pub(crate) epoch: Option<String>,
     pub(crate) connection: ConnectionState,
     pub(crate) stalled: Option<Stalled>,
     /// The pages being downloaded, and how far they have got.
@@ -182,13 +189,34 @@ impl Stalled {
 }
 
 impl Live {
+    /// A head that a reply or a hint told. A message without an epoch is of the same
+    /// history as the one before.
+    pub(crate) fn saw_head(&mut self, head: ServerId, epoch: Option<&str>) {
+        if epoch.is_some() && epoch != self.epoch.as_deref() {
+            self.head = head;
+            self.epoch = epoch.map(str::to_owned);
+        } else {
+            self.head = self.head.max(head);
+        }
+    }
+
+    /// Places from the file's cursor to the head, where both are of one history.
+    fn behind(&self, status: &Status) -> Option<i64> {
+        let is_another = match (&self.epoch, &status.epoch) {
+            (Some(told), Some(known)) => told != known,
+            _ => false,
+        };
+        let is_known = status.hydrated && !is_another;
+        is_known.then(|| (self.head.get() - status.cursor).max(0))
+    }
+
     pub(crate) fn complete(&self, mut status: Status) -> Status {
         // Newer than what was last read, perhaps.
         if let Some((_, progress)) = &self.pass {
             status.cursor = status.cursor.max(progress.done);
             status.progress = Some(*progress);
         }
-        status.behind_by = (self.head.get() - status.cursor).max(0);
+        status.behind_by = self.behind(&status);
         let both_paused = status.paused.uploads && status.paused.downloads;
         let extent = self.stalled.as_ref().map(|stalled| stalled.extent);
         status.connection = match (self.connection, extent) {

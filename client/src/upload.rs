@@ -74,7 +74,8 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
         match core.transport.upload(&batch.request).await {
             Ok(reply) => {
                 Step::BatchAnswered.reached();
-                core.saw_head(reply.head.or(Some(reply.highest_server_seq)));
+                let head = reply.head.or(Some(reply.highest_server_seq));
+                core.saw_head(head, reply.epoch.as_deref());
                 let sent = batch.sent.clone();
                 let told = began.map(|began| (began, told(core, &sent, &reply)));
                 let done = core

@@ -121,7 +121,7 @@ async fn a_pass_says_how_far_it_is(backend: Backend) {
         let status = stream.borrow_and_update().clone();
         let progress = status.progress.expect("in the middle");
         assert_eq!(progress.rows, 4 * page);
-        assert_eq!(status.behind_by, ROWS - progress.done);
+        assert_eq!(status.behind_by, None, "places may be left out");
         seen.push((progress.done, progress.total, progress.percent()));
     }
     let expected: Vec<_> = (1..=9_u8)
@@ -132,7 +132,7 @@ async fn a_pass_says_how_far_it_is(backend: Backend) {
     let status = client.status().await.expect("a status");
     assert_eq!(
         (status.progress, status.hydrated, status.behind_by),
-        (None, true, 0)
+        (None, true, Some(0))
     );
     assert_eq!(
         status.connection,

@@ -227,7 +227,7 @@ async fn incoming_rows_that_cannot_be_written_delay_no_other(backend: Backend) {
             status.rejected,
             status.behind_by
         ),
-        (11, 0, 0, 0)
+        (11, 0, 0, Some(0))
     );
     assert!(status.hydrated);
     // A row that is mended is written, and so is the one that waited for it.

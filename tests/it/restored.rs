@@ -2,7 +2,7 @@
 //! and in the end all are equal and nothing that one of them still held is lost.
 
 use crate::recovery::{place, text};
-use oversqlite::Client;
+use oversqlite::{Client, ConnectionState, Direction};
 use oversync_tests::device::insert;
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{App, Backend, Config, HttpDevice, Port, Server, on_both_stores, within};
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 on_both_stores!(
     devices_lose_nothing_that_they_hold,
+    places_that_a_restore_leaves_out_are_nothing_to_catch_up_with,
     what_two_devices_made_of_a_row_since_the_backup_meets,
 );
 
@@ -322,4 +323,46 @@ async fn what_two_devices_made_of_a_row_since_the_backup_meets(backend: Backend)
         );
         server.verified().await;
     }
+}
+
+/// The head leaps, and the cursor is one of the lost history: the difference says nothing.
+async fn places_that_a_restore_leaves_out_are_nothing_to_catch_up_with(backend: Backend) {
+    let database = backend.database().await;
+    let mut server = Server::start(&database, Config::default()).await;
+    let (target, user) = (server.target(), fresh_user());
+    let ada = App::start(&target, &user, "ada").await;
+    let key = fresh_key();
+    ada.add(&key, "row");
+    let people = BTreeMap::from([(key, "row".to_owned())]);
+    equal(&[&ada], &people).await;
+    let behind = async |wanted: Option<i64>| {
+        within(CONVERGE, "it says how far behind it is", async || {
+            let status = ada.client.status().await.expect("a status");
+            let is_there = status.connection == ConnectionState::Online;
+            (is_there && status.behind_by == wanted).then_some(status)
+        })
+        .await
+    };
+    behind(Some(0)).await;
+    let (_folder, path) = place();
+    server
+        .told(&["backup", "--json", "--to", text(&path)])
+        .await;
+    // Only hints say where the stream has got to.
+    let downloads = Direction::Downloads;
+    ada.client.pause(downloads).await.expect("paused");
+    server.terminate().await;
+    let restore = ["restore", "--replace", "--json", "--from", text(&path)];
+    server.told(&restore).await;
+    server.restart(Port::Same).await;
+    let status = behind(None).await;
+    assert!(status.hydrated && status.cursor == 1, "{status:?}");
+    ada.client.resume(downloads).await.expect("resumed");
+    behind(Some(0)).await;
+    // A new device passes over the same places.
+    let bob = App::open(&server.target(), &user, "bob").await;
+    bob.client.sync().await.expect("synchronised");
+    let status = bob.client.status().await.expect("a status");
+    assert_eq!(status.behind_by, Some(0));
+    equal(&[&ada, &bob], &people).await;
 }

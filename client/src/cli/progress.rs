@@ -73,9 +73,9 @@ impl Bar {
             self.bar
                 .set_style(style("{spinner} {msg} {wide_bar} {pos}/{len}"));
             self.reached(progress.done, progress.total);
-        } else if status.behind_by > 0 {
+        } else if let Some(behind) = status.behind_by.filter(|behind| *behind > 0) {
             self.bar.set_message("downloading");
-            self.reached(status.cursor, status.cursor + status.behind_by);
+            self.reached(status.cursor, status.cursor + behind);
         }
     }
 
@@ -95,19 +95,18 @@ mod tests {
     use super::*;
 
     fn status(eta_seconds: Option<u64>) -> Status {
-        Status {
-            hydrated: true,
-            cursor: 250,
-            // A newer head than the pages lead to: another hint has come.
-            behind_by: 9_000,
-            progress: Some(Progress {
-                done: 300,
-                total: 1_200,
-                rows: 290,
-                eta_seconds,
-            }),
-            ..Status::default()
-        }
+        let mut status = Status::default();
+        status.hydrated = true;
+        status.cursor = 250;
+        // A newer head than the pages lead to: another hint has come.
+        status.behind_by = Some(9_000);
+        status.progress = Some(Progress {
+            done: 300,
+            total: 1_200,
+            rows: 290,
+            eta_seconds,
+        });
+        status
     }
 
     #[test]

@@ -42,10 +42,14 @@ pub(super) async fn run(database: &Path, poll: u64, as_json: bool) -> anyhow::Re
                     aside(&bar, &|| print_news(as_json, &now));
                     shown = Some(news);
                 }
-                if now.behind_by >= LONG && now.stalled_reason.is_none() {
+                // A pass over everything says itself how far it is.
+                let is_long = now
+                    .behind_by
+                    .map_or(now.progress.is_some(), |behind| behind >= LONG);
+                if is_long && now.stalled_reason.is_none() {
                     let bar = bar.get_or_insert_with(|| Bar::positions("downloading", as_json));
                     bar.show(&now, now.unsent);
-                } else if now.behind_by == 0 && let Some(bar) = bar.take() {
+                } else if now.behind_by == Some(0) && let Some(bar) = bar.take() {
                     bar.finish();
                 }
             }

@@ -177,7 +177,7 @@ impl Stage {
     async fn online(&mut self) {
         let told = self.told().await;
         assert!(
-            matches!(told, Signal::Online { head } if head.get() == 7),
+            matches!(told, Signal::Online { head, .. } if head.get() == 7),
             "{told:?}"
         );
     }
@@ -261,7 +261,7 @@ async fn sockets_are_taken_again_once_they_get_through() {
         let mut meanwhile = Vec::new();
         let head = loop {
             match stage.told().await {
-                Signal::Online { head } => break head,
+                Signal::Online { head, .. } => break head,
                 other => meanwhile.push(other),
             }
         };

@@ -269,7 +269,7 @@ impl Real {
         let _ = status
             .wait_for(|status| {
                 status.connection == ConnectionState::Online
-                    && status.behind_by == 0
+                    && status.behind_by == Some(0)
                     && status.unsent == 0
             })
             .await;
