@@ -32,11 +32,12 @@ class Device:
         self.db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", values.items())
 
     def token(self, server, token):
-        user = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["sub"]
-        if self.state().get("user", user) != user:
-            raise ValueError("this file belongs to another user")
+        claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+        owner = claims["sub"] + " on " + claims["did"]
+        if self.state().get("owner", owner) != owner:
+            raise ValueError("this file belongs to " + self.state()["owner"])
         with self.db:
-            self.set(server=server, user=user, token=token)
+            self.set(server=server, owner=owner, token=token)
 
     def put(self, table, payload, pk=None):
         row = {"tbl": table, "pk": str(uuid.UUID(pk) if pk else uuid.uuid4())}
@@ -56,7 +57,10 @@ class Device:
         body = body and json.dumps(body).encode()
         request = urllib.request.Request(state["server"] + path, body, headers)
         with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.load(reply)
+            try:
+                return json.load(reply)
+            except json.JSONDecodeError as error:  # from something in between, or cut short
+                raise OSError("not a whole answer") from error
 
     def sync(self, wait=0):
         while self.download(): pass
@@ -83,9 +87,11 @@ class Device:
         try:
             return self.request("/sync/upload", upload)["statuses"]
         except urllib.error.HTTPError as error:
-            if error.code not in (400, 413):
+            says = error.read().decode(errors="replace")
+            if error.code != 413 and '"invalid_request"' not in says:
+                error.msg += " " + says
                 raise
-            return [{"status": "invalid", "message": error.read().decode()}] * len(edits)
+            return [{"status": "invalid", "message": says}] * len(edits)
 
     def settle(self, id, table, pk, payload, base, status):
         if not self.db.execute("DELETE FROM edit WHERE id = ?", (id,)).rowcount:
@@ -102,12 +108,15 @@ class Device:
 
     def hold(self, table, pk, payload, version):
         """The newest state of a row stays, in whatever order they come."""
-        self.db.execute("INSERT INTO row VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                        " payload = excluded.payload, version = excluded.version"
-                        " WHERE version < excluded.version", (table, pk, payload, version))
+        self.db.execute("INSERT INTO row (tbl, pk, payload, version) VALUES (?, ?, ?, ?)"
+                        " ON CONFLICT DO UPDATE SET payload = excluded.payload,"
+                        " version = excluded.version WHERE version < excluded.version",
+                        (table, pk, payload, version))
 
     def download(self, wait=0):
         """One page, in one transaction with the cursor; whether there are more."""
+        if type(self) is Device and self.state().get("hydrated") == 0:
+            raise ValueError("http_device.py reads everything again here: let it finish")
         after, epoch = self.state().get("cursor", 0), self.state().get("epoch", "")
         query = {"after": after, "epoch": epoch, "limit": 1000, "wait": wait}
         page = self.request("/sync/download?" + urllib.parse.urlencode(query))

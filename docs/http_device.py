@@ -13,9 +13,7 @@ sys.dont_write_bytecode = True
 import contextlib, http.client, http_client, json, random, re, sqlite3, time, urllib.error, urllib.request, uuid
 
 SCHEMA = """-- All states of all rows, while everything is read again.
-CREATE TABLE IF NOT EXISTS fresh (tbl, pk, payload, version, PRIMARY KEY (tbl, pk, version));
--- A file that the small client has used needs no first pass.
-INSERT OR IGNORE INTO state SELECT 'hydrated', EXISTS (SELECT 1 FROM state WHERE name = 'cursor');"""
+CREATE TABLE IF NOT EXISTS fresh (tbl, pk, payload, version, PRIMARY KEY (tbl, pk, version));"""
 
 # What this file has of a row, where the server's new history has another state under the same version.
 DIVERGED = "row JOIN fresh USING (tbl, pk, version) WHERE row.payload <> fresh.payload"
@@ -129,6 +127,10 @@ class Device(http_client.Device):
         return list(batch.values())
 
     def download(self, wait=0):
+        self.db.seen = {}
+        with self.db:
+            if "hydrated" not in self.state():  # a file that the small client has used needs no first pass
+                self.set(hydrated=int("cursor" in self.state()))
         state = self.state()
         self.db.seen = {name: state.get(name) for name in ("cursor", "epoch", "hydrated")}
         return super().download(wait if state["hydrated"] else 0)
@@ -149,7 +151,9 @@ class Device(http_client.Device):
         if again == "epoch_mismatch":
             self.db.execute(f"INSERT INTO lost SELECT NULL, tbl, pk, row.payload, 'restored' FROM {DIVERGED}"
                             " AND row.payload <> 'null'")
-            self.db.execute(f"UPDATE edit SET base = 0 WHERE (tbl, pk) IN (SELECT tbl, pk FROM {DIVERGED})")
+            # An edit stands on the state that it was made on, or on nothing.
+            self.db.execute("UPDATE edit SET base = 0 WHERE (tbl, pk, base) NOT IN (SELECT tbl, pk, version FROM row"
+                            " JOIN fresh USING (tbl, pk, version) WHERE row.payload = fresh.payload)")
             self.db.execute(OFFER)
         self.db.execute("DELETE FROM row")
         self.db.execute("INSERT INTO row SELECT tbl, pk, payload, max(version) FROM fresh GROUP BY tbl, pk")

@@ -291,6 +291,15 @@ impl Core {
         self.status.subscribe()
     }
 
+    /// Everything is read again: how far behind the device is, nobody knows until then.
+    pub(crate) fn starts_over(&self) {
+        lock(&self.file).hydrated = false;
+        self.live(|live| {
+            live.head = ServerId::ZERO;
+            live.pass = None;
+        });
+    }
+
     /// A refusal that says the device must pass over everything again; any
     /// other error is returned.
     pub(crate) async fn start_over(&self, error: NetworkError) -> Result<(), Error> {
@@ -299,10 +308,7 @@ impl Core {
             NetworkError::HistoryPruned { .. } => (resync::Cause::HistoryPruned, None),
             other => return Err(other.into()),
         };
-        self.live(|live| {
-            live.head = ServerId::ZERO;
-            live.pass = None;
-        });
+        self.starts_over();
         self.db
             .write(move |txn| {
                 crate::capture::collect(txn)?;

@@ -75,10 +75,7 @@ pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded
         })
         .await?;
     if done.resync {
-        core.live(|live| {
-            live.head = ServerId::ZERO;
-            live.pass = None;
-        });
+        core.starts_over();
         return Ok(starting_over());
     }
     if let Some((began, told)) = told {

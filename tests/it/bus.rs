@@ -252,6 +252,13 @@ async fn a_restore_beneath_a_process_moves_it_to_the_new_history() {
     is_prompt_again(&two, &mut next, &mut socket, &mut seen).await;
     assert!(two.there.log().contains("restored beneath"));
 
+    // What the net was faster with is still on its way.
+    eventually("all are heard", || async {
+        let heard = two.heard().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (two.heard().await == heard).then_some(())
+    })
+    .await;
     let heard = two.heard().await;
     let head = json!([[two.writer.user(), next + 50]]).to_string();
     nats.publish(&format!("oversync.heads.{lost}"), &head).await;

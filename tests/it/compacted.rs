@@ -94,7 +94,7 @@ async fn unused_space_is_given_back(backend: Backend) {
     seen.sort_unstable();
     left.sort_unstable();
     assert_eq!(seen, left);
-    ann.upload(&[insert(
+    ann.applied(&[insert(
         2 * ROWS + 1,
         "business.users",
         &fresh_key(),

@@ -236,6 +236,23 @@ async fn the_small_one_stops_where_the_other_goes_on(backend: Backend) {
     reader.run(&["sync"]);
     assert_eq!(reader.people().len(), 2);
     assert_eq!(reader.people(), python.people());
+    // As if the other had been killed while it read everything again.
+    let file = rusqlite::Connection::open(python.file()).expect("opens");
+    let began = "UPDATE state SET value = 0 WHERE name = 'hydrated'";
+    assert_eq!(file.execute(began, []).expect("written"), 1);
+    python.program = CLIENT;
+    let output = python.try_run(&["sync"]);
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && why.contains("let it finish"),
+        "{output:?}"
+    );
+    // Nor does a file change its device.
+    let token = second
+        .target()
+        .token(&user, "another", Duration::from_secs(60));
+    let output = python.try_run(&["token", second.target().base(), &token]);
+    assert!(!output.status.success(), "{output:?}");
 }
 
 async fn a_new_file_under_an_old_name_counts_on(backend: Backend) {

@@ -54,7 +54,10 @@ const FOLDING: Folding = Folding {
 };
 
 /// How long a fresh copy may take to be folded, and devices to be equal at the end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Rows below which the smallest user has too few for a fold.
+const MIN_ROWS: usize = 1_000;
 
 /// The devices.
 const FLEET: &str = "[[phases]]\nname = 'churn'\nkind = 'hold'\n\
@@ -73,6 +76,10 @@ pub async fn steady(ground: &mut Ground) -> anyhow::Result<Vec<Row>> {
 
 async fn steady_on(ground: &mut Ground, store: Store) -> anyhow::Result<Row> {
     let rows = ground.effort().rows;
+    ensure!(
+        rows >= MIN_ROWS,
+        "--log-rows: at least {MIN_ROWS}, or the smallest user has too few to be folded"
+    );
     let what = format!(
         "{rows} rows changed again and again, folded, {} store",
         store.name()
@@ -145,7 +152,7 @@ async fn steady_on(ground: &mut Ground, store: Store) -> anyhow::Result<Row> {
         servers.stop().await;
         unfolded.push(fresh.bytes().await?);
         // All of it is old enough for the first pass: a small rest would not be worth one.
-        tokio::time::sleep(FOLDING.keep).await;
+        tokio::time::sleep(FOLDING.keep * 3).await;
         let servers = fresh.serve(Some(FOLDING)).await?;
         fresh.is_folded().await?;
         if round == ground.rounds() {
@@ -270,9 +277,32 @@ async fn load(target: &Target, user: &str, rows: &[DownloadChange]) -> anyhow::R
 /// What the server itself says of its storage. It has not been asked before: later
 /// answers are up to a minute old.
 async fn told(servers: &Servers) -> anyhow::Result<String> {
+    let began = Instant::now();
+    loop {
+        let mut kinds = asked(servers).await?;
+        // A busy server says so later: it does not let the page wait for it.
+        if kinds.is_empty() && began.elapsed() < PATIENCE {
+            tokio::time::sleep(FOLDING.pause).await;
+            continue;
+        }
+        ensure!(!kinds.is_empty(), "the server does not tell its storage");
+        kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // Below a tenth of a MiB there is nothing to be found.
+        kinds.retain(|(_, bytes)| *bytes > f64::from(1 << 20) / 10.0);
+        let kinds = kinds
+            .into_iter()
+            .map(|(kind, bytes)| format!("{kind} {}", mib(bytes)));
+        return Ok(kinds.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// Bytes by kind, as `/metrics` has them now.
+async fn asked(servers: &Servers) -> anyhow::Result<Vec<(String, f64)>> {
     let operators = servers.operators();
-    let addresses = operators.addresses.lock();
-    let address = addresses.expect("BUG: no panic under this lock")[0];
+    let address = {
+        let addresses = operators.addresses.lock();
+        addresses.expect("BUG: no panic under this lock")[0]
+    };
     let text = reqwest::Client::builder()
         .no_proxy()
         .build()?
@@ -291,14 +321,7 @@ async fn told(servers: &Servers) -> anyhow::Result<String> {
         let bytes: f64 = bytes.parse().context("bytes")?;
         kinds.push((kind.to_owned(), bytes));
     }
-    ensure!(!kinds.is_empty(), "the server does not tell its storage");
-    kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
-    // Below a tenth of a MiB there is nothing to be found.
-    kinds.retain(|(_, bytes)| *bytes > f64::from(1 << 20) / 10.0);
-    let kinds = kinds
-        .into_iter()
-        .map(|(kind, bytes)| format!("{kind} {}", mib(bytes)));
-    Ok(kinds.collect::<Vec<_>>().join(", "))
+    Ok(kinds)
 }
 
 /// Where a server's data lies.

@@ -11,6 +11,10 @@ use crate::store::retention::{Retention, Rules};
 use anyhow::bail;
 use oversync_shared::Catalog;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long somebody else's pass is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
     let settings = load(&wanted.flags)?;
@@ -21,20 +25,30 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
         if wanted.dry_run {
             return show(&*store, rules).await;
         }
-        refuse_handled_rings(&settings, &tables.catalog)?;
-        // No server of this process answers anybody.
-        let nobody: BeforeFold = Box::new(|_| {});
-        let mut retention = retention(&*store).await?;
-        let catalog = Arc::new(tables.catalog);
-        let done = pass_with(&mut *retention, &catalog, rules, &nobody).await?;
-        let Done {
-            users,
-            removed,
-            forgotten,
-        } = done;
-        println!(
-            "users folded: {users}, entries removed: {removed}, silent devices forgotten: {forgotten}"
-        );
+        let refused = refuse_handled_rings(&settings, &tables.catalog);
+        let mut retention = match refused {
+            Err(why) if wanted.compact => {
+                eprintln!("nothing is folded: {why}");
+                retention(&*store).await?
+            }
+            refused => {
+                refused?;
+                let mut retention = retention(&*store).await?;
+                // No server of this process answers anybody.
+                let nobody: BeforeFold = Box::new(|_| {});
+                let catalog = Arc::new(tables.catalog);
+                let done = pass_with(&mut *retention, &catalog, rules, &nobody).await?;
+                let Done {
+                    users,
+                    removed,
+                    forgotten,
+                } = done;
+                println!(
+                    "users folded: {users}, entries removed: {removed}, silent devices forgotten: {forgotten}"
+                );
+                retention
+            }
+        };
         if wanted.compact {
             let before = on_disk(&*store).await?;
             retention.compact().await?;
@@ -45,10 +59,18 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
     })
 }
 
+/// Waits a little for a server that is in the middle of a pass, or for the database to
+/// notice that one who folded has gone.
 async fn retention(store: &dyn Store) -> anyhow::Result<Box<dyn Retention>> {
-    match store.retention().await? {
-        Some(retention) => Ok(retention),
-        None => bail!("another process is folding this database now"),
+    let began = Instant::now();
+    loop {
+        if let Some(retention) = store.retention().await? {
+            return Ok(retention);
+        }
+        if began.elapsed() >= PATIENCE {
+            bail!("another process is folding this database now");
+        }
+        tokio::time::sleep(PATIENCE / 20).await;
     }
 }
 

@@ -304,10 +304,10 @@ impl Target {
     }
 }
 
-/// Has the database notice within two seconds that psql was killed, also while it waits
-/// for somebody's lock: it would hold what it has locked until then. PostgreSQL knows
+/// Has the database notice within two seconds that its client was killed, also while it
+/// waits for somebody's lock: it would hold what it has locked until then. PostgreSQL knows
 /// this from version 14 on, and not on every system.
-const LET_GO: &str = "DO $$ BEGIN SET client_connection_check_interval = '2s'; \
+pub(super) const LET_GO: &str = "DO $$ BEGIN SET client_connection_check_interval = '2s'; \
     EXCEPTION WHEN OTHERS THEN NULL; END $$;";
 
 /// SQL before a dump is played into a database.

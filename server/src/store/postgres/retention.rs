@@ -2,6 +2,7 @@
 //! an advisory lock on a connection of its own, and does everything on that one:
 //! when it is lost, so are both.
 
+use super::recovery::LET_GO;
 use super::{PostgresStore, connect_options};
 use crate::store::retention::{
     Heard, Moment, Part, Removed, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP,
@@ -368,9 +369,12 @@ impl Retention for PostgresRetention {
     }
 
     async fn compact(&mut self) -> Result<(), StoreError> {
-        // Built anew and cut off before it was whole: it is in nobody's way, but large.
+        // Whoever has it take hours may kill it, and PostgreSQL is not to go on with it then.
+        let patiently = format!("SET statement_timeout = 0; SET lock_timeout = 0; {LET_GO}");
+        self.connection.execute(AssertSqlSafe(patiently)).await?;
+        // Built anew and cut off before it was whole: large, and written to all the same.
         let left: Vec<String> = sqlx::query_scalar(
-            "SELECT format('DROP INDEX CONCURRENTLY %s', i.indexrelid::regclass) FROM pg_index i \
+            "SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %s', i.indexrelid::regclass) FROM pg_index i \
              JOIN pg_class c ON c.oid = i.indexrelid \
              WHERE NOT i.indisvalid AND c.relnamespace = 'oversync'::regnamespace AND c.relname ~ '_cc(new|old)\\d*$'",
         )
@@ -381,9 +385,19 @@ impl Retention for PostgresRetention {
             self.connection.execute(AssertSqlSafe(drop)).await?;
         }
         for table in FOLDED {
-            for work in ["VACUUM", "REINDEX TABLE CONCURRENTLY"] {
-                let sql = format!("{work} oversync.{table}");
-                self.connection.execute(AssertSqlSafe(sql)).await?;
+            let vacuum = format!("VACUUM oversync.{table}");
+            self.connection.execute(AssertSqlSafe(vacuum)).await?;
+            // Not the whole table: what is left of a TOAST index that was cut off is in a
+            // schema where we may not drop it.
+            let indexes: Vec<String> = sqlx::query_scalar(
+                "SELECT format('REINDEX INDEX CONCURRENTLY %s', indexrelid::regclass) FROM pg_index \
+                 WHERE indrelid = $1::regclass ORDER BY indexrelid",
+            )
+            .bind(format!("oversync.{table}"))
+            .fetch_all(&mut self.connection)
+            .await?;
+            for reindex in indexes {
+                self.connection.execute(AssertSqlSafe(reindex)).await?;
             }
         }
         Ok(())
