@@ -23,6 +23,7 @@ CREATE VIEW IF NOT EXISTS seen AS SELECT max(id), tbl, pk, payload, base FROM (S
     tbl, pk, payload, version AS base FROM row UNION ALL SELECT * FROM edit) GROUP BY tbl, pk;"""
 
 class Device:
+    COMMANDS = ["token", "put", "list", "sync", "watch"]
     def __init__(self, path):
         self.db = sqlite3.connect(path, isolation_level="IMMEDIATE", timeout=30)
         self.db.executescript(SCHEMA)
@@ -53,14 +54,16 @@ class Device:
 
     def request(self, path, body=None):
         state = self.state()
+        if "token" not in state:
+            raise ValueError("it needs a token first: http_client.py FILE token URL JWT")
         headers = {"Authorization": "Bearer " + state["token"], "Content-Type": "application/json"}
         body = body and json.dumps(body).encode()
         request = urllib.request.Request(state["server"] + path, body, headers)
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            try:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
                 return json.load(reply)
-            except json.JSONDecodeError as error:  # from something in between, or cut short
-                raise OSError("not a whole answer") from error
+        except (http.client.HTTPException, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise OSError(f"not a whole answer: {error!r}") from error  # or of something in between
 
     def sync(self, wait=0):
         while self.download(): pass
@@ -138,17 +141,21 @@ class Device:
         while True:
             try:
                 self.sync(wait=20)
-            except (OSError, http.client.HTTPException) as error:  # away or busy
+            except OSError as error:  # away or busy
                 if getattr(error, "code", 503) not in (408, 429, 500, 502, 503, 504):
                     raise
                 wait = getattr(error, "headers", {}).get("Retry-After", "0")
                 time.sleep(random.uniform(1, 3) + (int(wait) if wait.isdecimal() else 30))
 
-def main(device, path, command, *arguments):
+def main(device, usage, path="", command="", *arguments):
+    if command not in device.COMMANDS:
+        sys.exit(usage)
     try:
         getattr(device(path), command)(*arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, sqlite3.Error) as error:
         sys.exit(f"{error} {getattr(error, 'read', bytes)().decode()}")
+    except KeyboardInterrupt:
+        pass
 
 if __name__ == "__main__":
-    main(Device, *sys.argv[1:]) if len(sys.argv) > 2 else sys.exit(__doc__)
+    main(Device, __doc__, *sys.argv[1:])

@@ -10,7 +10,7 @@ has and the server lost is offered again. It sends many edits at once, and a chi
 """
 import sys
 sys.dont_write_bytecode = True
-import contextlib, http.client, http_client, json, random, re, sqlite3, time, urllib.error, urllib.request, uuid
+import contextlib, http_client, json, random, re, sqlite3, time, urllib.error, urllib.request, uuid
 
 SCHEMA = """-- All states of all rows, while everything is read again.
 CREATE TABLE IF NOT EXISTS fresh (tbl, pk, payload, version, PRIMARY KEY (tbl, pk, version));"""
@@ -43,6 +43,7 @@ def reason(status):
     return (status.get("invalid") or {}).get("reason")
 
 class Device(http_client.Device):
+    COMMANDS = http_client.Device.COMMANDS + ["signin", "delete", "lost"]
     def __init__(self, path):
         self.db = sqlite3.connect(path, isolation_level=None, timeout=30, factory=Database)
         self.db.executescript(http_client.SCHEMA + SCHEMA)
@@ -83,8 +84,6 @@ class Device(http_client.Device):
                     if (code := json.loads(error.msg)["error"]) in ("epoch_mismatch", "history_pruned"):
                         raise Again(code) from error
             raise
-        except (http.client.HTTPException, ValueError) as error:  # cut short: as good as no answer
-            raise OSError(f"not a whole answer: {error!r}") from error
         if is_page and answer["head"] < (seen["cursor"] or 0):
             raise Again("epoch_mismatch")
         if is_first_pass:  # its own old rows, too
@@ -188,4 +187,4 @@ class Device(http_client.Device):
                     self.set(cursor=0, epoch="", hydrated=0, again=again)
 
 if __name__ == "__main__":
-    http_client.main(Device, *sys.argv[1:]) if len(sys.argv) > 2 else sys.exit(__doc__)
+    http_client.main(Device, __doc__, *sys.argv[1:])

@@ -13,6 +13,8 @@ pub mod json;
 pub mod key;
 pub mod merge;
 pub mod names;
+#[cfg(test)]
+mod properties;
 pub mod reconcile;
 pub mod trace;
 pub mod upload;

@@ -75,9 +75,11 @@ impl Python {
     }
 
     fn try_run(&self, arguments: &[&str]) -> Output {
-        self.command(self.program, arguments)
-            .output()
-            .expect("python3 is installed")
+        let output = self.command(self.program, arguments).output();
+        let output = output.expect("python3 is installed");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("Traceback"), "{arguments:?}: {said}");
+        output
     }
 
     fn run(&self, arguments: &[&str]) -> String {
@@ -459,6 +461,11 @@ async fn is_not_held_up(backend: Backend, program: &'static str) {
     reader.run(&["sync"]);
     assert_eq!(reader.people().len(), 8);
     assert_eq!(reader.people(), python.people());
+    // Nor does it say more than what is wrong.
+    for wrong in [&["nonsense"][..], &["put"], &["list"], &["put", "a.b", "{"]] {
+        let refused = python.try_run(wrong);
+        assert!(!refused.status.success(), "{refused:?}");
+    }
     // Nor is another user let in.
     let other = target.token(&fresh_user(), "python", Duration::from_secs(3_600));
     let refused = python.try_run(&["token", target.base(), &other]);

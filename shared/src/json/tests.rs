@@ -169,11 +169,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 }
 
 proptest! {
-    // The same cases every time; PROPTEST_CASES asks for more of them.
-    #![proptest_config(ProptestConfig {
-        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::properties::cases(256, 1))]
 
     #[test]
     fn agrees_with_serde_on_values(a in any_json(), b in any_json()) {

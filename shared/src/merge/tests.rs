@@ -244,10 +244,7 @@ fn any_policy() -> impl Strategy<Value = ColumnPolicy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::properties::cases(256, 1))]
 
     #[test]
     fn disjoint_edits_end_the_same_on_both_devices(

@@ -117,12 +117,7 @@ pub(super) fn any_cyclic() -> impl Strategy<Value = Sent> {
 }
 
 proptest! {
-    // The same cases every time; PROPTEST_CASES asks for more of them.
-    #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases.max(2_000),
-        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::properties::cases(2_000, 1))]
 
     #[test]
     fn histories_agree_with_the_naive_model(

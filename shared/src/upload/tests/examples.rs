@@ -1,6 +1,6 @@
 //! The tables of PROTOCOL.md, case by case.
 
-use super::model::{Model, after, letters, verdicts};
+use super::model::{Model, after, letters, outcome, verdicts};
 use super::written::{catalog, checked, row_at, sent};
 use crate::RowVersion;
 use crate::upload::{Fault, Verdict, View, decide};
@@ -58,7 +58,7 @@ fn several_changes_of_one_row() {
         sent(4, "users", Delete, 1, 2),
         sent(5, "users", Delete, 1, 2),
     ];
-    assert_eq!(letters(&verdicts(&Model::default(), &upload)), "acaac");
+    assert_eq!(outcome(&Model::default(), &upload), "acaac");
 }
 
 #[test]
@@ -68,27 +68,21 @@ fn a_change_id_means_one_content() {
     model.upload(&catalog(), 0, &[sent(1, "users", Insert, 1, 0)]);
     let mut other = sent(1, "users", Insert, 1, 1);
     assert_eq!(
-        letters(&verdicts(&model, std::slice::from_ref(&other))),
+        outcome(&model, std::slice::from_ref(&other)),
         "a",
         "the base is not content"
     );
     other.content = 1;
-    assert_eq!(letters(&verdicts(&model, &[other])), "c");
-    assert_eq!(
-        letters(&verdicts(&model, &[sent(1, "users", Update, 1, 1)])),
-        "c"
-    );
-    assert_eq!(
-        letters(&verdicts(&model, &[sent(1, "users", Insert, 2, 0)])),
-        "i"
-    );
+    assert_eq!(outcome(&model, &[other]), "c");
+    assert_eq!(outcome(&model, &[sent(1, "users", Update, 1, 1)]), "c");
+    assert_eq!(outcome(&model, &[sent(1, "users", Insert, 2, 0)]), "i");
     // Inside one upload: only an applied first entry holds the id.
     let upload = [
         sent(2, "users", Insert, 2, 7),
         sent(2, "users", Insert, 2, 0),
         sent(2, "users", Insert, 3, 0),
     ];
-    assert_eq!(letters(&verdicts(&model, &upload)), "iai");
+    assert_eq!(outcome(&model, &upload), "iai");
 }
 
 #[test]
@@ -97,47 +91,29 @@ fn parents_and_children_of_one_upload() {
     let child = |id: i64| sent(id, "posts", Insert, 1, 0).to(1);
     let none = Model::default();
     assert_eq!(
-        letters(&verdicts(
-            &none,
-            &[child(1), sent(2, "users", Insert, 1, 0)]
-        )),
+        outcome(&none, &[child(1), sent(2, "users", Insert, 1, 0)]),
         "aa"
     );
     assert_eq!(
-        letters(&verdicts(
-            &none,
-            &[child(1), sent(2, "users", Insert, 1, 4)]
-        )),
+        outcome(&none, &[child(1), sent(2, "users", Insert, 1, 4)]),
         "mi"
     );
     assert_eq!(
-        letters(&verdicts(
-            &none,
-            &[sent(2, "users", Delete, 1, 0), child(1)]
-        )),
+        outcome(&none, &[sent(2, "users", Delete, 1, 0), child(1)]),
         "am"
     );
     let parent = after(&[sent(1, "users", Insert, 1, 0)]);
-    assert_eq!(letters(&verdicts(&parent, &[child(1)])), "a");
+    assert_eq!(outcome(&parent, &[child(1)]), "a");
     assert_eq!(
-        letters(&verdicts(
-            &parent,
-            &[child(1), sent(2, "users", Delete, 1, 1)]
-        )),
+        outcome(&parent, &[child(1), sent(2, "users", Delete, 1, 1)]),
         "ma"
     );
     assert_eq!(
-        letters(&verdicts(
-            &parent,
-            &[child(1), sent(2, "users", Delete, 1, 9)]
-        )),
+        outcome(&parent, &[child(1), sent(2, "users", Delete, 1, 9)]),
         "mc"
     );
     assert_eq!(
-        letters(&verdicts(
-            &parent,
-            &[child(1), sent(2, "users", Update, 1, 9)]
-        )),
+        outcome(&parent, &[child(1), sent(2, "users", Update, 1, 9)]),
         "ac"
     );
 }
@@ -150,7 +126,7 @@ fn a_delete_on_record_takes_nothing_away() {
     model.upload(&catalog(), 0, std::slice::from_ref(&delete));
     model.upload(&catalog(), 1, &[sent(2, "users", Update, 1, 2)]);
     let upload = [delete, sent(6, "posts", Insert, 1, 0).to(1)];
-    assert_eq!(letters(&verdicts(&model, &upload)), "aa");
+    assert_eq!(outcome(&model, &upload), "aa");
 }
 
 #[test]

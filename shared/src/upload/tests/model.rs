@@ -299,6 +299,11 @@ pub(super) fn verdicts(model: &Model, upload: &[Sent]) -> Vec<Verdict> {
     decide(&catalog, &model.view(&catalog, 0, &changes), &changes).verdicts
 }
 
+/// The [letters] of what is said to an upload.
+pub(super) fn outcome(model: &Model, upload: &[Sent]) -> String {
+    letters(&verdicts(model, upload))
+}
+
 /// The letters of verdicts: applied, conflict, missing parent, other fault.
 pub(super) fn letters(verdicts: &[Verdict]) -> String {
     let letter = |verdict: &Verdict| match verdict {

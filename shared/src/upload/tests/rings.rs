@@ -1,7 +1,7 @@
 //! Rows that need each other, and long chains of them.
 
 use super::agree::compare;
-use super::model::{Model, after, letters, verdicts};
+use super::model::{Model, after, letters, outcome};
 use super::written::{Sent, catalog, catalog_with, checked, ix, sent};
 use crate::catalog::ForeignKeys;
 use crate::upload::{Change, Fault, RawChange, View, check, decide};
@@ -16,35 +16,23 @@ fn a_ring_stands_or_falls_together() {
     let node = |n: u8, base: i64, parent: u8| sent(n.into(), "nodes", Insert, n, base).to(parent);
     let none = Model::default();
     assert_eq!(
-        letters(&verdicts(
-            &none,
-            &[node(1, 0, 2), node(2, 0, 3), node(3, 0, 1)]
-        )),
+        outcome(&none, &[node(1, 0, 2), node(2, 0, 3), node(3, 0, 1)]),
         "aaa"
     );
     assert_eq!(
-        letters(&verdicts(
-            &none,
-            &[node(1, 0, 2), node(2, 4, 3), node(3, 0, 1)]
-        )),
+        outcome(&none, &[node(1, 0, 2), node(2, 4, 3), node(3, 0, 1)]),
         "mim"
     );
-    assert_eq!(letters(&verdicts(&none, &[node(1, 0, 1)])), "a");
+    assert_eq!(outcome(&none, &[node(1, 0, 1)]), "a");
     // A live row in conflict is still a parent; a tombstone is none, and the
     // conflict that brings the ring down is told.
     let live = after(&[sent(1, "nodes", Insert, 2, 0)]);
-    assert_eq!(
-        letters(&verdicts(&live, &[node(1, 0, 2), node(2, 0, 1)])),
-        "ac"
-    );
+    assert_eq!(outcome(&live, &[node(1, 0, 2), node(2, 0, 1)]), "ac");
     let gone = after(&[
         sent(1, "nodes", Insert, 2, 0),
         sent(2, "nodes", Delete, 2, 1),
     ]);
-    assert_eq!(
-        letters(&verdicts(&gone, &[node(1, 0, 2), node(2, 0, 1)])),
-        "mc"
-    );
+    assert_eq!(outcome(&gone, &[node(1, 0, 2), node(2, 0, 1)]), "mc");
 }
 
 #[test]
@@ -169,11 +157,7 @@ fn any_ring() -> impl Strategy<Value = Vec<Sent>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases.max(2_000),
-        rng_seed: proptest::test_runner::RngSeed::Fixed(1),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::properties::cases(2_000, 1))]
 
     #[test]
     fn long_rings_agree_with_the_naive_model(earlier in any_ring(), ring in any_ring()) {

@@ -201,11 +201,7 @@ fn one_device_too_many_changes_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases.max(1_000),
-        rng_seed: proptest::test_runner::RngSeed::Fixed(7),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::properties::cases(1_000, 7))]
 
     /// Whatever is sent, in rings or not: nobody grows beyond a limit; where there is
     /// room for all, limits change nothing; and only who grows is refused.
