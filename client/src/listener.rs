@@ -223,7 +223,7 @@ async fn session(
 }
 
 /// Whether there is another token than one that has ended; asks for it.
-async fn is_followed(tokens: &Tokens, ended: &Arc<str>) -> bool {
+async fn is_followed(tokens: &Arc<Tokens>, ended: &Arc<str>) -> bool {
     tokens.get().await.is_ok_and(|token| token != *ended)
 }
 
@@ -296,7 +296,7 @@ async fn listen(
     engine: &mpsc::Sender<Signal>,
     times: Times,
     greeted: &mut bool,
-    tokens: &Tokens,
+    tokens: &Arc<Tokens>,
     token: &mut Arc<str>,
 ) -> End {
     let lost = |why: &str| End::Lost(why.to_owned(), None);
@@ -345,7 +345,7 @@ async fn listen(
 /// The token that follows on `held`, shortly before that one ends. Waits for as
 /// long as the provider has none, and for ever on a token that does not say when
 /// it ends.
-async fn following(tokens: &Tokens, held: Arc<str>) -> Arc<str> {
+async fn following(tokens: &Arc<Tokens>, held: Arc<str>) -> Arc<str> {
     let mut backoff = Backoff::default();
     loop {
         match tokens.due(&held) {
@@ -406,13 +406,13 @@ mod tests {
     async fn only_another_token_is_a_reason_to_come_back_at_once() {
         let fresh = Arc::new(AtomicBool::new(false));
         let is_fresh = Arc::clone(&fresh);
-        let tokens = Tokens::new(Arc::new(move || {
+        let tokens = Arc::new(Tokens::new(Arc::new(move || {
             let name = match is_fresh.load(Ordering::SeqCst) {
                 true => "new",
                 false => "old",
             };
             async move { Ok::<_, TokenError>(name.to_owned()) }
-        }));
+        })));
         let old = tokens.get().await.expect("a token");
         tokens.refused(&old);
         assert!(!is_followed(&tokens, &old).await, "the old one again");
@@ -425,7 +425,9 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_token_nobody_comes_back_at_once() {
-        let tokens = Tokens::new(Arc::new(|| async { Err(TokenError::new("signed out")) }));
+        let tokens = Arc::new(Tokens::new(Arc::new(|| async {
+            Err(TokenError::new("signed out"))
+        })));
         assert!(!is_followed(&tokens, &"old".into()).await);
     }
 }

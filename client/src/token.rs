@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
 
 /// How long before its end a token is replaced, at least; short ones earlier
 /// in proportion.
@@ -72,8 +73,10 @@ pub type TokenFuture = Pin<Box<dyn Future<Output = Result<String, TokenError>> +
 /// It is asked when there is no token, when the server has refused the last one,
 /// and shortly before one ends (its `exp`, where it is a JWT): the fresh one is
 /// handed over the open socket, which stays open. It is never asked twice at a
-/// time. While it fails, the last token is used for as long as the server takes
-/// it; local work does not depend on it.
+/// time, and a question once asked is not cut short but by the end of the runtime, or
+/// after a minute: a refresh token that is good for one use is safe. While it fails, the
+/// last token is used for as long as the server takes it; local work does not depend on
+/// it. It runs as a task of its own; one that panics is an error like another.
 ///
 /// ```
 /// use oversqlite::{TokenError, TokenFuture, TokenProvider};
@@ -146,7 +149,7 @@ impl Tokens {
     }
 
     /// The token in use, or a new one.
-    pub(crate) async fn get(&self) -> Result<Arc<str>, NetworkError> {
+    pub(crate) async fn get(self: &Arc<Self>) -> Result<Arc<str>, NetworkError> {
         match self.in_use() {
             Some(token) => Ok(token),
             None => self.ask(None).await,
@@ -155,7 +158,7 @@ impl Tokens {
 
     /// The token that follows on `old`. Until it is there, and if there is none,
     /// `old` stays in use.
-    pub(crate) async fn renew(&self, old: &Arc<str>) -> Result<Arc<str>, NetworkError> {
+    pub(crate) async fn renew(self: &Arc<Self>, old: &Arc<str>) -> Result<Arc<str>, NetworkError> {
         self.ask(Some(old)).await
     }
 
@@ -175,7 +178,22 @@ impl Tokens {
         }
     }
 
-    async fn ask(&self, old: Option<&Arc<str>>) -> Result<Arc<str>, NetworkError> {
+    /// Asks to the end, though whoever wants the token may give up meanwhile: a
+    /// provider that was cut off could lose what its sign-in has just handed out, a
+    /// refresh token that replaces the last one.
+    async fn ask(self: &Arc<Self>, old: Option<&Arc<str>>) -> Result<Arc<str>, NetworkError> {
+        let (this, old) = (Arc::clone(self), old.cloned());
+        let asking = async move { this.ask_in_turn(old.as_ref()).await };
+        match tokio::spawn(asking.in_current_span()).await {
+            Ok(answer) => answer,
+            Err(gone) if gone.is_panic() => Err(NetworkError::Token(
+                "the token provider panicked".to_owned(),
+            )),
+            Err(_) => Err(NetworkError::Unreachable("shutting down".to_owned())),
+        }
+    }
+
+    async fn ask_in_turn(&self, old: Option<&Arc<str>>) -> Result<Arc<str>, NetworkError> {
         let answers = self.answers.load(Ordering::Acquire);
         let mut failed = self.asking.lock().await;
         if let Some(token) = self.in_use()
@@ -303,5 +321,29 @@ mod tests {
             "t2",
             "an old refusal counts no more"
         );
+    }
+
+    #[tokio::test]
+    async fn a_question_goes_on_when_nobody_waits_for_it() {
+        let (tokens, asked) = tokens(|turn| Ok(format!("t{turn}")));
+        tokio::select! {
+            biased;
+            _ = tokens.get() => panic!("the provider takes its time"),
+            () = tokio::task::yield_now() => {}
+        }
+        let token = tokens.get().await.expect("the first answer");
+        assert_eq!(&*token, "t0");
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "asked once");
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_panics_is_asked_again() {
+        let (tokens, _) = tokens(|turn| match turn {
+            0 => panic!("no keychain"),
+            _ => Ok(format!("t{turn}")),
+        });
+        let error = tokens.get().await.expect_err("it panics");
+        assert_eq!(error.to_string(), "no token: the token provider panicked");
+        assert_eq!(&*tokens.get().await.expect("a token"), "t1");
     }
 }

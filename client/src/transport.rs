@@ -43,7 +43,7 @@ pub(crate) struct Transport {
     traces: Traces,
     /// What has been applied, and when, until the server has been told.
     applied: Mutex<Option<(ServerId, Instant)>>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: Arc<Tokens>,
     /// The `Date` of the last answer, in seconds since 1970; 0 before.
     server_time: AtomicI64,
 }
@@ -100,7 +100,7 @@ fn http_client(mut tls: ClientConfig) -> Result<reqwest::Client, NetworkError> {
 
 impl Transport {
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let tokens = Tokens::new(Arc::clone(&config.tokens));
+        let tokens = Arc::new(Tokens::new(Arc::clone(&config.tokens)));
         let tls = tls::config(&config.certificates);
         Ok(Self {
             http: http_client(tls.clone())?,

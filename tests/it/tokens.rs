@@ -25,6 +25,7 @@ struct SignIn {
     user: String,
     gives: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
+    /// Questions that have begun and not ended.
     at_once: Arc<AtomicUsize>,
     most_at_once: Arc<AtomicUsize>,
 }
@@ -49,7 +50,7 @@ impl TokenProvider for SignIn {
             this.asked.fetch_add(1, Ordering::SeqCst);
             let now = this.at_once.fetch_add(1, Ordering::SeqCst) + 1;
             this.most_at_once.fetch_max(now, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
             this.at_once.fetch_sub(1, Ordering::SeqCst);
             match this.gives.load(Ordering::SeqCst) {
                 true => Ok(this.target.token(&this.user, "bob", LIFE)),
