@@ -256,7 +256,7 @@ impl SyncService {
                 .inner
                 .quotas
                 .limits()
-                .and_then(|limits| limits.for_devices()),
+                .map(|limits| limits.for_devices()),
         }
     }
 

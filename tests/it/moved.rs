@@ -4,7 +4,7 @@
 use crate::history::{history, keeping};
 use oversync_tests::conformance::business_tables;
 use oversync_tests::device::{delete, insert, update};
-use oversync_tests::folding::{count, folded_up_to};
+use oversync_tests::folding::{count, folded_by_hand, folded_up_to, long_written};
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{App, Backend, Config, Database, HttpDevice, Port, Server, within};
 use serde_json::{Value, json};
@@ -304,6 +304,51 @@ async fn a_file_that_has_moved_is_not_served() {
     pair.server.verified().await;
 }
 
+/// Between its two marks: neither side may be served, and the file's history is whole.
+#[tokio::test]
+async fn a_file_that_cannot_be_marked_keeps_its_history() {
+    let mut pair = Pair::set().await;
+    let device = pair.server.target().one_device();
+    let row = |id| insert(id, "business.users", &fresh_key(), json!({"n": id}));
+    device.upload(&[row(1)]).await;
+    let before = everything(&device).await;
+    pair.server.terminate().await;
+    // The mark's place is taken.
+    pair.file
+        .execute("CREATE TABLE _oversync_moved (moved_to TEXT, moved_at TEXT, unfinished TEXT)")
+        .await;
+    let said = pair.refused().await;
+    assert!(said.contains("cannot be marked as moved"), "{said}");
+    let epoch = pair.target.ask("SELECT epoch FROM oversync.meta").await;
+    let epoch = epoch.expect("an epoch");
+    assert!(epoch.starts_with("unfinished move "), "{epoch}");
+    pair.server.restart(Port::Same).await;
+    assert_eq!(everything(&device).await, before);
+    assert_eq!(device.upload_one(row(2)).await["status"], "applied");
+    pair.server.verified().await;
+}
+
+/// A move that ended between its two marks, whichever way, is taken back the same.
+#[tokio::test]
+async fn an_unfinished_move_is_taken_back() {
+    let mut pair = Pair::set().await;
+    let device = pair.server.target().one_device();
+    let row = insert(1, "business.users", &fresh_key(), json!({}));
+    device.upload(&[row]).await;
+    let before = everything(&device).await;
+    pair.server.terminate().await;
+    pair.server.told(&pair.command()).await;
+    let mark = "SELECT unfinished FROM _oversync_moved";
+    let unfinished = pair.file.ask(mark).await.expect("a mark");
+    pair.target
+        .execute(&format!("UPDATE oversync.meta SET epoch = '{unfinished}'"))
+        .await;
+    pair.server.told(&pair.undo()).await;
+    pair.server.restart(Port::Same).await;
+    assert_eq!(everything(&device).await, before);
+    pair.server.verified().await;
+}
+
 /// What was written in the new database is not lost without a word. Another history is
 /// the way back then.
 #[tokio::test]
@@ -328,6 +373,9 @@ async fn a_move_is_not_taken_back_under_what_was_written_since() {
     ] {
         assert!(said.contains(word), "{word} in: {said}");
     }
+    let file = ["fold", "--database-url", pair.file.url()];
+    let said = pair.run(&file).await;
+    assert!(said.contains("was moved to"), "the mark stays: {said}");
     // It is served there as before.
     pair.server.restart(Port::Same).await;
     assert_eq!(other.server_ids("").await, [1, 2]);
@@ -357,6 +405,27 @@ async fn a_move_is_not_taken_back_under_a_revocation() {
     assert!(output.status.success(), "{output:?}");
     let said = pair.run(&pair.undo()).await;
     assert!(said.contains("revoked there"), "{said}");
+}
+
+/// Nor does an entry come back that was folded away.
+#[tokio::test]
+async fn a_move_is_not_taken_back_under_a_fold() {
+    let mut pair = Pair::set_to(folded_by_hand()).await;
+    let device = pair.server.target().one_device();
+    let key = fresh_key();
+    for version in 0..20 {
+        let edit = update(version + 1, "business.users", &key, version, json!({}));
+        assert_eq!(device.upload_one(edit).await["status"], "applied");
+    }
+    pair.server.terminate().await;
+    pair.server.told(&pair.command()).await;
+    long_written(&pair.target).await;
+    let fold = ["fold", "--database-url", pair.target.url()];
+    let output = pair.server.run(&fold).await;
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.starts_with("users folded: 1,"), "{output:?}");
+    let said = pair.run(&pair.undo()).await;
+    assert!(said.contains("folded or revoked there"), "{said}");
 }
 
 /// What arrives is looked at before a server may have it.

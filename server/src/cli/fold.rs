@@ -27,28 +27,13 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
         }
         let refused = refuse_handled_rings(&settings, &tables.catalog);
         let mut retention = match refused {
-            Err(why) if wanted.compact => {
-                eprintln!("nothing is folded: {why}");
-                retention(&*store).await?
-            }
-            refused => {
-                refused?;
-                let mut retention = retention(&*store).await?;
-                // No server of this process answers anybody.
-                let nobody: BeforeFold = Box::new(|_| {});
-                let catalog = Arc::new(tables.catalog);
-                let done = pass_with(&mut *retention, &catalog, rules, &nobody).await?;
-                let Done {
-                    users,
-                    removed,
-                    forgotten,
-                } = done;
-                println!(
-                    "users folded: {users}, entries removed: {removed}, silent devices forgotten: {forgotten}"
-                );
-                retention
-            }
+            Err(why) if !wanted.compact => return Err(why),
+            _ => retention(&*store).await?,
         };
+        match refused {
+            Err(why) => eprintln!("nothing is folded: {why}"),
+            Ok(()) => fold_all(&mut *retention, tables.catalog, rules).await?,
+        }
         if wanted.compact {
             let before = on_disk(&*store).await?;
             retention.compact().await?;
@@ -57,6 +42,24 @@ pub(super) fn run(wanted: &FoldFlags) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+async fn fold_all(
+    retention: &mut dyn Retention,
+    catalog: Catalog,
+    rules: Rules,
+) -> anyhow::Result<()> {
+    // No server of this process answers anybody.
+    let nobody: BeforeFold = Box::new(|_| {});
+    let Done {
+        users,
+        removed,
+        forgotten,
+    } = pass_with(retention, &Arc::new(catalog), rules, &nobody).await?;
+    println!(
+        "users folded: {users}, entries removed: {removed}, silent devices forgotten: {forgotten}"
+    );
+    Ok(())
 }
 
 /// Waits a little for a server that is in the middle of a pass, or for the database to

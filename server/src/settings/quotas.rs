@@ -23,13 +23,13 @@ pub struct QuotaSettings {
 }
 
 impl QuotaSettings {
-    /// As devices are told; `None` where nothing is limited.
-    pub(crate) fn for_devices(&self) -> Option<UserQuotas> {
-        (*self != Self::default()).then(|| UserQuotas {
+    /// As devices are told.
+    pub(crate) fn for_devices(&self) -> UserQuotas {
+        UserQuotas {
             user_rows: self.user_rows.map(NonZeroU64::get),
             user_bytes: self.user_bytes.map(NonZeroU64::get),
             user_devices: self.user_devices.map(NonZeroU32::get),
-        })
+        }
     }
 
     /// The limits of rows.

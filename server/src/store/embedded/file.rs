@@ -3,7 +3,7 @@
 use super::super::{OpenError, StoreError};
 use super::{moved, owner};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use uuid::Uuid;
@@ -66,6 +66,21 @@ pub(super) fn refuse_backup(connection: &Connection, path: &Path) -> Result<(), 
          in it, or keep it as it is and run `oversync restore --from` with it",
         path.display()
     )))
+}
+
+/// Writes in one transaction into a file that nobody serves; flushed, and closed, when it
+/// returns.
+pub(super) fn write_alone(
+    path: &Path,
+    work: impl FnOnce(&Transaction<'_>) -> Result<(), rusqlite::Error>,
+) -> Result<(), StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    let tx = connection.transaction()?;
+    work(&tx)?;
+    tx.commit()?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(())
 }
 
 /// Opens the one connection that writes.

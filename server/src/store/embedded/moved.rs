@@ -4,6 +4,7 @@
 //! under the same epoch: nobody would notice. A new history ends the mark
 //! (`recovery.rs`), and so does a move that is taken back.
 
+use super::file;
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::path::Path;
@@ -51,7 +52,7 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), StoreEr
 
 /// Marks a file; flushed when it returns.
 pub(super) fn write(path: &Path, gone: &MovedAway) -> Result<(), StoreError> {
-    in_file(path, |tx| {
+    file::write_alone(path, |tx| {
         tx.execute_batch(
             "CREATE TABLE _oversync_moved (moved_to TEXT NOT NULL, moved_at TEXT NOT NULL, \
              unfinished TEXT NOT NULL) STRICT",
@@ -66,20 +67,7 @@ pub(super) fn write(path: &Path, gone: &MovedAway) -> Result<(), StoreError> {
 
 /// Takes the mark away.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
-    in_file(path, |tx| {
+    file::write_alone(path, |tx| {
         tx.execute_batch("DROP TABLE IF EXISTS _oversync_moved")
     })
-}
-
-fn in_file(
-    path: &Path,
-    work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<(), rusqlite::Error>,
-) -> Result<(), StoreError> {
-    let mut connection = Connection::open(path)?;
-    connection.pragma_update(None, "synchronous", "full")?;
-    let tx = connection.transaction()?;
-    work(&tx)?;
-    tx.commit()?;
-    connection.close().map_err(|(_, error)| error)?;
-    Ok(())
 }

@@ -93,19 +93,17 @@ pub(super) fn contents(connection: &Connection) -> Result<Option<Contents>, Stor
 
 /// Writes the manifest into a copy.
 pub(crate) fn label(copy: &Path, manifest: &str) -> Result<(), StoreError> {
-    let mut connection = Connection::open(copy)?;
-    let tx = connection.transaction()?;
-    tx.execute_batch(
-        "CREATE TABLE IF NOT EXISTS _oversync_backup (manifest TEXT NOT NULL) STRICT; \
-         DELETE FROM _oversync_backup",
-    )?;
-    tx.execute(
-        "INSERT INTO _oversync_backup (manifest) VALUES (?1)",
-        [manifest],
-    )?;
-    tx.commit()?;
-    connection.close().map_err(|(_, error)| error)?;
-    Ok(())
+    file::write_alone(copy, |tx| {
+        tx.execute_batch(
+            "CREATE TABLE IF NOT EXISTS _oversync_backup (manifest TEXT NOT NULL) STRICT; \
+             DELETE FROM _oversync_backup",
+        )?;
+        tx.execute(
+            "INSERT INTO _oversync_backup (manifest) VALUES (?1)",
+            [manifest],
+        )?;
+        Ok(())
+    })
 }
 
 /// Has SQLite read all of a file and say whether it is whole; ends early when `goes_on`

@@ -131,12 +131,12 @@ impl Destination {
     /// Lets servers start: the history goes on here.
     pub(crate) async fn finish(mut self, meta: &Meta) -> Result<(), StoreError> {
         let done = sqlx::query(
-            "UPDATE oversync.meta SET epoch = $1, revocations = $2, first_head = $3 WHERE epoch LIKE $4 || '%'",
+            "UPDATE oversync.meta SET epoch = $1, revocations = $2, first_head = $3 WHERE epoch = $4",
         )
         .bind(&meta.epoch)
         .bind(meta.revocations)
         .bind(meta.first_head)
-        .bind(Mark::Move.prefix())
+        .bind(&self.unfinished)
         .execute(&mut self.connection)
         .await?;
         if done.rows_affected() != 1 {
@@ -157,23 +157,17 @@ impl Target {
     ) -> Result<(), NotBegun> {
         refuse_foreign(&mut self.connection).await?;
         self.refuse_servers().await?;
+        self.begin_alone().await?;
         Ok(self.given_back(epoch, came, gone).await?)
     }
 
+    /// Ends the transaction in which it is alone.
     async fn given_back(
         &mut self,
         epoch: &str,
         came: Standing,
         gone: &MovedAway,
     ) -> Result<(), StoreError> {
-        sqlx::raw_sql(include_str!("begin_alone.sql"))
-            .execute(&mut self.connection)
-            .await?;
-        if self.servers().await? > 0 {
-            return Err(failed(
-                "a server has started on the database: stop it first",
-            ));
-        }
         let now: String = sqlx::query_scalar("SELECT epoch FROM oversync.meta")
             .fetch_one(&mut self.connection)
             .await?;

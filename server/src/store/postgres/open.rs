@@ -48,10 +48,18 @@ pub(super) async fn run_steps(connection: &mut PgConnection) -> Result<(), Store
     let mut migrator = sqlx::migrate!("../migrations/postgres");
     migrator.dangerous_set_table_name("oversync._migrations");
     migrator.create_schemas.to_mut().push("oversync".into());
+    // Not what is there already, at every start.
+    sqlx::raw_sql("SET client_min_messages = warning")
+        .execute(&mut *connection)
+        .await?;
     migrator
-        .run(connection)
+        .run(&mut *connection)
         .await
-        .map_err(|error| StoreError::Failed(format!("migration: {error}")))
+        .map_err(|error| StoreError::Failed(format!("migration: {error}")))?;
+    sqlx::raw_sql("RESET client_min_messages")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 impl PostgresStore {

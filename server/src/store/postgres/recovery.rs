@@ -220,16 +220,21 @@ impl Target {
         }
     }
 
-    async fn in_transaction(&mut self, step: i64, refused: &[Refused]) -> Result<Begun, NotBegun> {
+    /// Begins a transaction that no server reads or writes beside.
+    pub(super) async fn begin_alone(&mut self) -> Result<(), NotBegun> {
         sqlx::raw_sql(include_str!("begin_alone.sql"))
             .execute(&mut self.connection)
             .await
             .map_err(StoreError::from)?;
         // One that comes now waits for the lock.
         match self.servers().await? {
-            0 => {}
-            some => return Err(NotBegun::ServersRun(some)),
+            0 => Ok(()),
+            some => Err(NotBegun::ServersRun(some)),
         }
+    }
+
+    async fn in_transaction(&mut self, step: i64, refused: &[Refused]) -> Result<Begun, NotBegun> {
+        self.begin_alone().await?;
         let epoch: Option<String> = sqlx::query_scalar("SELECT epoch FROM oversync.meta")
             .fetch_optional(&mut self.connection)
             .await
