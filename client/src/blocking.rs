@@ -415,6 +415,10 @@ mod tests {
         let short = Duration::from_millis(50);
         let first = tokio::time::timeout(short, provider.token()).await;
         assert!(first.is_err());
+        while calls.load(Ordering::SeqCst) == 0 {
+            // The thread has not begun.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         for _ in 0..3 {
             let error = provider.token().await.expect_err("the first call hangs");
             assert!(error.to_string().contains("has not returned"), "{error}");

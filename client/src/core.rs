@@ -291,7 +291,7 @@ impl Core {
         self.status.subscribe()
     }
 
-    /// Everything is read again: how far behind the device is, nobody knows until then.
+    /// Everything is read again, as the file says: how far behind the device is, nobody knows until then.
     pub(crate) fn starts_over(&self) {
         lock(&self.file).hydrated = false;
         self.live(|live| {
@@ -308,12 +308,13 @@ impl Core {
             NetworkError::HistoryPruned { .. } => (resync::Cause::HistoryPruned, None),
             other => return Err(other.into()),
         };
-        self.starts_over();
         self.db
             .write(move |txn| {
                 crate::capture::collect(txn)?;
                 resync::begin(txn, cause, epoch.as_deref())
             })
-            .await
+            .await?;
+        self.starts_over();
+        Ok(())
     }
 }

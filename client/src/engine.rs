@@ -321,8 +321,10 @@ impl Engine {
                 return Ok(());
             }
             if upload {
-                match upload::once(&core).await {
-                    Ok(done) => {
+                match upload::once_unless_paused(&core).await {
+                    // Since it was looked at.
+                    Ok(None) => continue,
+                    Ok(Some(done)) => {
                         self.refusal = Refusal::none();
                         self.due.upload = done.sent > 0;
                         // A refused edit may stand in the way of a parked entry.

@@ -19,7 +19,7 @@ use crate::state::State;
 use crate::step::Step;
 use crate::store::{Store, Txn};
 use oversync_shared::reconcile::{
-    Answer, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
+    Answer, Held, History, InvalidReason, Numbering, Parent, Sent, Settlement, history, settle,
 };
 use oversync_shared::wire::{ChangeStatus, UploadReply};
 use oversync_shared::{ChangeId, RowKey, TableName};
@@ -35,6 +35,8 @@ pub(crate) struct Acknowledged {
     pub(crate) waiting: usize,
     /// Another file uses this device's name.
     shared_name: bool,
+    /// Everything is read again from here on.
+    pub(crate) begins_anew: bool,
     /// The server wants fewer changes at once.
     pub(crate) smaller_batch: bool,
     /// Rows of conflicts that were written into tables.
@@ -107,9 +109,9 @@ fn acknowledge_as(
     let settled = shadow::settle_all(txn, More::Coming, poison)?;
     done.conflicts += settled.conflicts;
     done.written = settled.written;
-    resync::continue_above(txn, &mut state, reply.highest_source_change_id)?;
+    done.begins_anew = resync::continue_above(txn, &mut state, reply.highest_source_change_id)?;
     if done.shared_name {
-        resync::name_is_shared(txn, &mut state)?;
+        done.begins_anew |= resync::name_is_shared(txn, &mut state)?;
     }
     let seen = history(
         state.epoch.as_deref(),
@@ -124,9 +126,18 @@ fn acknowledge_as(
     // The head of a late answer may lie below a cursor that has moved since.
     if seen == History::Replaced && !is_late {
         resync::begin(txn, resync::Cause::HistoryReplaced, reply.epoch.as_deref())?;
+        done.begins_anew = true;
     }
     Step::BatchSettled.reached();
     Ok(done)
+}
+
+/// Records the version held of a row that was sent, whether its table is still listed or not.
+fn hold(txn: &Txn<'_>, frozen: &Frozen, held: Held) -> Result<(), Error> {
+    match txn.tables.by_number(frozen.row.tbl) {
+        Some(table) => row::hold(txn.conn, table, frozen.row, &frozen.key, held),
+        None => row::hold_as_spelt(txn.conn, frozen.row, Some(&frozen.key), held),
+    }
 }
 
 /// The highest change id that the server knows of this device, where no change of this
@@ -173,10 +184,7 @@ fn one(
             done.applied += 1;
             // Under its first number it was refused, under another one taken.
             done.shared_name |= frozen.renumbered > 0;
-            match txn.tables.by_number(frozen.row.tbl) {
-                Some(table) => row::hold(txn.conn, table, frozen.row, &frozen.key, held)?,
-                None => row::hold_as_spelt(txn.conn, frozen.row, Some(&frozen.key), held)?,
-            }
+            hold(txn, frozen, held)?;
             capture::parent_arrived(txn.conn, frozen.row)
         }
         Settlement::Forgotten => {
@@ -199,10 +207,7 @@ fn one(
             put_back(txn, frozen)
         }
         Settlement::MakeAnew(tombstone) => {
-            match txn.tables.by_number(frozen.row.tbl) {
-                Some(table) => row::hold(txn.conn, table, frozen.row, &frozen.key, tombstone)?,
-                None => row::hold_as_spelt(txn.conn, frozen.row, Some(&frozen.key), tombstone)?,
-            }
+            hold(txn, frozen, tombstone)?;
             put_back(txn, frozen)
         }
         Settlement::Renumber => {

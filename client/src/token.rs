@@ -8,8 +8,10 @@
 use crate::claims::Claims;
 use crate::clock::unix_now_ms;
 use crate::error::NetworkError;
+use futures_util::FutureExt as _;
 use rand::Rng as _;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,11 +74,13 @@ pub type TokenFuture = Pin<Box<dyn Future<Output = Result<String, TokenError>> +
 ///
 /// It is asked when there is no token, when the server has refused the last one,
 /// and shortly before one ends (its `exp`, where it is a JWT): the fresh one is
-/// handed over the open socket, which stays open. It is never asked twice at a
+/// handed over the open socket, which stays open. A client never asks it twice at a
 /// time, and a question once asked is not cut short but by the end of the runtime, or
-/// after a minute: a refresh token that is good for one use is safe. While it fails, the
-/// last token is used for as long as the server takes it; local work does not depend on
-/// it. It runs as a task of its own; one that panics is an error like another.
+/// after a minute: a refresh token that is good for one use is safe. It may outlive
+/// [`Client::stop`](crate::Client::stop): where two clients share such a token, one after
+/// the other or side by side, the provider itself lets them take turns. While it fails,
+/// the last token is used for as long as the server takes it; local work does not depend
+/// on it. One that panics is an error like another.
 ///
 /// ```
 /// use oversqlite::{TokenError, TokenFuture, TokenProvider};
@@ -184,13 +188,8 @@ impl Tokens {
     async fn ask(self: &Arc<Self>, old: Option<&Arc<str>>) -> Result<Arc<str>, NetworkError> {
         let (this, old) = (Arc::clone(self), old.cloned());
         let asking = async move { this.ask_in_turn(old.as_ref()).await };
-        match tokio::spawn(asking.in_current_span()).await {
-            Ok(answer) => answer,
-            Err(gone) if gone.is_panic() => Err(NetworkError::Token(
-                "the token provider panicked".to_owned(),
-            )),
-            Err(_) => Err(NetworkError::Unreachable("shutting down".to_owned())),
-        }
+        let answer = tokio::spawn(asking.in_current_span()).await;
+        answer.unwrap_or_else(|_| Err(NetworkError::Unreachable("shutting down".to_owned())))
     }
 
     async fn ask_in_turn(&self, old: Option<&Arc<str>>) -> Result<Arc<str>, NetworkError> {
@@ -207,8 +206,10 @@ impl Tokens {
         {
             return Err(error.clone());
         }
-        let answer = match timeout(PATIENCE, self.provider.token()).await {
-            Ok(answer) => answer,
+        let asked = AssertUnwindSafe(async { self.provider.token().await }).catch_unwind();
+        let answer = match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(TokenError::new("the token provider panicked")),
             Err(_) => Err(TokenError::unreachable("no token within a minute")),
         };
         self.answers.fetch_add(1, Ordering::AcqRel);
@@ -338,12 +339,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_provider_that_panics_is_asked_again() {
-        let (tokens, _) = tokens(|turn| match turn {
+        let (tokens, asked) = tokens(|turn| match turn {
             0 => panic!("no keychain"),
             _ => Ok(format!("t{turn}")),
         });
-        let error = tokens.get().await.expect_err("it panics");
-        assert_eq!(error.to_string(), "no token: the token provider panicked");
+        for answer in together(&tokens, None).await {
+            let error = answer.expect_err("it panics").to_string();
+            assert_eq!(error, "no token: the token provider panicked");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "once for all of them");
         assert_eq!(&*tokens.get().await.expect("a token"), "t1");
     }
 }

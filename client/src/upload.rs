@@ -7,6 +7,7 @@ use crate::declared::wire_form;
 use crate::error::{Error, NetworkError};
 use crate::key::{LocalKey, RowRef};
 use crate::outbox::{self, BatchLimits, Frozen};
+use crate::pause;
 use crate::settle::{self, Acknowledged};
 use crate::shadow::{self, More};
 use crate::state::State;
@@ -56,19 +57,39 @@ pub(crate) struct Batch {
     is_question: bool,
 }
 
-/// Uploads one batch, smaller ones if the server asks for that. The caller has
-/// the turn.
+/// Uploads one batch, smaller ones if the server asks for that; paused or not. The caller
+/// has the turn.
 pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
+    Ok(step(core, |_| Ok(false)).await?.unwrap_or_default())
+}
+
+/// The same for who heeds a pause, which may have come a moment ago: `None` then. An edit
+/// that is made after it is not sent.
+pub(crate) async fn once_unless_paused(core: &Core) -> Result<Option<Uploaded>, Error> {
+    step(core, |store| Ok(store.read(pause::read)?.uploads)).await
+}
+
+async fn step(
+    core: &Core,
+    is_held_back: fn(&mut Store) -> Result<bool, Error>,
+) -> Result<Option<Uploaded>, Error> {
     loop {
         let server = core.server().await?;
         let limits = server.batch;
         let began = core.transport.traces().begin();
-        let Some(batch) = core.db.run(move |store| prepare(store, limits)).await? else {
-            return Ok(Uploaded::default());
+        let prepared = core.db.run(move |store| match is_held_back(store)? {
+            true => Ok(None),
+            false => prepare(store, limits).map(Some),
+        });
+        let Some(batch) = prepared.await? else {
+            return Ok(None);
+        };
+        let Some(batch) = batch else {
+            return Ok(Some(Uploaded::default()));
         };
         core.announce(batch.written).await?;
         if batch.sent.is_empty() && !batch.is_question {
-            return Ok(Uploaded::default());
+            return Ok(Some(Uploaded::default()));
         }
         Step::BatchSending.reached();
         match core.transport.upload(&batch.request).await {
@@ -82,6 +103,9 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                     .db
                     .run(move |store| settle::acknowledge(store, &sent, &reply))
                     .await?;
+                if done.begins_anew {
+                    core.starts_over();
+                }
                 if let Some((began, told)) = told {
                     let user = core.user();
                     let traces = core.transport.traces();
@@ -99,14 +123,14 @@ pub(crate) async fn once(core: &Core) -> Result<Uploaded, Error> {
                 Step::BatchDone.reached();
                 let uploaded = summary(batch.sent.len(), &done);
                 core.announce(done.written).await?;
-                return Ok(uploaded);
+                return Ok(Some(uploaded));
             }
             Err(NetworkError::TooLarge { limit_bytes }) if !batch.is_question => {
                 smaller(core, &batch.sent, limit_bytes).await?;
             }
             Err(error) => {
                 core.start_over(error).await?;
-                return Ok(Uploaded::default());
+                return Ok(Some(Uploaded::default()));
             }
         }
     }
@@ -186,17 +210,24 @@ pub(crate) fn prepare(store: &mut Store, limits: BatchLimits) -> Result<Option<B
         // An edit may have come since the question above was asked.
         false => New::Waits,
     };
-    match store.write(|txn| prepare_as(txn, limits, new, Poison::Unknown)) {
+    let batch = match store.write(|txn| prepare_as(txn, limits, new, Poison::Unknown)) {
         Err(error) if error.is_of_one_row() => {
             let settled = shadow::settle_apart(store, More::Coming)?;
             let mut batch = store.write(|txn| prepare_as(txn, limits, new, Poison::Remembered))?;
             if let Some(batch) = &mut batch {
                 batch.written.extend(settled.written);
             }
-            Ok(batch)
+            batch
         }
-        other => other,
+        other => other?,
+    };
+    if batch
+        .as_ref()
+        .is_some_and(|batch| !batch.written.is_empty())
+    {
+        store.has_new_rows();
     }
+    Ok(batch)
 }
 
 fn question(txn: &Txn<'_>) -> Result<Option<Batch>, Error> {

@@ -18,7 +18,7 @@ rows = 400
 [[phases]]
 name = "ramp"
 kind = "ramp"
-seconds = 2
+seconds = 4
 [[phases]]
 name = "storm"
 kind = "storm"
@@ -53,7 +53,7 @@ churn = { every_seconds = 1, offline_seconds = [0, 1] }
 "#;
 
 /// One lean device, as fast as it goes.
-const UPLOADS: &str = "[[phases]]\nname = 'uploads'\nkind = 'hold'\nseconds = 1\n\
+const UPLOADS: &str = "[[phases]]\nname = 'uploads'\nkind = 'hold'\nseconds = 3\n\
                        [[fleets]]\nname = 'f'\ndevice = 'lean'\nloop = 'closed'\n";
 
 fn loadtest(folder: &TempDir) -> Command {
@@ -274,7 +274,7 @@ fn a_named_scenario_can_be_printed_and_run_from_the_file() {
 
 #[test]
 fn ctrl_c_still_reports() {
-    let folder = folder_with(&UPLOADS.replace("seconds = 1", "seconds = 600"));
+    let folder = folder_with(&UPLOADS.replace("seconds = 3", "seconds = 600"));
     let mut child = loadtest(&folder)
         .args(["run", "--scenario", "own.toml"])
         .stdout(Stdio::piped())
@@ -395,7 +395,7 @@ fn waiting_behind_a_slow_answer_is_part_of_the_latency() {
     // Due 20 times a second for two seconds, answered five times a second.
     let open = "loop = 'open'\nrate = 20";
     let scenario = UPLOADS.replace("loop = 'closed'", open);
-    let folder = folder_with(&scenario.replace("seconds = 1", "seconds = 2"));
+    let folder = folder_with(&scenario.replace("seconds = 3", "seconds = 2"));
     let url = liar(Duration::from_millis(200));
     let ran = ["run", "--scenario", "own.toml", "--url", &url];
     // It lies, too.

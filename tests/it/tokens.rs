@@ -16,7 +16,7 @@ on_both_stores!(
 
 /// How long a token is good: whole seconds, so a little less. What is left when the next
 /// one is asked for must do on a busy machine.
-const LIFE: Duration = Duration::from_secs(12);
+const LIFE: Duration = Duration::from_secs(16);
 
 /// A sign-in that gives short tokens, or none.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl TokenProvider for SignIn {
             this.asked.fetch_add(1, Ordering::SeqCst);
             let now = this.at_once.fetch_add(1, Ordering::SeqCst) + 1;
             this.most_at_once.fetch_max(now, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
             this.at_once.fetch_sub(1, Ordering::SeqCst);
             match this.gives.load(Ordering::SeqCst) {
                 true => Ok(this.target.token(&this.user, "bob", LIFE)),

@@ -52,7 +52,7 @@ const WAITS: Capabilities = Some(
 /// Times that a test can wait for.
 const SHORT: Times = Times {
     ping_every: Duration::from_millis(200),
-    silence: Duration::from_secs(2),
+    silence: Duration::from_secs(5),
     no_hints_retry: Duration::from_millis(300),
 };
 

@@ -13,8 +13,8 @@ use crate::devices::lean::Place;
 use crate::devices::{Lean, LeanUser, Surroundings};
 use crate::due::wait_until;
 use crate::floor::Rounds;
-use crate::measure::Recorder;
 use crate::measure::machine::Machine;
+use crate::measure::{self, Recorder};
 use crate::report::mib;
 use crate::scenario::{Fleet, Scenario};
 use crate::server::{Folding, Options, Servers, Store, beside_us};
@@ -277,41 +277,37 @@ async fn load(target: &Target, user: &str, rows: &[DownloadChange]) -> anyhow::R
 /// What the server itself says of its storage. It has not been asked before: later
 /// answers are up to a minute old.
 async fn told(servers: &Servers) -> anyhow::Result<String> {
+    let http = measure::told::beside_us()?;
     let began = Instant::now();
-    loop {
-        let mut kinds = asked(servers).await?;
-        // A busy server says so later: it does not let the page wait for it.
-        if kinds.is_empty() && began.elapsed() < PATIENCE {
-            tokio::time::sleep(FOLDING.pause).await;
-            continue;
-        }
-        ensure!(!kinds.is_empty(), "the server does not tell its storage");
-        kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
-        // Below a tenth of a MiB there is nothing to be found.
-        kinds.retain(|(_, bytes)| *bytes > f64::from(1 << 20) / 10.0);
-        let kinds = kinds
-            .into_iter()
-            .map(|(kind, bytes)| format!("{kind} {}", mib(bytes)));
-        return Ok(kinds.collect::<Vec<_>>().join(", "));
+    let mut kinds = asked(&http, servers).await?;
+    // A busy server says so later: it does not let the page wait for it.
+    while kinds.is_empty() {
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "the server does not tell its storage"
+        );
+        tokio::time::sleep(FOLDING.pause).await;
+        kinds = asked(&http, servers).await?;
     }
+    kinds.sort_by(|a, b| b.1.total_cmp(&a.1));
+    // Below a tenth of a MiB there is nothing to be found.
+    kinds.retain(|(_, bytes)| *bytes > f64::from(1 << 20) / 10.0);
+    let kinds = kinds
+        .into_iter()
+        .map(|(kind, bytes)| format!("{kind} {}", mib(bytes)));
+    Ok(kinds.collect::<Vec<_>>().join(", "))
 }
 
 /// Bytes by kind, as `/metrics` has them now.
-async fn asked(servers: &Servers) -> anyhow::Result<Vec<(String, f64)>> {
+async fn asked(http: &reqwest::Client, servers: &Servers) -> anyhow::Result<Vec<(String, f64)>> {
     let operators = servers.operators();
     let address = {
         let addresses = operators.addresses.lock();
         addresses.expect("BUG: no panic under this lock")[0]
     };
-    let text = reqwest::Client::builder()
-        .no_proxy()
-        .build()?
-        .get(format!("http://{address}/metrics"))
-        .bearer_auth(&operators.token)
-        .send()
-        .await?
-        .text()
-        .await?;
+    let request = operators.request(http, address).timeout(PATIENCE);
+    let answer = request.send().await?;
+    let text = answer.error_for_status()?.text().await?;
     let mut kinds = Vec::new();
     for line in text.lines() {
         let Some(rest) = line.strip_prefix("oversync_storage_bytes{kind=\"") else {

@@ -28,6 +28,15 @@ pub struct Operators {
     pub token: String,
 }
 
+impl Operators {
+    /// Asks one process for its metrics, for as long as [`PATIENCE`].
+    pub fn request(&self, http: &reqwest::Client, address: SocketAddr) -> reqwest::RequestBuilder {
+        http.get(format!("http://{address}/metrics"))
+            .bearer_auth(&self.token)
+            .timeout(PATIENCE)
+    }
+}
+
 /// Figures of one second by name: per second for what is counted, the mean for
 /// what is measured, the value for what has one.
 pub type Told = BTreeMap<String, f64>;
@@ -42,11 +51,15 @@ pub struct Scraper {
 /// By family, without labels: the value, and whether it counts up.
 type Totals = HashMap<String, f64>;
 
+/// Our own servers are on this machine, whatever proxy there is.
+pub fn beside_us() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().build()
+}
+
 impl Scraper {
     /// Nobody has answered yet. The error is the system's.
     pub fn new() -> anyhow::Result<Self> {
-        // Our own servers are on this machine, whatever proxy there is.
-        let http = reqwest::Client::builder().no_proxy().build()?;
+        let http = beside_us()?;
         Ok(Self { http, last: None })
     }
 
@@ -67,13 +80,9 @@ impl Scraper {
         if addresses.is_empty() {
             return Told::new();
         }
-        let asked = addresses.iter().map(|address| {
-            self.http
-                .get(format!("http://{address}/metrics"))
-                .bearer_auth(&operators.token)
-                .timeout(PATIENCE)
-                .send()
-        });
+        let asked = addresses
+            .iter()
+            .map(|address| operators.request(&self.http, *address).send());
         let mut totals = Totals::new();
         for answer in join_all(asked).await {
             let text = match answer {

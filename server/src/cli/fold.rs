@@ -55,6 +55,7 @@ async fn fold_all(
         users,
         removed,
         forgotten,
+        ..
     } = pass_with(retention, &Arc::new(catalog), rules, &nobody).await?;
     println!(
         "users folded: {users}, entries removed: {removed}, silent devices forgotten: {forgotten}"

@@ -41,6 +41,8 @@ pub struct Done {
     pub removed: u64,
     /// Devices forgotten that had been silent.
     pub forgotten: u64,
+    /// Indexes built anew.
+    pub reindexed: u64,
 }
 
 /// Told of a user before its next fold is put in place.
@@ -92,8 +94,9 @@ impl Job {
                             users,
                             removed,
                             forgotten,
+                            reindexed,
                         } = done;
-                        tracing::info!(users, removed, forgotten, "folded");
+                        tracing::info!(users, removed, forgotten, reindexed, "folded");
                     }
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "folding stopped; it goes on later"),
@@ -147,7 +150,7 @@ async fn write_down(store: &dyn Store, readers: &Readers) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Goes over all users once; `None` while another process does. `before_fold` is told of
+/// Goes over all users once, and tidies up; `None` while another process does. `before_fold` is told of
 /// each user whose fold is about to be replaced.
 pub async fn pass(
     store: &dyn Store,
@@ -158,7 +161,10 @@ pub async fn pass(
     let Some(mut retention) = store.retention().await? else {
         return Ok(None);
     };
-    let done = pass_with(&mut *retention, catalog, rules, before_fold).await?;
+    let mut done = pass_with(&mut *retention, catalog, rules, before_fold).await?;
+    if rules.reindexes && done.removed > 0 {
+        done.reindexed = retention.tidy().await?;
+    }
     Ok(Some(done))
 }
 

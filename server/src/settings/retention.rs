@@ -34,6 +34,10 @@ pub struct RetentionSettings {
     /// from which nothing is ever removed: `oversync history` prints it. What was removed
     /// before this was set is gone.
     pub keep_history: bool,
+    /// Whether the server builds those indexes of its own tables anew of which a third or
+    /// more has become empty (`REINDEX CONCURRENTLY`, beside everybody else). Without it,
+    /// that is `oversync fold --compact`. PostgreSQL only.
+    pub reindex: bool,
 }
 
 impl Default for RetentionSettings {
@@ -45,6 +49,7 @@ impl Default for RetentionSettings {
             silent_days: 90,
             min_entries: 1_000,
             keep_history: false,
+            reindex: true,
         }
     }
 }
@@ -60,6 +65,7 @@ impl RetentionSettings {
                 true => Removed::Kept,
                 false => Removed::Gone,
             },
+            reindexes: self.reindex,
         }
     }
 

@@ -23,6 +23,7 @@ mod open;
 mod page;
 mod project;
 pub(crate) mod recovery;
+mod reindex;
 mod retention;
 mod standing;
 mod tables;

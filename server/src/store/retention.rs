@@ -74,6 +74,8 @@ pub struct Rules {
     pub at_least: i64,
     /// What becomes of entries that are removed.
     pub removed: Removed,
+    /// Whether indexes that have become loose are built anew after a pass.
+    pub reindexes: bool,
 }
 
 /// A user with something to fold or to remove.
@@ -217,6 +219,11 @@ pub trait Retention: Send {
     /// Removes the records of changes that their devices have settled, and says
     /// that nothing is left to remove.
     async fn swept(&mut self, user: UserKey, fold: FoldNumber) -> Result<(), StoreError>;
+
+    /// Makes what has become much larger than it must be small again, where that holds
+    /// up nobody. How many indexes were built anew: none on the embedded store, whose
+    /// pages are joined as they empty.
+    async fn tidy(&mut self) -> Result<u64, StoreError>;
 
     /// Gives back to the file system what lies unused among what is stored. May take
     /// minutes. The embedded store writes its whole file anew, and nothing else

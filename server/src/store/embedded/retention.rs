@@ -396,6 +396,10 @@ impl Retention for EmbeddedRetention {
             .await
     }
 
+    async fn tidy(&mut self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     async fn compact(&mut self) -> Result<(), StoreError> {
         self.writer
             .run(|connection| storage::compact(connection))

@@ -2,8 +2,7 @@
 //! an advisory lock on a connection of its own, and does everything on that one:
 //! when it is lost, so are both.
 
-use super::recovery::LET_GO;
-use super::{PostgresStore, connect_options};
+use super::{PostgresStore, connect_options, reindex};
 use crate::store::retention::{
     Heard, Moment, Part, Removed, Retention, Ripe, Rules, SEEN_SECONDS, STARTING_SECONDS, STEP,
     STEP_BYTES, Scanned, Stand,
@@ -13,14 +12,10 @@ use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
 use oversync_shared::{DeviceId, RowKey, ServerId, UserId};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgPool, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool, Row as _};
 
 /// The advisory lock of who folds; "ovfold" in ASCII.
 const FOLD_LOCK: i64 = 0x6f76_666f_6c64;
-
-/// What folding removes from and writes to. Their heaps are reused in place; what an index
-/// has had for an entry that is gone stays until all of its page is.
-const FOLDED: [&str; 4] = ["log", "rows", "folded", "records"];
 
 /// Users looked for at a time.
 const USERS: i64 = 50;
@@ -368,38 +363,11 @@ impl Retention for PostgresRetention {
         Ok(())
     }
 
+    async fn tidy(&mut self) -> Result<u64, StoreError> {
+        reindex::loose_ones(&mut self.connection).await
+    }
+
     async fn compact(&mut self) -> Result<(), StoreError> {
-        // Whoever has it take hours may kill it, and PostgreSQL is not to go on with it then.
-        let patiently = format!("SET statement_timeout = 0; SET lock_timeout = 0; {LET_GO}");
-        self.connection.execute(AssertSqlSafe(patiently)).await?;
-        // Built anew and cut off before it was whole: large, and written to all the same.
-        let left: Vec<String> = sqlx::query_scalar(
-            "SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %s', i.indexrelid::regclass) FROM pg_index i \
-             JOIN pg_class c ON c.oid = i.indexrelid \
-             WHERE NOT i.indisvalid AND c.relnamespace = 'oversync'::regnamespace AND c.relname ~ '_cc(new|old)\\d*$'",
-        )
-        .fetch_all(&mut self.connection)
-        .await?;
-        for drop in left {
-            // The name is quoted by PostgreSQL.
-            self.connection.execute(AssertSqlSafe(drop)).await?;
-        }
-        for table in FOLDED {
-            let vacuum = format!("VACUUM oversync.{table}");
-            self.connection.execute(AssertSqlSafe(vacuum)).await?;
-            // Not the whole table: what is left of a TOAST index that was cut off is in a
-            // schema where we may not drop it.
-            let indexes: Vec<String> = sqlx::query_scalar(
-                "SELECT format('REINDEX INDEX CONCURRENTLY %s', indexrelid::regclass) FROM pg_index \
-                 WHERE indrelid = $1::regclass ORDER BY indexrelid",
-            )
-            .bind(format!("oversync.{table}"))
-            .fetch_all(&mut self.connection)
-            .await?;
-            for reindex in indexes {
-                self.connection.execute(AssertSqlSafe(reindex)).await?;
-            }
-        }
-        Ok(())
+        reindex::all(&mut self.connection).await
     }
 }
