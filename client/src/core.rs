@@ -14,6 +14,7 @@ use crate::status::{self, Live, Status};
 use crate::transport::Transport;
 use oversync_shared::wire::{Capabilities, feature};
 use oversync_shared::{ServerId, UserId};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
@@ -108,15 +109,30 @@ pub(crate) struct Core {
     /// Held as well: by one process of all that have the file open.
     pub(crate) lease: Lease,
     server: Mutex<Option<Server>>,
-    live: Mutex<Live>,
-    /// The file's part of the status, as last read.
-    file: Mutex<Status>,
+    known: Mutex<Known>,
+    /// How often the file's part of the status has been read.
+    readings: Arc<AtomicU64>,
     /// When the status is next to be read in the middle of something long.
     next_progress: Mutex<Option<Instant>>,
     /// The server's time when old conflict records were last looked for.
     pruned_at: Mutex<Option<i64>>,
     changed: broadcast::Sender<Changed>,
     status: watch::Sender<Status>,
+}
+
+/// What a status is made of.
+struct Known {
+    live: Live,
+    /// The file's part, as last read.
+    file: Status,
+    /// The number of that reading: of two that were made side by side, the later counts.
+    reading: u64,
+}
+
+impl Known {
+    fn status(&self) -> Status {
+        self.live.complete(self.file.clone())
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -127,12 +143,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Core {
     /// Whose file it is.
     pub(crate) fn user(&self) -> UserId {
-        UserId::new(&lock(&self.file).user).expect("BUG: the file has an owner")
+        UserId::new(&lock(&self.known).file.user).expect("BUG: the file has an owner")
     }
 
     /// This device's name.
     pub(crate) fn device(&self) -> String {
-        lock(&self.file).device.clone()
+        lock(&self.known).file.device.clone()
     }
 
     pub(crate) fn new(db: Db, transport: Transport, lease: Lease, status: Status) -> Self {
@@ -143,8 +159,12 @@ impl Core {
             turn: Arc::default(),
             lease,
             server: Mutex::new(None),
-            live: Mutex::new(Live::default()),
-            file: Mutex::new(status.clone()),
+            known: Mutex::new(Known {
+                live: Live::default(),
+                file: status.clone(),
+                reading: 0,
+            }),
+            readings: Arc::default(),
             next_progress: Mutex::new(None),
             pruned_at: Mutex::new(None),
             changed: broadcast::channel(changes::BUFFER).0,
@@ -175,6 +195,11 @@ impl Core {
         let server = Server::of(self.transport.capabilities().await?.as_ref());
         *lock(&self.server) = Some(server);
         Ok(server)
+    }
+
+    /// Whether [`Core::server`] answers without asking.
+    pub(crate) fn knows_server(&self) -> bool {
+        lock(&self.server).is_some()
     }
 
     /// The server may have been replaced by another version of itself.
@@ -224,21 +249,20 @@ impl Core {
 
     /// Changes what the engine knows, and publishes it.
     pub(crate) fn live(&self, change: impl FnOnce(&mut Live)) {
-        let live = {
-            let mut live = lock(&self.live);
-            change(&mut live);
-            live.clone()
-        };
-        let new = live.complete(lock(&self.file).clone());
-        self.publish(new);
+        self.learn(|known| change(&mut known.live));
     }
 
-    fn publish(&self, new: Status) {
+    /// The same for all that is known. What is published last is what was learned last.
+    fn learn<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut known = lock(&self.known);
+        let told = change(&mut known);
+        let new = known.status();
         self.status.send_if_modified(|status| {
             let modified = new != *status;
             *status = new;
             modified
         });
+        told
     }
 
     /// A head that a reply or a hint told. Hints may be forged: it only counts
@@ -252,26 +276,33 @@ impl Core {
     /// A page has been committed: says how far the device has got, without reading
     /// the file again.
     pub(crate) fn page_done(&self, cursor: ServerId, rows: usize, has_more: bool) {
-        {
-            let mut file = lock(&self.file);
+        self.learn(|Known { live, file, .. }| {
             file.cursor = cursor.get();
             file.progress = None;
-        }
-        self.live(|live| match &mut live.pass {
-            Some((pass, progress)) if has_more => {
-                *progress = pass.page(Instant::now().into_std(), cursor, rows);
+            match &mut live.pass {
+                Some((pass, progress)) if has_more => {
+                    *progress = pass.page(Instant::now().into_std(), cursor, rows);
+                }
+                pass => *pass = None,
             }
-            pass => *pass = None,
         });
     }
 
     /// Reads the file's part of the status again and publishes it.
     pub(crate) async fn refresh_status(&self) -> Result<Status, Error> {
-        let read = self.db.read(status::read).await?;
-        lock(&self.file).clone_from(&read);
-        let new = lock(&self.live).complete(read);
-        self.publish(new.clone());
-        Ok(new)
+        let readings = Arc::clone(&self.readings);
+        let read = self.db.read(move |conn| {
+            let number = readings.fetch_add(1, Ordering::Relaxed) + 1;
+            Ok((number, status::read(conn)?))
+        });
+        let (number, read) = read.await?;
+        Ok(self.learn(|known| {
+            if number > known.reading {
+                known.reading = number;
+                known.file.clone_from(&read);
+            }
+            known.live.complete(read)
+        }))
     }
 
     /// One step of many is done: publishes how far it has come, a few times a
@@ -293,8 +324,8 @@ impl Core {
 
     /// Everything is read again, as the file says: how far behind the device is, nobody knows until then.
     pub(crate) fn starts_over(&self) {
-        lock(&self.file).hydrated = false;
-        self.live(|live| {
+        self.learn(|Known { live, file, .. }| {
+            file.hydrated = false;
             live.head = ServerId::ZERO;
             live.pass = None;
         });

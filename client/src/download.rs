@@ -32,8 +32,17 @@ pub struct Downloaded {
 /// Downloads and applies one page of at most `limit` changes. The caller has
 /// the turn.
 pub(crate) async fn once(core: &Core, limit: Option<usize>) -> Result<Downloaded, Error> {
-    let server = core.server().await?;
     let state = core.db.read(State::load).await?;
+    page(core, state, limit).await
+}
+
+/// The same for who has just read the file's state.
+pub(crate) async fn page(
+    core: &Core,
+    state: State,
+    limit: Option<usize>,
+) -> Result<Downloaded, Error> {
+    let server = core.server().await?;
     let request = PageRequest {
         after: state.cursor,
         limit: limit.unwrap_or(server.page).clamp(1, server.page),

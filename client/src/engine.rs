@@ -16,10 +16,12 @@ use crate::error::{Error, SetupError};
 use crate::listener::{self, Signal, Times};
 use crate::log;
 use crate::pause;
+use crate::shadow;
 use crate::state::State;
 use crate::status::{ConnectionState, Stalled};
 use crate::{download, upload};
 use oversync_shared::ServerId;
+use rusqlite::Connection;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -192,6 +194,22 @@ async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await.map(|_| ());
 }
 
+/// What the file says between two requests, in one look.
+struct Found {
+    paused: pause::Paused,
+    /// Whether a row of the server waits to be written.
+    has_shadows: bool,
+    state: State,
+}
+
+fn look(conn: &Connection) -> Result<Found, Error> {
+    Ok(Found {
+        paused: pause::read(conn)?,
+        has_shadows: shadow::is_any(conn)?,
+        state: State::load(conn)?,
+    })
+}
+
 impl Engine {
     fn ready(&self) -> bool {
         self.retry_at().is_some_and(|time| time <= Instant::now())
@@ -314,16 +332,10 @@ impl Engine {
         let core = Arc::clone(&self.core);
         let _turn = core.turn().await?;
         loop {
-            let paused = core.db.read(pause::read).await?;
-            self.hold_back(paused);
-            let upload = self.due.upload && self.refusal.until <= Instant::now();
-            if !upload && !self.due.download {
-                return Ok(());
-            }
-            if upload {
+            let uploads = self.may_upload();
+            if uploads {
                 match upload::once_unless_paused(&core).await {
-                    // Since it was looked at.
-                    Ok(None) => continue,
+                    Ok(None) => {}
                     Ok(Some(done)) => {
                         self.refusal = Refusal::none();
                         self.due.upload = done.sent > 0;
@@ -336,15 +348,18 @@ impl Engine {
                     }
                     Err(error) => return Err(error),
                 }
-                // So may the rest of a conflict: a parent that a page brings.
-                self.due.download |= core.db.read(crate::shadow::is_any).await?;
-                // An answer that begins a new pass leaves nothing to send before it
-                // is done: nothing else would ask for its first page.
-                self.due.download |= !core.db.read(State::load).await?.hydrated;
+            }
+            let found = core.db.read(look).await?;
+            self.hold_back(found.paused);
+            if uploads {
+                // A parent that a page brings may stand in the way of the rest of a
+                // conflict. And an answer that begins a new pass leaves nothing to send
+                // before it is done: nothing else would ask for its first page.
+                self.due.download |= found.has_shadows || !found.state.hydrated;
             }
             // What an upload makes due is held back like anything else.
-            if self.due.download && !paused.downloads {
-                let done = download::once(&core, None).await?;
+            if self.due.download && !found.paused.downloads {
+                let done = download::page(&core, found.state, None).await?;
                 self.cursor = done.next_after;
                 self.due.download = done.has_more;
                 if !done.has_more {
@@ -352,9 +367,15 @@ impl Engine {
                     // to upload.
                     self.due.upload |= core.db.read(capture::has_work).await?;
                 }
+            } else if !uploads && !self.may_upload() {
+                return Ok(());
             }
             core.progressed().await?;
         }
+    }
+
+    fn may_upload(&self) -> bool {
+        self.due.upload && self.refusal.until <= Instant::now()
     }
 
     /// What is paused is kept for later; what no longer is, is due.

@@ -60,7 +60,7 @@ impl UploadContext {
             doubt.settle(Head::Found(applied.head));
             return Ok(applied);
         }
-        // Before the hints that it leads to.
+        // Before the hints that it leads to, but one that comes of the question for heads.
         let commit = Event::Commit {
             device: upload.device.clone(),
             changes: applied.entries,

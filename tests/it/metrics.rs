@@ -38,7 +38,7 @@ fn manual() -> BTreeSet<&'static str> {
 
 async fn server(backend: Backend) -> (Database, Server) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default().operators()).await;
+    let server = Server::start(&database, Config::default().unfolded().operators()).await;
     (database, server)
 }
 
@@ -123,8 +123,8 @@ async fn work_moves_its_metrics(backend: Backend) {
         assert_eq!(admin.metric(metric).await, expected, "{metric}");
     }
     // One of the two may have been found by the question for heads.
-    let told = admin.metric("oversync_hint_seconds_count").await;
-    assert!((1.0..=2.0).contains(&told), "{told}");
+    let timed = admin.metric("oversync_hint_seconds_count").await;
+    assert!((1.0..=2.0).contains(&timed), "{timed}");
     // The server asks now and then by itself.
     eventually("the database is left alone", || async {
         (admin.metric("oversync_store_in_flight").await == 0.0).then_some(())

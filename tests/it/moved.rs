@@ -362,6 +362,8 @@ async fn a_move_is_not_taken_back_under_what_was_written_since() {
     let config = std::fs::read(pair.server.config()).expect("the settings");
 
     pair.restart_on_target().await;
+    // It listens before it has a connection.
+    everything(&device).await;
     let said = pair.run(&pair.undo()).await;
     assert!(said.contains("running servers"), "{said}");
     device.upload(&[row(2)]).await;

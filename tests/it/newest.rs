@@ -165,7 +165,7 @@ async fn memory_answers_to_the_letter_what_the_database_says(backend: Backend) {
 
 async fn server(backend: Backend) -> (Database, Server) {
     let database = backend.database().await;
-    let server = Server::start(&database, Config::default().operators()).await;
+    let server = Server::start(&database, Config::default().unfolded().operators()).await;
     (database, server)
 }
 

@@ -49,7 +49,9 @@ async fn nothing_is_asked_before_the_time_the_server_names() {
     }
     for way in ["/sync/download", "/sync/ws"] {
         let seen = proxy.seen(way);
-        assert!((2..=5).contains(&seen.len()), "{way}: {} times", seen.len());
+        let times = seen.len();
+        let most = start.elapsed().as_secs() as usize / 2 + 1;
+        assert!((2..=most).contains(&times), "{way}: {times} times");
         for pair in seen.windows(2) {
             let apart = pair[1] - pair[0];
             assert!(apart >= Duration::from_millis(1_950), "{way}: {apart:?}");

@@ -4,7 +4,8 @@
 
 use crate::authority::Authority;
 use crate::eventually::eventually;
-use std::net::{SocketAddr, TcpListener};
+use crate::port::HeldPort;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -17,8 +18,9 @@ const SAMPLE: &str = include_str!("../../packaging/nginx.conf");
 #[derive(Debug)]
 pub struct Nginx {
     child: Child,
-    port: u16,
-    _folder: TempDir,
+    /// Nobody else takes it meanwhile; nginx may.
+    port: HeldPort,
+    folder: TempDir,
 }
 
 impl Nginx {
@@ -28,20 +30,9 @@ impl Nginx {
     /// When it cannot be started.
     pub async fn start(servers: &[SocketAddr], authority: &Authority) -> Self {
         authority.renew();
-        for _ in 0..5 {
-            if let Some(proxy) = Self::try_start(servers, authority).await {
-                return proxy;
-            }
-        }
-        panic!("nginx ends at once; install it: apt-get install nginx-light");
-    }
-
-    /// `None` when it ended: somebody else may have taken its port just then.
-    async fn try_start(servers: &[SocketAddr], authority: &Authority) -> Option<Self> {
         let folder = TempDir::with_prefix("oversync-nginx.").expect("a temporary folder");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
+        let held = HeldPort::take();
+        let port = held.address().port();
         let site = site(port, servers, authority);
         let text = main_file(folder.path(), &site);
         let config = folder.path().join("nginx.conf");
@@ -58,31 +49,25 @@ impl Nginx {
         let child = child.expect("nginx runs; install it: apt-get install nginx-light");
         let mut proxy = Self {
             child,
-            port,
-            _folder: folder,
+            port: held,
+            folder,
         };
-        let errors = proxy._folder.path().join("error.log");
-        let is_up = eventually("nginx takes connections, or ends", || {
-            let ended = proxy.child.try_wait().expect("can be waited for");
-            let connected = TcpStream::connect(("127.0.0.1", port));
-            async move {
-                match ended {
-                    Some(_) => Some(false),
-                    None => connected.await.ok().map(|_| true),
-                }
+        let errors = proxy.folder.path().join("error.log");
+        eventually("nginx takes connections", || {
+            if let Some(status) = proxy.child.try_wait().expect("can be waited for") {
+                let log = std::fs::read_to_string(&errors).unwrap_or_default();
+                panic!("nginx ended, {status}: {log}");
             }
+            let connected = TcpStream::connect(("127.0.0.1", port));
+            async move { connected.await.ok() }
         })
         .await;
-        if !is_up {
-            let log = std::fs::read_to_string(&errors).unwrap_or_default();
-            eprintln!("nginx ended: {log}");
-        }
-        is_up.then_some(proxy)
+        proxy
     }
 
     /// Where devices find it.
     pub fn base(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        format!("https://{}", self.port.address())
     }
 }
 

@@ -11,8 +11,9 @@ use std::cell::Cell;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{AbortHandle, JoinHandle};
 use url::Url;
 
@@ -33,6 +34,9 @@ const PIECE: usize = 256 * 1024;
 /// How psql ends where the database has refused a statement: nothing is left of the
 /// transaction then.
 const REFUSED: i32 = 3;
+
+/// How long one that was killed is waited for: longer only where a disk does not answer.
+const DYING: Duration = Duration::from_secs(1);
 
 /// Bytes of a program's complaint that are told.
 const SAID: usize = 2_000;
@@ -60,14 +64,43 @@ impl Program {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end. One that is cut off has ended, too, when this is dropped:
+/// a moment later it might make a file again that its caller removes.
 pub(super) async fn finish(program: Program, mut command: Command) -> Result<(), RecoveryError> {
-    let output = command.stdout(Stdio::null()).output().await;
-    let output = output.map_err(|error| not_started(program, error))?;
-    if output.status.success() {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = Running(child.map_err(|error| not_started(program, error))?);
+    let mut stderr = Vec::new();
+    let mut said = child.0.stderr.take().expect("BUG: asked for above");
+    let ended = async {
+        said.read_to_end(&mut stderr).await?;
+        child.0.wait().await
+    };
+    let status = ended.await.map_err(|error| not_started(program, error))?;
+    if status.success() {
         return Ok(());
     }
+    let output = Output {
+        status,
+        stdout: Vec::new(),
+        stderr,
+    };
     Err(failed(program, &output))
+}
+
+/// A program that ends with the value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error means that it has ended.
+        if self.0.start_kill().is_err() {
+            return;
+        }
+        let began = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && began.elapsed() < DYING {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 pub(super) fn not_started(program: Program, error: std::io::Error) -> RecoveryError {

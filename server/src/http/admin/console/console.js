@@ -125,8 +125,12 @@ server.repeat(2, async () => {
 });
 
 // ------------------------------------------------------------------- failures
+let failuresAsked = 0;
+
 async function failures(after) {
+  const mine = ++failuresAsked;
   const found = await server.ask("/admin/failures", { after });
+  if (mine !== failuresAsked) return;
   const table = find("failure-list");
   if (!after) table.tBodies[0].replaceChildren();
   table.tBodies[0].append(...found.failures.map(failure => {
@@ -167,8 +171,13 @@ async function retry(failure, line, button, retries) {
 find("failures-first").addEventListener("click", () => attempt(() => failures(null)));
 
 // ---------------------------------------------------------------------- users
+// The question that was asked last: an answer to one before comes too late.
+let usersAsked = 0;
+
 async function users(after) {
+  const mine = ++usersAsked;
   const found = await server.ask("/admin/users", { prefix: find("users-prefix").value, after });
+  if (mine !== usersAsked) return;
   const table = find("user-list");
   if (!after) table.tBodies[0].replaceChildren();
   table.tBodies[0].append(...found.users.map(user => row(table, [userLink(user.user), number(user.head), number(user.floor)])));
