@@ -30,6 +30,16 @@ impl Pair {
         Self::set_to(config()).await
     }
 
+    /// The server has ended, and a device has written one row before: what it reads then.
+    async fn stopped_with_a_row() -> (Self, HttpDevice, Value) {
+        let mut pair = Self::set().await;
+        let device = pair.server.target().one_device();
+        device.upload(&[row(1)]).await;
+        let before = everything(&device).await;
+        pair.server.terminate().await;
+        (pair, device, before)
+    }
+
     async fn set_to(config: Config) -> Self {
         let file = Backend::Embedded.database().await;
         file.execute(business_tables(Backend::Embedded)).await;
@@ -73,6 +83,10 @@ impl Pair {
         std::fs::write(self.server.config(), settings.to_toml()).expect("written");
         self.server.restart(Port::Same).await;
     }
+}
+
+fn row(id: i64) -> Value {
+    insert(id, "business.users", &fresh_key(), json!({"n": id}))
 }
 
 fn config() -> Config {
@@ -256,12 +270,7 @@ async fn history_kept_for_audit_arrives() {
 /// HISTORY-IDENTITY: two databases would hand out the same places under one epoch.
 #[tokio::test]
 async fn a_file_that_has_moved_is_not_served() {
-    let mut pair = Pair::set().await;
-    let device = pair.server.target().one_device();
-    let row = |id| insert(id, "business.users", &fresh_key(), json!({"n": id}));
-    device.upload(&[row(1)]).await;
-    let before = everything(&device).await;
-    pair.server.terminate().await;
+    let (mut pair, device, before) = Pair::stopped_with_a_row().await;
     let not_moved = pair.run(&pair.undo()).await;
     assert!(not_moved.contains("has not been moved"), "{not_moved}");
     pair.server.told(&pair.command()).await;
@@ -307,12 +316,7 @@ async fn a_file_that_has_moved_is_not_served() {
 /// Between its two marks: neither side may be served, and the file's history is whole.
 #[tokio::test]
 async fn a_file_that_cannot_be_marked_keeps_its_history() {
-    let mut pair = Pair::set().await;
-    let device = pair.server.target().one_device();
-    let row = |id| insert(id, "business.users", &fresh_key(), json!({"n": id}));
-    device.upload(&[row(1)]).await;
-    let before = everything(&device).await;
-    pair.server.terminate().await;
+    let (mut pair, device, before) = Pair::stopped_with_a_row().await;
     // The mark's place is taken.
     pair.file
         .execute("CREATE TABLE _oversync_moved (moved_to TEXT, moved_at TEXT, unfinished TEXT)")
@@ -331,12 +335,7 @@ async fn a_file_that_cannot_be_marked_keeps_its_history() {
 /// A move that ended between its two marks, whichever way, is taken back the same.
 #[tokio::test]
 async fn an_unfinished_move_is_taken_back() {
-    let mut pair = Pair::set().await;
-    let device = pair.server.target().one_device();
-    let row = insert(1, "business.users", &fresh_key(), json!({}));
-    device.upload(&[row]).await;
-    let before = everything(&device).await;
-    pair.server.terminate().await;
+    let (mut pair, device, before) = Pair::stopped_with_a_row().await;
     pair.server.told(&pair.command()).await;
     let mark = "SELECT unfinished FROM _oversync_moved";
     let unfinished = pair.file.ask(mark).await.expect("a mark");
@@ -355,7 +354,6 @@ async fn an_unfinished_move_is_taken_back() {
 async fn a_move_is_not_taken_back_under_what_was_written_since() {
     let mut pair = Pair::set().await;
     let (device, other) = pair.server.target().two_devices();
-    let row = |id| insert(id, "business.users", &fresh_key(), json!({"n": id}));
     device.upload(&[row(1)]).await;
     pair.server.terminate().await;
     pair.server.told(&pair.command()).await;
@@ -395,11 +393,7 @@ async fn a_move_is_not_taken_back_under_what_was_written_since() {
 /// Nor is who was refused let in again.
 #[tokio::test]
 async fn a_move_is_not_taken_back_under_a_revocation() {
-    let mut pair = Pair::set().await;
-    let device = pair.server.target().one_device();
-    let row = insert(1, "business.users", &fresh_key(), json!({}));
-    device.upload(&[row]).await;
-    pair.server.terminate().await;
+    let (pair, device, _) = Pair::stopped_with_a_row().await;
     pair.server.told(&pair.command()).await;
     let revoke = ["revoke", "--user", device.user(), "--device", "phone"];
     let there = ["--database-url", pair.target.url()];
@@ -433,12 +427,7 @@ async fn a_move_is_not_taken_back_under_a_fold() {
 /// What arrives is looked at before a server may have it.
 #[tokio::test]
 async fn what_is_damaged_does_not_arrive() {
-    let mut pair = Pair::set().await;
-    let device = pair.server.target().one_device();
-    device
-        .upload(&[insert(1, "business.users", &fresh_key(), json!({"n": 1}))])
-        .await;
-    pair.server.terminate().await;
+    let (mut pair, device, _) = Pair::stopped_with_a_row().await;
     pair.file
         .execute("UPDATE _oversync_log SET payload = '{\"n\":2}'")
         .await;

@@ -1,15 +1,19 @@
 //! Devices that do not know what was deleted, while the server folds deletions away: a
 //! file whose backup was put back, and a key that is used again.
 
-use oversync_tests::folding::{eager, own};
+use oversync_tests::folding::{count, eager, own};
+use oversync_tests::proxy::{Proxy, Verdict};
 use oversync_tests::target::{fresh_key, fresh_user};
-use oversync_tests::{App, Backend, Database, Server, eventually, on_both_stores};
+use oversync_tests::{App, Backend, Database, Server, Target, eventually, on_both_stores};
 use rusqlite::Connection;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 on_both_stores!(
     a_file_put_back_that_uploads_first_has_no_row_too_many,
     a_row_made_anew_under_a_folded_tombstone_stays,
+    what_was_sent_before_the_backup_is_not_made_anew,
 );
 
 fn run(app: &App, sql: &str, key: &str) {
@@ -27,6 +31,12 @@ async fn all_is_folded(database: &Database, apps: &[&App]) {
         (database.ask(&behind).await? == "0").then_some(())
     })
     .await;
+}
+
+fn backed_up(app: &App) -> PathBuf {
+    let backup = app.path().with_extension("backup");
+    run(app, "VACUUM INTO ?1", backup.to_str().expect("text"));
+    backup
 }
 
 /// The file as its last backup had it.
@@ -50,9 +60,7 @@ async fn a_file_put_back_that_uploads_first_has_no_row_too_many(backend: Backend
     for app in [&ada, &bob] {
         app.client.sync().await.expect("synchronised");
     }
-    let backup = ada.path().with_extension("backup");
-    let copied = backup.to_str().expect("text");
-    run(&ada, "VACUUM INTO ?1", copied);
+    let backup = backed_up(&ada);
     // Numbers that the copy does not know to be used.
     run(
         &ada,
@@ -149,5 +157,72 @@ async fn a_row_made_anew_under_a_folded_tombstone_stays(backend: Backend) {
     assert_eq!(cyd.people().len(), 2);
     assert_eq!(cyd.client.status().await.expect("a status").unsent, 0);
     assert_eq!(cyd.client.conflicts().await.expect("a list").len(), 0);
+    server.verified().await;
+}
+
+/// The answer to an upload was lost, and a backup made then. The server has it; what it
+/// knew of it is settled and forgotten, and the row deleted since. Sent again by the file
+/// that was put back, it looks like a row made anew.
+async fn what_was_sent_before_the_backup_is_not_made_anew(backend: Backend) {
+    let database = backend.database().await;
+    let server = Server::start(&database, eager()).await;
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let judge = Arc::clone(&is_lost);
+    let proxy = Proxy::start(server.address(), move |line| {
+        match judge.load(Ordering::SeqCst) && line.contains("/sync/upload") {
+            true => Verdict::Short(0),
+            false => Verdict::Pass,
+        }
+    })
+    .await;
+    let behind = Target::new(proxy.base(), server.target().secret());
+    let user = fresh_user();
+    let mut ada = App::open(&behind, &user, "ada").await;
+    let bob = App::open(&server.target(), &user, "bob").await;
+    for app in [&ada, &bob] {
+        app.client.sync().await.expect("synchronised");
+    }
+    let key = fresh_key();
+    is_lost.store(true, Ordering::SeqCst);
+    ada.add(&key, "sent");
+    ada.client.sync().await.expect_err("no answer");
+    let backup = backed_up(&ada);
+    let frozen = "SELECT count(*) FROM _sync_outbox";
+    let frozen: i64 = Connection::open(&backup)
+        .and_then(|file| file.query_row(frozen, [], |row| row.get(0)))
+        .expect("a count");
+    assert_eq!(frozen, 1);
+    is_lost.store(false, Ordering::SeqCst);
+    // Each tells that what came before it is settled.
+    for name in ["one more", "another"] {
+        ada.add(&fresh_key(), name);
+        ada.client.sync().await.expect("synchronised");
+    }
+    bob.client.sync().await.expect("synchronised");
+    run(&bob, "DELETE FROM users WHERE id = ?1", &key);
+    all_is_folded(&database, &[&bob, &ada]).await;
+    let devices = own(&database, "devices");
+    let known = format!(
+        "records r JOIN {devices} d ON d.user_key = r.user_key AND d.device_key = r.device_key \
+         WHERE d.device_id = 'ada' AND r.change_id = 1"
+    );
+    assert_eq!(count(&database, &known).await, 0);
+
+    ada.client.stop().await;
+    put_back(&backup, ada.path());
+    ada = ada.reopen(&behind).await;
+    eventually("both are at rest", || async {
+        for app in [&ada, &bob] {
+            app.client.sync().await.ok()?;
+        }
+        let unsent = ada.client.status().await.ok()?.unsent;
+        (unsent == 0 && ada.people() == bob.people()).then_some(())
+    })
+    .await;
+    let people = ada.people();
+    assert_eq!(people.len(), 2, "{people:?}");
+    assert!(people.iter().all(|(id, _)| *id != key), "{people:?}");
+    let kept = ada.client.conflicts().await.expect("a list");
+    assert_eq!(kept.len(), 1, "{kept:?}");
     server.verified().await;
 }
