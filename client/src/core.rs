@@ -125,7 +125,8 @@ struct Known {
     live: Live,
     /// The file's part, as last read.
     file: Status,
-    /// The number of that reading: of two that were made side by side, the later counts.
+    /// Readings up to this one are older: of two that were made side by side, the later
+    /// counts.
     reading: u64,
 }
 
@@ -276,7 +277,9 @@ impl Core {
     /// A page has been committed: says how far the device has got, without reading
     /// the file again.
     pub(crate) fn page_done(&self, cursor: ServerId, rows: usize, has_more: bool) {
-        self.learn(|Known { live, file, .. }| {
+        self.learn(|known| {
+            known.reading = self.readings.load(Ordering::Relaxed);
+            let Known { live, file, .. } = known;
             file.cursor = cursor.get();
             file.progress = None;
             match &mut live.pass {
@@ -324,10 +327,11 @@ impl Core {
 
     /// Everything is read again, as the file says: how far behind the device is, nobody knows until then.
     pub(crate) fn starts_over(&self) {
-        self.learn(|Known { live, file, .. }| {
-            file.hydrated = false;
-            live.head = ServerId::ZERO;
-            live.pass = None;
+        self.learn(|known| {
+            known.reading = self.readings.load(Ordering::Relaxed);
+            known.file.hydrated = false;
+            known.live.head = ServerId::ZERO;
+            known.live.pass = None;
         });
     }
 

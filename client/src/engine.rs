@@ -332,10 +332,11 @@ impl Engine {
         let core = Arc::clone(&self.core);
         let _turn = core.turn().await?;
         loop {
-            let uploads = self.may_upload();
+            let mut uploads = self.may_upload();
             if uploads {
                 match upload::once_unless_paused(&core).await {
-                    Ok(None) => {}
+                    // Held back below, unless somebody has just let it go.
+                    Ok(None) => uploads = false,
                     Ok(Some(done)) => {
                         self.refusal = Refusal::none();
                         self.due.upload = done.sent > 0;

@@ -8,6 +8,7 @@ use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{
     App, Backend, Config, Database, Port, Server, Target, eventually, on_both_stores, within,
 };
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ on_both_stores!(
     a_refused_upgrade_falls_back_to_long_poll,
     refused_uploads_do_not_keep_downloads_back,
     what_is_paused_waits_and_the_rest_moves,
+    a_batch_without_an_answer_waits_quietly_while_uploads_are_paused,
     another_client_on_the_file_stands_by_and_takes_over,
 );
 
@@ -266,4 +268,58 @@ async fn another_client_on_the_file_stands_by_and_takes_over(backend: Backend) {
     .await;
     crosses(&second, &ada).await;
     crosses(&ada, &second).await;
+}
+
+/// A row of it has been changed elsewhere: that cannot be written before the answer has
+/// come, and nothing is asked again and again meanwhile.
+async fn a_batch_without_an_answer_waits_quietly_while_uploads_are_paused(backend: Backend) {
+    let (_database, server) = server(backend).await;
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let judge = Arc::clone(&is_lost);
+    let proxy = Proxy::start(server.address(), move |line| {
+        match judge.load(Ordering::SeqCst) && line.contains("/sync/upload") {
+            true => Verdict::Short(0),
+            false => Verdict::Pass,
+        }
+    })
+    .await;
+    let user = fresh_user();
+    let ada = App::start(&server.target(), &user, "ada").await;
+    let bob = App::open(&behind(&proxy, &server), &user, "bob").await;
+    bob.client.sync().await.expect("synchronised");
+    let key = fresh_key();
+    bob.add(&key, "his");
+    is_lost.store(true, Ordering::SeqCst);
+    bob.client.sync().await.expect_err("no answer");
+    bob.client.pause(Direction::Uploads).await.expect("paused");
+    is_lost.store(false, Ordering::SeqCst);
+    eventually("it has arrived all the same", || async {
+        ada.people().iter().any(|(id, _)| *id == key).then_some(())
+    })
+    .await;
+    let edit = "UPDATE users SET name = 'hers' WHERE id = ?1";
+    ada.connection().execute(edit, [&key]).expect("edited");
+    ada.sent().await;
+
+    bob.client.start().expect("the engine starts");
+    status(&bob, "it has read that", |status| {
+        status.connection == ConnectionState::Online && status.behind_by == Some(0)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let pages = proxy.seen("/sync/download").len();
+    assert!(pages < 20, "{pages} pages were asked for");
+    assert_eq!(bob.client.status().await.expect("a status").unsent, 1);
+
+    bob.client
+        .resume(Direction::Uploads)
+        .await
+        .expect("resumed");
+    eventually("her edit is there", || async {
+        bob.people()
+            .contains(&(key.clone(), "hers".to_owned()))
+            .then_some(())
+    })
+    .await;
+    bob.sent().await;
 }

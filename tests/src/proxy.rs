@@ -158,6 +158,10 @@ async fn serve(
         return answer_at(date, client, server).await;
     }
     if let Some(most) = short {
+        let come = head.len() - end - 4;
+        let mut rest = vec![0; body_length(&text).saturating_sub(come)];
+        client.read_exact(&mut rest).await?;
+        server.write_all(&rest).await?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer).await?;
         return client.write_all(&answer[..answer.len().min(most)]).await;

@@ -18,7 +18,7 @@ use oversync_shared::{Catalog, ServerId, TableIx, UserId};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -32,6 +32,9 @@ const HEARD_STEP: usize = 1_000;
 /// it: what is written in all stays in proportion to what is uploaded.
 const PART: i64 = 4;
 
+/// After a failure indexes are left alone for so long.
+const UNTIDY: Duration = Duration::from_secs(3_600);
+
 /// What a pass has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
@@ -41,8 +44,6 @@ pub struct Done {
     pub removed: u64,
     /// Devices forgotten that had been silent.
     pub forgotten: u64,
-    /// Indexes built anew.
-    pub reindexed: u64,
 }
 
 /// Told of a user before its next fold is put in place.
@@ -69,6 +70,7 @@ impl Job {
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             let mut is_going = true;
+            let mut next_tidy = Instant::now();
             while is_going {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
@@ -94,9 +96,18 @@ impl Job {
                             users,
                             removed,
                             forgotten,
-                            reindexed,
                         } = done;
-                        tracing::info!(users, removed, forgotten, reindexed, "folded");
+                        tracing::info!(users, removed, forgotten, "folded");
+                        if rules.reindexes && removed > 0 && next_tidy <= Instant::now() {
+                            let tidied = tokio::select! {
+                                tidied = tidy(&*store, &readers) => tidied,
+                                () = end_of(stopped.clone()) => continue,
+                            };
+                            if let Err(error) = tidied {
+                                tracing::warn!(%error, "indexes are not built anew; it is tried again in an hour");
+                                next_tidy = Instant::now() + UNTIDY;
+                            }
+                        }
                     }
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "folding stopped; it goes on later"),
@@ -150,7 +161,18 @@ async fn write_down(store: &dyn Store, readers: &Readers) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Goes over all users once, and tidies up; `None` while another process does. `before_fold` is told of
+/// Makes what has become too large small again, while nobody folds.
+async fn tidy(store: &dyn Store, readers: &Readers) -> Result<(), StoreError> {
+    let Some(mut retention) = store.retention().await? else {
+        return Ok(());
+    };
+    let tidied = retention.tidy().await;
+    // It may have taken hours: who folds next must know how far devices have read.
+    write_down(store, readers).await?;
+    tidied.map(drop)
+}
+
+/// Goes over all users once; `None` while another process does. `before_fold` is told of
 /// each user whose fold is about to be replaced.
 pub async fn pass(
     store: &dyn Store,
@@ -161,10 +183,7 @@ pub async fn pass(
     let Some(mut retention) = store.retention().await? else {
         return Ok(None);
     };
-    let mut done = pass_with(&mut *retention, catalog, rules, before_fold).await?;
-    if rules.reindexes && done.removed > 0 {
-        done.reindexed = retention.tidy().await?;
-    }
+    let done = pass_with(&mut *retention, catalog, rules, before_fold).await?;
     Ok(Some(done))
 }
 

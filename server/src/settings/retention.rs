@@ -34,8 +34,8 @@ pub struct RetentionSettings {
     /// from which nothing is ever removed: `oversync history` prints it. What was removed
     /// before this was set is gone.
     pub keep_history: bool,
-    /// Whether the server builds those indexes of its own tables anew of which a third or
-    /// more has become empty (`REINDEX CONCURRENTLY`, beside everybody else). Without it,
+    /// Whether the server builds those indexes anew of which folding has left a third or
+    /// more empty (`REINDEX CONCURRENTLY`, beside everybody else). Without it,
     /// that is `oversync fold --compact`. PostgreSQL only.
     pub reindex: bool,
 }

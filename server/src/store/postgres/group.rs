@@ -58,7 +58,7 @@ impl PostgresStore {
                     .code()
                     .is_some_and(|code| code.starts_with("40") || code == "55P03") =>
             {
-                tracing::warn!(%cause, "a group commit was rolled back and is tried again");
+                tracing::warn!(%cause, "a group commit was rolled back and is decided anew");
                 Held::new()
             }
             Err(error) => return Err(error.into()),
@@ -201,9 +201,20 @@ impl PostgresStore {
             return Ok(read_held(columns.query().fetch_all(&self.pool).await?));
         }
         let mut tx = self.pool.begin().await?;
-        let held = read_held(columns.query().fetch_all(&mut *tx).await?);
-        let failed = self.project(&mut tx, commits, &held, passing).await;
-        let failed = failed.map_err(GroupFault::Projecting)?;
+        let written = async {
+            let held = read_held(columns.query().fetch_all(&mut *tx).await?);
+            let failed = self.project(&mut tx, commits, &held, passing).await;
+            Ok((held, failed.map_err(GroupFault::Projecting)?))
+        };
+        let (held, failed) = match written.await {
+            Ok(written) => written,
+            Err(fault) => {
+                // Before the next try: it passes over head rows that are still locked. An
+                // error means that the connection is gone, and so are its locks.
+                let _ = tx.rollback().await;
+                return Err(fault);
+            }
+        };
         tx.commit().await?;
         // What was taken back did not happen.
         crate::meters::projection_failures(failed);

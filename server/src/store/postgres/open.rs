@@ -52,14 +52,11 @@ pub(super) async fn run_steps(connection: &mut PgConnection) -> Result<(), Store
     sqlx::raw_sql("SET client_min_messages = warning")
         .execute(&mut *connection)
         .await?;
-    migrator
-        .run(&mut *connection)
-        .await
-        .map_err(|error| StoreError::Failed(format!("migration: {error}")))?;
+    let migrated = migrator.run(&mut *connection).await;
     sqlx::raw_sql("RESET client_min_messages")
         .execute(connection)
         .await?;
-    Ok(())
+    migrated.map_err(|error| StoreError::Failed(format!("migration: {error}")))
 }
 
 impl PostgresStore {

@@ -10,8 +10,12 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 use std::time::Duration;
 
-/// What folding removes from and writes to.
-const FOLDED: [&str; 4] = ["log", "rows", "folded", "records"];
+/// What folding removes from.
+const FOLDED: [&str; 3] = ["log", "folded", "records"];
+
+/// Built anew only on an operator's word: keys that come at random split its pages, which
+/// is no waste, and would soon split them again.
+const ROWS: &str = "rows";
 
 /// An index is built anew when it is so many times as large as it must be: it is read and
 /// written whole then once for each half of it that is written anyway.
@@ -33,8 +37,14 @@ const DAMAGING: std::ops::Range<i32> = 140_000..140_004;
 /// Builds all of them anew, and has dead entries of their tables removed first. Waits for
 /// transactions that began earlier for as long as it takes.
 pub(super) async fn all(connection: &mut PgConnection) -> Result<(), StoreError> {
+    if is_damaging(connection).await? {
+        return Err(StoreError::Failed(
+            "PostgreSQL 14.0 to 14.3 damages indexes that it builds beside writers: bring it to 14.4 or later"
+                .to_owned(),
+        ));
+    }
     begin(connection, "0").await?;
-    for table in FOLDED {
+    for table in FOLDED.iter().chain([&ROWS]) {
         let vacuum = format!("VACUUM oversync.{table}");
         connection.execute(AssertSqlSafe(vacuum)).await?;
         // Not the whole table: what is left of a TOAST index that was cut off is in a
@@ -58,20 +68,16 @@ pub(super) async fn all(connection: &mut PgConnection) -> Result<(), StoreError>
 /// transaction for long, a `pg_dump` perhaps, it leaves them for another time: the new
 /// index could not be used before that one ends.
 pub(super) async fn loose_ones(connection: &mut PgConnection) -> Result<u64, StoreError> {
-    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
-        .fetch_one(&mut *connection)
-        .await?;
-    if DAMAGING.contains(&version) {
+    if is_damaging(connection).await? {
         return Ok(0);
     }
-    if which_are_loose(connection).await?.is_empty() || is_somebody_at_work(connection).await? {
+    let is_tidy = which_are_loose(connection).await?.is_empty()
+        && which_are_left_over(connection).await?.is_empty();
+    if is_tidy || is_somebody_at_work(connection).await? {
         return Ok(0);
     }
     // Once more: what this connection has written itself is counted after a second.
     let loose = which_are_loose(connection).await?;
-    if loose.is_empty() {
-        return Ok(0);
-    }
     let mut built = 0;
     let done = async {
         begin(connection, PATIENCE).await?;
@@ -80,7 +86,7 @@ pub(super) async fn loose_ones(connection: &mut PgConnection) -> Result<u64, Sto
             // The name is quoted by PostgreSQL.
             connection.execute(AssertSqlSafe(reindex)).await?;
             built += 1;
-            tracing::info!(index, "built anew: most of it was empty");
+            tracing::info!(index, "built anew: much of it was empty");
         }
         Ok(())
     };
@@ -93,6 +99,12 @@ pub(super) async fn loose_ones(connection: &mut PgConnection) -> Result<u64, Sto
     Ok(built)
 }
 
+async fn is_damaging(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let version = "SELECT current_setting('server_version_num')::integer";
+    let version: i32 = sqlx::query_scalar(version).fetch_one(connection).await?;
+    Ok(DAMAGING.contains(&version))
+}
+
 async fn which_are_loose(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
     let loose = sqlx::query_scalar(include_str!("loose_indexes.sql"))
         .bind(FOLDED.as_slice())
@@ -101,22 +113,25 @@ async fn which_are_loose(connection: &mut PgConnection) -> Result<Vec<String>, S
     Ok(loose.fetch_all(connection).await?)
 }
 
-/// Lets statements take hours, and locks so long, and drops what was built anew and cut off
-/// before it was whole: large, and written to all the same.
+/// What was built anew and cut off before it was whole, or before the old one was dropped:
+/// large, and written to all the same.
+async fn which_are_left_over(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    let left = sqlx::query_scalar(
+        "SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+         WHERE NOT i.indisvalid AND c.relnamespace = 'oversync'::regnamespace AND c.relname ~ '_cc(new|old)\\d*$'",
+    );
+    left.fetch_all(connection).await
+}
+
+/// Lets statements take hours, and locks so long, and drops what is left over.
 async fn begin(connection: &mut PgConnection, lock_timeout: &str) -> Result<(), sqlx::Error> {
     // Whoever has it take hours may kill it, and PostgreSQL is not to go on with it then.
     let patiently =
         format!("SET statement_timeout = 0; SET lock_timeout = {lock_timeout}; {LET_GO}");
     connection.execute(AssertSqlSafe(patiently)).await?;
-    let left: Vec<String> = sqlx::query_scalar(
-        "SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %s', i.indexrelid::regclass) FROM pg_index i \
-         JOIN pg_class c ON c.oid = i.indexrelid \
-         WHERE NOT i.indisvalid AND c.relnamespace = 'oversync'::regnamespace AND c.relname ~ '_cc(new|old)\\d*$'",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    for drop in left {
+    for left in which_are_left_over(connection).await? {
         // The name is quoted by PostgreSQL.
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {left}");
         connection.execute(AssertSqlSafe(drop)).await?;
     }
     Ok(())
