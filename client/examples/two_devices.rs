@@ -47,6 +47,8 @@ async fn device(folder: &str, server: &str, name: &str) -> anyhow::Result<Client
 }
 
 async fn settled(client: &Client) -> anyhow::Result<()> {
+    // Read now: the stream need not have heard yet of what was written a moment ago.
+    client.status().await?;
     let mut status = client.status_stream();
     let settled = status.wait_for(|s| s.hydrated && s.unsent == 0 && s.behind_by == Some(0));
     timeout(Duration::from_secs(30), settled).await??;
