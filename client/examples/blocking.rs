@@ -47,6 +47,8 @@ fn main() -> anyhow::Result<()> {
         "INSERT INTO users (id, name) VALUES (?1, 'Ada')",
         [&Uuid::new_v4().to_string()],
     )?;
+    // Read now: the stream need not have heard yet of what was written a moment ago.
+    client.status()?;
     let sent = status.wait_until(Duration::from_secs(30), |status| {
         status.hydrated && status.unsent == 0
     });
