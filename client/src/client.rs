@@ -297,8 +297,8 @@ impl Client {
 
     /// How things stand, as it changes. The engine refreshes it after every
     /// step, in long work a few times a second: of an edit that was committed a moment
-    /// ago it may not know yet, and [`Client::status`] does. What is borrowed of it holds the engine
-    /// up: let go of it before another call.
+    /// ago it may not know yet, and [`Client::status`] does. What is borrowed of it holds
+    /// the engine up: let go of it before another call.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

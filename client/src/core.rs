@@ -325,7 +325,8 @@ impl Core {
         self.status.subscribe()
     }
 
-    /// Everything is read again, as the file says: how far behind the device is, nobody knows until then.
+    /// Everything is read again, as the file says already: how far behind the device is,
+    /// nobody knows until then.
     pub(crate) fn starts_over(&self) {
         self.learn(|known| {
             known.reading = self.readings.load(Ordering::Relaxed);

@@ -353,9 +353,9 @@ impl Engine {
             let found = core.db.read(look).await?;
             self.hold_back(found.paused);
             if uploads {
-                // A parent that a page brings may stand in the way of the rest of a
-                // conflict. And an answer that begins a new pass leaves nothing to send
-                // before it is done: nothing else would ask for its first page.
+                // The rest of a conflict may wait for a parent that a page brings. And an
+                // answer that begins a new pass leaves nothing to send before it is done:
+                // nothing else would ask for its first page.
                 self.due.download |= found.has_shadows || !found.state.hydrated;
             }
             // What an upload makes due is held back like anything else.

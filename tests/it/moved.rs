@@ -77,6 +77,14 @@ impl Pair {
         String::from_utf8(output.stderr).expect("text")
     }
 
+    /// The server starts on what its settings name, has all that was there, and takes more.
+    async fn goes_on(&mut self, device: &HttpDevice, before: &Value) {
+        self.server.restart(Port::Same).await;
+        assert_eq!(everything(device).await, *before);
+        device.applied(&[row(2)]).await;
+        self.server.verified().await;
+    }
+
     /// Where it listened before, on the new database.
     async fn restart_on_target(&mut self) {
         let settings = config().set("database_url", self.target.url());
@@ -307,10 +315,7 @@ async fn a_file_that_has_moved_is_not_served() {
     assert!(said.contains("has not been finished"), "{said}");
     let twice = pair.run(&pair.undo()).await;
     assert!(twice.contains("has not been moved"), "{twice}");
-    pair.server.restart(Port::Same).await;
-    assert_eq!(everything(&device).await, before);
-    assert_eq!(device.upload_one(row(2)).await["status"], "applied");
-    pair.server.verified().await;
+    pair.goes_on(&device, &before).await;
 }
 
 /// Between its two marks: neither side may be served, and the file's history is whole.
@@ -326,10 +331,7 @@ async fn a_file_that_cannot_be_marked_keeps_its_history() {
     let epoch = pair.target.ask("SELECT epoch FROM oversync.meta").await;
     let epoch = epoch.expect("an epoch");
     assert!(epoch.starts_with("unfinished move "), "{epoch}");
-    pair.server.restart(Port::Same).await;
-    assert_eq!(everything(&device).await, before);
-    assert_eq!(device.upload_one(row(2)).await["status"], "applied");
-    pair.server.verified().await;
+    pair.goes_on(&device, &before).await;
 }
 
 /// A move that ended between its two marks, whichever way, is taken back the same.
@@ -343,9 +345,7 @@ async fn an_unfinished_move_is_taken_back() {
         .execute(&format!("UPDATE oversync.meta SET epoch = '{unfinished}'"))
         .await;
     pair.server.told(&pair.undo()).await;
-    pair.server.restart(Port::Same).await;
-    assert_eq!(everything(&device).await, before);
-    pair.server.verified().await;
+    pair.goes_on(&device, &before).await;
 }
 
 /// What was written in the new database is not lost without a word. Another history is

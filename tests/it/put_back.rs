@@ -2,13 +2,12 @@
 //! file whose backup was put back, and a key that is used again.
 
 use oversync_tests::folding::{count, eager, own};
-use oversync_tests::proxy::{Proxy, Verdict};
+use oversync_tests::proxy::Proxy;
 use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{App, Backend, Database, Server, Target, eventually, on_both_stores};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 on_both_stores!(
     a_file_put_back_that_uploads_first_has_no_row_too_many,
@@ -166,15 +165,7 @@ async fn a_row_made_anew_under_a_folded_tombstone_stays(backend: Backend) {
 async fn what_was_sent_before_the_backup_is_not_made_anew(backend: Backend) {
     let database = backend.database().await;
     let server = Server::start(&database, eager()).await;
-    let is_lost = Arc::new(AtomicBool::new(false));
-    let judge = Arc::clone(&is_lost);
-    let proxy = Proxy::start(server.address(), move |line| {
-        match judge.load(Ordering::SeqCst) && line.contains("/sync/upload") {
-            true => Verdict::Short(0),
-            false => Verdict::Pass,
-        }
-    })
-    .await;
+    let (proxy, is_lost) = Proxy::losing_answers(server.address()).await;
     let behind = Target::new(proxy.base(), server.target().secret());
     let user = fresh_user();
     let mut ada = App::open(&behind, &user, "ada").await;

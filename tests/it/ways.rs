@@ -8,7 +8,6 @@ use oversync_tests::target::{fresh_key, fresh_user};
 use oversync_tests::{
     App, Backend, Config, Database, Port, Server, Target, eventually, on_both_stores, within,
 };
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -274,15 +273,7 @@ async fn another_client_on_the_file_stands_by_and_takes_over(backend: Backend) {
 /// come, and nothing is asked again and again meanwhile.
 async fn a_batch_without_an_answer_waits_quietly_while_uploads_are_paused(backend: Backend) {
     let (_database, server) = server(backend).await;
-    let is_lost = Arc::new(AtomicBool::new(false));
-    let judge = Arc::clone(&is_lost);
-    let proxy = Proxy::start(server.address(), move |line| {
-        match judge.load(Ordering::SeqCst) && line.contains("/sync/upload") {
-            true => Verdict::Short(0),
-            false => Verdict::Pass,
-        }
-    })
-    .await;
+    let (proxy, is_lost) = Proxy::losing_answers(server.address()).await;
     let user = fresh_user();
     let ada = App::start(&server.target(), &user, "ada").await;
     let bob = App::open(&behind(&proxy, &server), &user, "bob").await;

@@ -5,6 +5,7 @@
 //! refuses, the rest passes unchanged.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -79,6 +80,19 @@ impl Proxy {
             seen,
             task,
         }
+    }
+
+    /// One that passes uploads on and loses the answers, while that is said.
+    pub async fn losing_answers(upstream: SocketAddr) -> (Self, Arc<AtomicBool>) {
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let judge = Arc::clone(&is_lost);
+        let proxy = Self::start(upstream, move |line| {
+            match judge.load(Ordering::SeqCst) && line.contains("/sync/upload") {
+                true => Verdict::Short(0),
+                false => Verdict::Pass,
+            }
+        });
+        (proxy.await, is_lost)
     }
 
     /// When requests came whose first line contains this.
@@ -158,9 +172,7 @@ async fn serve(
         return answer_at(date, client, server).await;
     }
     if let Some(most) = short {
-        let come = head.len() - end - 4;
-        let mut rest = vec![0; body_length(&text).saturating_sub(come)];
-        client.read_exact(&mut rest).await?;
+        let rest = read_body(&mut client, &text, head.len() - end - 4).await?;
         server.write_all(&rest).await?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer).await?;
@@ -180,9 +192,10 @@ fn body_length(head: &str) -> usize {
 
 /// Reads what has not come yet: a connection that is closed on unread bytes is
 /// reset, and the answer with it.
-async fn read_body(client: &mut TcpStream, head: &str, come: usize) -> std::io::Result<()> {
+async fn read_body(client: &mut TcpStream, head: &str, come: usize) -> std::io::Result<Vec<u8>> {
     let mut rest = vec![0; body_length(head).saturating_sub(come)];
-    client.read_exact(&mut rest).await.map(drop)
+    client.read_exact(&mut rest).await?;
+    Ok(rest)
 }
 
 /// Passes an answer on with another Date. The request must have come whole.

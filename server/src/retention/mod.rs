@@ -169,7 +169,7 @@ async fn tidy(store: &dyn Store, readers: &Readers) -> Result<(), StoreError> {
     let tidied = retention.tidy().await;
     // It may have taken hours: who folds next must know how far devices have read.
     write_down(store, readers).await?;
-    tidied.map(drop)
+    tidied
 }
 
 /// Goes over all users once; `None` while another process does. `before_fold` is told of

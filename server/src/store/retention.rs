@@ -221,9 +221,9 @@ pub trait Retention: Send {
     async fn swept(&mut self, user: UserKey, fold: FoldNumber) -> Result<(), StoreError>;
 
     /// Makes what has become much larger than it must be small again, where that holds
-    /// up nobody. How many indexes were built anew: none on the embedded store, whose
-    /// pages are joined as they empty.
-    async fn tidy(&mut self) -> Result<u64, StoreError>;
+    /// up nobody: indexes are built anew on PostgreSQL, and nothing is done on the embedded
+    /// store, whose pages are joined as they empty.
+    async fn tidy(&mut self) -> Result<(), StoreError>;
 
     /// Gives back to the file system what lies unused among what is stored. May take
     /// minutes. The embedded store writes its whole file anew, and nothing else

@@ -396,8 +396,8 @@ impl Retention for EmbeddedRetention {
             .await
     }
 
-    async fn tidy(&mut self) -> Result<u64, StoreError> {
-        Ok(0)
+    async fn tidy(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn compact(&mut self) -> Result<(), StoreError> {

@@ -64,28 +64,26 @@ pub(super) async fn all(connection: &mut PgConnection) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Builds those anew that have become loose, how many. Where somebody has been in a
+/// Builds those anew that have become loose. Where somebody has been in a
 /// transaction for long, a `pg_dump` perhaps, it leaves them for another time: the new
 /// index could not be used before that one ends.
-pub(super) async fn loose_ones(connection: &mut PgConnection) -> Result<u64, StoreError> {
+pub(super) async fn loose_ones(connection: &mut PgConnection) -> Result<(), StoreError> {
     if is_damaging(connection).await? {
-        return Ok(0);
+        return Ok(());
     }
     let is_tidy = which_are_loose(connection).await?.is_empty()
         && which_are_left_over(connection).await?.is_empty();
     if is_tidy || is_somebody_at_work(connection).await? {
-        return Ok(0);
+        return Ok(());
     }
     // Once more: what this connection has written itself is counted after a second.
     let loose = which_are_loose(connection).await?;
-    let mut built = 0;
     let done = async {
         begin(connection, PATIENCE).await?;
         for index in loose {
             let reindex = format!("REINDEX INDEX CONCURRENTLY {index}");
             // The name is quoted by PostgreSQL.
             connection.execute(AssertSqlSafe(reindex)).await?;
-            built += 1;
             tracing::info!(index, "built anew: much of it was empty");
         }
         Ok(())
@@ -93,10 +91,10 @@ pub(super) async fn loose_ones(connection: &mut PgConnection) -> Result<u64, Sto
     match done.await {
         Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("55P03") => {
             tracing::info!("an index is built anew later: a transaction is in its way");
+            Ok(())
         }
-        done => done?,
+        done => Ok(done?),
     }
-    Ok(built)
 }
 
 async fn is_damaging(connection: &mut PgConnection) -> Result<bool, StoreError> {

@@ -363,7 +363,7 @@ impl Retention for PostgresRetention {
         Ok(())
     }
 
-    async fn tidy(&mut self) -> Result<u64, StoreError> {
+    async fn tidy(&mut self) -> Result<(), StoreError> {
         reindex::loose_ones(&mut self.connection).await
     }
 
